@@ -1,0 +1,102 @@
+"""What a running loop tells: samplers and trainers are generators of these.
+
+A terminal, a web page, a test or a notebook consumes the same stream; closing the generator cancels the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Event:
+    """Anything that a loop yields."""
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One sampler step.
+
+    Attributes:
+        step: Index of the finished step, from 0.
+        steps: Number of steps of the whole run.
+        x_t: Latents after the step, `(b, c, h, w)`.
+        x_0: The clean latents that the network predicted in this step, same shape.
+    """
+
+    step: int
+    steps: int
+    x_t: Tensor
+    x_0: Tensor
+
+
+@dataclass(frozen=True)
+class Metric(Event):
+    """Numbers measured at one optimizer step, for example `{"loss": 0.7, "lr": 1e-4}`."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """Something the user should read: what happened and what was done about it."""
+
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Preview(Event):
+    """A picture of the state of the work, written to `path`."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Checkpoint(Event):
+    """A state from which the run can be resumed, written to `path`."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Verdict(Event):
+    """The step to use and why, with the scores behind it."""
+
+    step: int
+    reason: str
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact(Event):
+    """A finished file. `kind` is `image`, `concept`, `bundle`, `report` or `dataset`."""
+
+    path: Path
+    kind: str
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """How far a phase without steps of its own has come (caching, rendering, evaluating)."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Done(Event):
+    """The work is complete."""
+
+    seconds: float
+    info: dict[str, Any] = field(default_factory=dict)
