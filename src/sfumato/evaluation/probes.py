@@ -1,0 +1,85 @@
+"""Linear classifiers on frozen features: does a picture show what was asked for?
+
+A probe is fitted to real pictures whose facts are known, checked on real pictures that it has not seen, and then asked
+about generated ones. The share `generated / real` says how much of what can be read back was drawn, free of the
+probe's own mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sfumato.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """How often a probe reads the true label.
+
+    Attributes:
+        real: Balanced accuracy on real pictures that the probe has not seen, in [0, 1].
+        generated: Balanced accuracy on generated pictures, in [0, 1].
+        count: Number of generated pictures.
+    """
+
+    real: float
+    generated: float
+    count: int
+
+    @property
+    def share(self) -> float:
+        """Accuracy on generated pictures as a share of that on real ones."""
+        return self.generated / self.real if self.real > 0 else 0.0
+
+
+class LinearProbe:
+    """Multinomial logistic regression on standardised features.
+
+    Args:
+        features: Features of real pictures, `(n, d)`.
+        labels: One label a row; at least two different ones.
+        strength: Inverse L2 penalty.
+
+    Raises:
+        DataError: Fewer than two different labels.
+    """
+
+    def __init__(self, features: Float[Tensor, "n d"], labels: Sequence[str], *, strength: float = 0.02) -> None:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        kinds = sorted(set(labels))
+        if len(kinds) < 2:
+            raise DataError(
+                f"A probe needs at least two different labels; given {kinds} on {len(labels)} pictures.",
+                hint="Add pictures of another kind or leave this attribute out.",
+            )
+        regression = LogisticRegression(C=strength, max_iter=400, class_weight="balanced")
+        self._model: Any = make_pipeline(StandardScaler(), regression)
+        self._model.fit(_array(features), list(labels))
+
+    def predict(self, features: Float[Tensor, "n d"]) -> list[str]:
+        """Return the most likely label of each row."""
+        return [str(label) for label in self._model.predict(_array(features))]
+
+    def balanced_accuracy(self, features: Float[Tensor, "n d"], labels: Sequence[str]) -> float:
+        """Return the mean over labels of the share of their rows that are read right."""
+        predicted = self.predict(features)
+        rates = []
+        for kind in sorted(set(labels)):
+            rows = [p == kind for p, label in zip(predicted, labels, strict=True) if label == kind]
+            rates.append(sum(rows) / len(rows))
+        return sum(rates) / len(rates)
+
+
+def _array(features: Tensor) -> NDArray[Any]:
+    return features.double().numpy()
