@@ -1,0 +1,163 @@
+"""Write files and folders so that nothing is ever half written.
+
+Every write goes to a hidden neighbour of its target, is flushed to the disk and then renamed over the target: after
+a crash it holds either all of the old or all of the new bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sfumato.errors import StorageError
+
+_STALE_SECONDS = 3600.0
+
+
+def atomic_write_bytes(
+    path: Path, data: bytes | Iterable[bytes | memoryview], *, total_bytes: int | None = None
+) -> None:
+    """Write a file so that it holds either its old or its new bytes, never a part of them.
+
+    Args:
+        path: Target; missing parent folders are made.
+        data: The content, whole or in chunks.
+        total_bytes: Length of all chunks together, told to the user when the disk is full.
+
+    Raises:
+        StorageError: The disk is full or the place cannot be written; the old file stays, nothing is left
+            behind.
+    """
+    path = Path(path)
+    chunks: Iterable[bytes | memoryview] = [data] if isinstance(data, bytes) else data
+    stage = _stage_name(path)
+    written = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        with stage.open("xb") as file:
+            for chunk in chunks:
+                written += len(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        stage.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path, written if total_bytes is None else total_bytes) from error
+    finally:
+        with suppress(OSError):
+            stage.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a staging folder that takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: Target folder; an existing one is replaced as a whole.
+
+    Yields:
+        The staging folder, beside the target, to be filled.
+
+    Raises:
+        StorageError: The disk is full or the place cannot be written; the old folder stays, nothing is left
+            behind.
+    """
+    path = Path(path)
+    stage = _stage_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        stage.mkdir()
+        yield stage
+        for file in sorted(stage.rglob("*")):
+            _fsync_folder(file) if file.is_dir() else _fsync_file(file)
+        _fsync_folder(stage)
+        _swap_folder(stage, path)
+    except OSError as error:
+        raise storage_error(error, path, _folder_bytes(stage)) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def storage_error(error: OSError, path: Path, needed_bytes: int) -> StorageError:
+    """Say in one message why a write to `path` failed, with needed and free bytes when the disk is full."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = _free_bytes(path)
+        limit = "disk quota is used up" if error.errno == errno.EDQUOT else "disk is full"
+        return StorageError(
+            f"Could not write '{path}': the {limit}. At least {needed_bytes:,} bytes are needed, {free:,} are free.",
+            hint="Make room or choose another place; what was there before is untouched.",
+        )
+    at = "" if error.filename is None else f" ('{error.filename}')"
+    return StorageError(
+        f"Could not write '{path}': {error.strerror or error}{at}.",
+        hint="Check that the folder exists, is writable and is not a file.",
+    )
+
+
+def _stage_name(path: Path) -> Path:
+    """Name a hidden neighbour of `path` to write to first."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a killed process left beside `path` more than an hour ago."""
+    for stale in path.parent.glob(f".{path.name}.*.partial"):
+        if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+
+
+def _swap_folder(stage: Path, path: Path) -> None:
+    """Put a finished folder in place of an old one; put the old one back if that fails."""
+    if not path.exists():
+        stage.rename(path)
+    elif not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(path))
+    else:
+        old = _stage_name(path)
+        path.rename(old)
+        try:
+            stage.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _fsync_folder(path.parent)
+
+
+def _fsync_file(path: Path) -> None:
+    """Flush one file to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _fsync_folder(path: Path) -> None:
+    """Flush the list of a folder's files to the disk (not every system allows it)."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Sum the sizes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+
+
+def _free_bytes(path: Path) -> int:
+    """Free bytes on the disk that holds the nearest existing parent of `path`."""
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
