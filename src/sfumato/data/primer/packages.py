@@ -1,0 +1,173 @@
+"""The npm packages that the training pictures are drawn from: exact versions, installed once into a cache folder.
+
+The icon sets are data and are read directly; the characters are drawn by JavaScript, so Node is needed anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import DataError
+from sfumato.events import Event, Progress
+
+NODE_MAJOR = 20
+INSTALL_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True)
+class Package:
+    """One npm package and what its licence asks of whoever uses the pictures.
+
+    Attributes:
+        name: Name of the package.
+        version: The exact version.
+        licence: Licence of the pictures or texts in it (SPDX name where there is one).
+        attribution: Whom to name, in one line.
+    """
+
+    name: str
+    version: str
+    licence: str
+    attribution: str
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package("@iconify-json/noto", "1.2.9", "Apache-2.0", "Noto Emoji by Google Inc"),
+    Package("@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Noto Emoji (v1, the blobs) by Google Inc"),
+    Package("@iconify-json/fluent-emoji", "1.2.7", "MIT", "Fluent Emoji by Microsoft Corporation"),
+    Package("@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Fluent Emoji Flat by Microsoft Corporation"),
+    Package("@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twemoji by Twitter, Inc. and other contributors"),
+    Package("emojibase-data", "17.0.0", "MIT", "Emojibase by Miles Johnson (labels and keywords)"),
+    Package("@dicebear/core", "9.4.3", "MIT", "DiceBear by Florian Körner (draws the characters)"),
+    Package("@dicebear/collection", "9.4.3", "MIT", "DiceBear collection; each style has its own artist and licence"),
+)
+
+
+def ensure_packages(cache: Path | None = None, packages: tuple[Package, ...] = PACKAGES) -> Iterator[Event]:
+    """Install the packages into a cache folder, unless they are there; the generator returns `node_modules`.
+
+    Args:
+        cache: Folder that keeps the packages between runs; `None` takes `default_cache()`.
+        packages: What to install, with exact versions.
+
+    Yields:
+        Progress of the installation.
+
+    Returns:
+        The `node_modules` folder, through `yield from`.
+
+    Raises:
+        DataError: Node or npm is missing or too old, or npm failed.
+    """
+    wanted = {package.name: package.version for package in packages}
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+    home = (cache or default_cache()) / f"packages-{digest}"
+    modules = home / "node_modules"
+    if _wrong_versions(modules, packages):
+        require_node()
+        yield Progress("install packages", 0, len(packages))
+        home.mkdir(parents=True, exist_ok=True)
+        manifest = {"name": "sfumato-primer", "private": True, "dependencies": wanted}
+        (home / "package.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        _install(home)
+        yield Progress("install packages", len(packages), len(packages))
+    check_packages(modules, packages)
+    return modules
+
+
+def check_packages(modules: Path, packages: tuple[Package, ...] = PACKAGES) -> None:
+    """Refuse a `node_modules` folder that lacks a package or has another version of it.
+
+    Why: the pictures, and so the weights trained on them, are only reproducible from the very same drawings.
+
+    Args:
+        modules: A `node_modules` folder.
+        packages: What must be in it.
+
+    Raises:
+        DataError: A package is missing or has another version.
+    """
+    wrong = _wrong_versions(modules, packages)
+    if wrong:
+        raise DataError(
+            f"{modules} does not hold the packages of the training set: {'; '.join(wrong)}.",
+            field="packages",
+            hint="Leave the option away so that they are installed, or install exactly these versions.",
+        )
+
+
+def require_node(environment: Mapping[str, str] | None = None) -> str:
+    """Return the path of npm after checking that Node is there and new enough.
+
+    Args:
+        environment: Variables to look for `PATH` in; `None` takes those of this process.
+
+    Raises:
+        DataError: Node or npm is missing, or Node is older than 20.
+    """
+    path = (environment or os.environ).get("PATH", "")
+    node, npm = shutil.which("node", path=path), shutil.which("npm", path=path)
+    hint = f"Install Node.js {NODE_MAJOR} or newer, which brings npm, and try again."
+    for name, program in (("node", node), ("npm", npm)):
+        if program is None:
+            raise DataError(f"The program '{name}' was not found; the training pictures need it.", hint=hint)
+    assert node is not None and npm is not None
+    answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    match = re.match(r"v?(\d+)\.", answer)
+    if match is None or int(match.group(1)) < NODE_MAJOR:
+        raise DataError(f"Node {answer or 'of unknown version'} was found; {NODE_MAJOR} or newer is needed.", hint=hint)
+    return npm
+
+
+def default_cache() -> Path:
+    """Return the folder for things that can be fetched again: `$XDG_CACHE_HOME/sfumato` or `~/.cache/sfumato`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sfumato"
+
+
+def _install(home: Path) -> None:
+    """Run npm in the folder; its scripts stay off, since the packages are only read."""
+    command = [require_node(), "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    shown = f"npm {' '.join(command[1:])}"
+    try:
+        run = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"'{shown}' in {home} did not finish within {INSTALL_TIMEOUT_S:.0f} s.",
+            hint="Check the network connection and try again.",
+        ) from error
+    if run.returncode != 0:
+        lines = re.sub(r"\S+://\S+", "<address>", run.stderr or run.stdout).strip().splitlines()
+        raise DataError(
+            f"'{shown}' in {home} failed with exit code {run.returncode}: {' | '.join(lines[:4])[:600]}",
+            hint="Check the network connection, or pass a node_modules folder that has the packages.",
+        )
+
+
+def _wrong_versions(modules: Path, packages: tuple[Package, ...]) -> list[str]:
+    """Describe each package that is missing or has another version."""
+    wrong = []
+    for package in packages:
+        description = modules / package.name / "package.json"
+        found = _read(description).get("version") if description.is_file() else None
+        if found != package.version:
+            wrong.append(f"{package.name} {package.version} needed, {found or 'nothing'} found")
+    return wrong
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an unreadable one counts as empty."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
