@@ -20,9 +20,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats",),
     ("pipeline",),
     ("training", "evaluation"),
-    ("requests", "operations"),
+    ("requests", "resolve", "operations"),
     ("jobs",),
-    ("cli", "server", "studio", "__main__"),
+    ("api", "cli", "server", "studio", "__main__"),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -14,9 +14,7 @@ HEAVY = ("diffusers", "transformers", "peft", "sklearn", "scipy", "tensorboard",
 
 
 def run_python(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_public_names_exist_and_are_few() -> None:
@@ -26,13 +24,9 @@ def test_public_names_exist_and_are_few() -> None:
 
 
 def test_import_is_quick() -> None:
-    code = (
-        "import torch, time; start = time.perf_counter(); import sfumato; print(time.perf_counter() - start)"
-    )
+    code = "import torch, time; start = time.perf_counter(); import sfumato; print(time.perf_counter() - start)"
     seconds = statistics.median(float(run_python(code)) for _ in range(5))
-    assert seconds <= MAX_IMPORT_S, (
-        f"import sfumato takes {seconds:.2f} s beyond torch, at most {MAX_IMPORT_S} s"
-    )
+    assert seconds <= MAX_IMPORT_S, f"import sfumato takes {seconds:.2f} s beyond torch, at most {MAX_IMPORT_S} s"
 
 
 def test_import_stays_light() -> None:

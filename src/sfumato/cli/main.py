@@ -1,0 +1,194 @@
+"""The command line: flags are generated from the requests, events are shown as they come.
+
+Start-up counts, so a command imports only what it needs: `--help` and complaints about options load no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from sfumato import __version__
+from sfumato.cli.render import Renderer, make_renderer
+from sfumato.errors import ConfigError, SfumatoError
+from sfumato.requests import (
+    DemoRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    LearnRequest,
+    PrimerDataRequest,
+    ReplayRequest,
+    Request,
+    TrainRequest,
+    choices_of,
+    expected,
+    flag_of,
+    is_list,
+    is_switch,
+)
+from sfumato.resolve import Resolved, resolve
+from sfumato.runtime.suggestions import did_you_mean
+
+COMMANDS: dict[str, type[Request]] = {
+    "generate": GenerateRequest,
+    "learn": LearnRequest,
+    "train": TrainRequest,
+    "data": PrimerDataRequest,
+    "evaluate": EvaluateRequest,
+    "demo": DemoRequest,
+    "replay": ReplayRequest,
+}
+
+EXIT_OK, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are errors of sfumato."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", hint=f"See '{self.prog} --help'.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after `sfumato`; by default those of this process.
+
+    Returns:
+        Exit code: 0 done, 2 a problem the user can act on, 130 interrupted. A bug keeps its traceback (1).
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    renderer = make_renderer(json_lines="--json" in words)
+    try:
+        return _run(words, renderer)
+    except SfumatoError as error:
+        renderer.problem(error)
+        return EXIT_PROBLEM
+    except KeyboardInterrupt:
+        renderer.interrupted()
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_OK
+
+
+def _run(words: list[str], renderer: Renderer) -> int:
+    """Choose the command, build its request and show its events."""
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return EXIT_OK if words else EXIT_PROBLEM
+    if words[0] == "--version":
+        sys.stdout.write(f"sfumato {__version__}\n")
+        return EXIT_OK
+    if words[0] not in COMMANDS:
+        raise ConfigError(f"Unknown command {words[0]!r}.", hint=did_you_mean(words[0], COMMANDS))
+    request_class = COMMANDS[words[0]]
+    parser = build_parser(words[0], request_class)
+    try:
+        parsed = vars(_parse(parser, words[1:]))
+    except SystemExit:  # argparse has shown the help
+        return EXIT_OK
+    explain, config = parsed.pop("explain"), parsed.pop("config", None)
+    parsed.pop("json")
+    resolved = resolve(request_class, file=config, flags=parsed)
+    if explain:
+        sys.stdout.write(_explanation(resolved))
+        return EXIT_OK
+    _follow(resolved.request, renderer)
+    return EXIT_OK
+
+
+def _follow(request: Request, renderer: Renderer) -> None:
+    """Run the operation of a request and show its events; closing it on the way out lets it save its state."""
+    from sfumato.operations import run  # brings torch: not before the request is known to be sound
+
+    events = run(request)
+    with renderer:
+        try:
+            for event in events:
+                renderer.show(event)
+        finally:
+            events.close()
+
+
+def build_parser(command: str, request_class: type[Request]) -> Parser:
+    """Build the parser of one command from the fields of its request.
+
+    Args:
+        command: Name of the command.
+        request_class: Its request.
+
+    Returns:
+        A parser whose values are still text; the request gives them their types and ranges.
+    """
+    parser = Parser(
+        prog=f"sfumato {command}",
+        description=request_class.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in request_class.model_fields.items():
+        flag = flag_of(name, field)
+        metavar = flag.metavar or (name.upper() if not choices_of(field) else "|".join(choices_of(field)))
+        text = _help_text(request_class, name)
+        if flag.positional:
+            # Whether it must be there is the request's to say, so that a file may give it.
+            parser.add_argument(name, metavar=metavar, nargs="?", help=text)
+        elif is_switch(field):
+            parser.add_argument(*flag.names, dest=name, action=argparse.BooleanOptionalAction, help=text)
+        elif is_list(field):
+            parser.add_argument(*flag.names, dest=name, metavar=metavar, action="append", help=text)
+        else:
+            parser.add_argument(*flag.names, dest=name, metavar=metavar, help=text)
+    parser.add_argument("--config", metavar="FILE.toml", type=Path, help="take values from a file; flags win")
+    parser.add_argument(
+        "--explain", action="store_true", default=False, help="show every value and its source, do nothing"
+    )
+    parser.add_argument("--json", action="store_true", default=False, help="one JSON object a line, for machines")
+    return parser
+
+
+def _parse(parser: Parser, words: list[str]) -> argparse.Namespace:
+    """Parse the words of a command; an unknown flag gets a hint."""
+    parsed, rest = parser.parse_known_intermixed_args(words)
+    if rest:
+        known = [name for action in parser._actions for name in action.option_strings]
+        unknown = next((word for word in rest if word.startswith("-")), rest[0])
+        name = unknown.split("=")[0]
+        hint = did_you_mean(name, known) if name.startswith("-") else "Put quotes around a text with spaces."
+        raise ConfigError(f"{parser.prog}: unexpected {name!r}.", field=name, hint=hint)
+    return parsed
+
+
+def _help_text(request_class: type[Request], name: str) -> str:
+    """Describe one field with its range and default."""
+    field = request_class.model_fields[name]
+    parts = [(field.description or "").replace("%", "%%")]
+    needed = expected(field)
+    if any(digit in needed for digit in "0123456789") and not choices_of(field):
+        parts.append(f"[{needed}]")
+    if not field.is_required() and field.default not in (None, (), ""):
+        default = field.default
+        parts.append(f"(default: {str(default).lower() if isinstance(default, bool) else default})")
+    return " ".join(parts)
+
+
+def _overview() -> str:
+    """List the commands."""
+    lines = ["usage: sfumato COMMAND [options]", "", "A workbench for latent diffusion.", ""]
+    lines += [f"  {name:10} {request.__doc__}" for name, request in COMMANDS.items()]
+    lines += ["", "sfumato COMMAND --help shows the options of a command; sfumato --version the version.", ""]
+    return "\n".join(lines)
+
+
+def _explanation(resolved: Resolved[Request]) -> str:
+    """Show every value of a request with its source."""
+    rows = resolved.explain()
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}\n" for name, value, source in rows)

@@ -1,0 +1,171 @@
+"""Show events: as progress and lines on a terminal, as JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import fields
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from sfumato.errors import SfumatoError
+from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+NOT_FOR_JSON = {"x_t", "x_0"}
+
+
+class Renderer(Protocol):
+    """Shows what an operation tells."""
+
+    def __enter__(self) -> Renderer: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+
+    def problem(self, error: SfumatoError) -> None:
+        """Show why the command ends."""
+
+    def interrupted(self) -> None:
+        """Say that the user stopped the command and what is saved."""
+
+
+def make_renderer(*, json_lines: bool) -> Renderer:
+    """Return the renderer for machines or the one for people."""
+    return JsonRenderer(sys.stdout) if json_lines else TerminalRenderer(sys.stdout, sys.stderr)
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """Return an event as plain data: its kind in lower case and its fields, tensors left out."""
+    record: dict[str, Any] = {"event": type(event).__name__.lower()}
+    record |= {item.name: getattr(event, item.name) for item in fields(event) if item.name not in NOT_FOR_JSON}
+    return record
+
+
+class JsonRenderer:
+    """One JSON object a line."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._checkpoint: Checkpoint | None = None
+
+    def __enter__(self) -> JsonRenderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._out.flush()
+
+    def show(self, event: Event) -> None:
+        """Write one event."""
+        if isinstance(event, Checkpoint):
+            self._checkpoint = event
+        self._write(event_record(event))
+
+    def problem(self, error: SfumatoError) -> None:
+        """Write the problem with its kind, field and hint."""
+        self._write({"event": "error", **error.to_dict()})
+
+    def interrupted(self) -> None:
+        """Write that the user stopped the command, with the last saved state."""
+        saved = self._checkpoint
+        self._write({"event": "interrupted", "checkpoint": saved.path if saved else None})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._out.write(json.dumps(record, default=str) + "\n")
+        self._out.flush()
+
+
+class TerminalRenderer:
+    """Progress bars and short lines for people."""
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._out = out
+        self._err = err
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._metric_shown_s = 0.0
+        self._checkpoint: Checkpoint | None = None
+
+    def __enter__(self) -> TerminalRenderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Step():
+                self._advance("drawing", event.step + 1, event.steps)
+            case Progress():
+                self._advance(event.phase, event.done, event.total)
+            case Metric():
+                self._metric(event)
+            case Notice():
+                self._line(event.message)
+            case Preview():
+                self._line(f"preview at step {event.step}: {event.path}")
+            case Checkpoint():
+                self._checkpoint = event
+            case Verdict():
+                self._line(f"best step {event.step}: {event.reason}")
+            case Artifact():
+                self._line(f"{event.kind}: {event.path}")
+            case Done():
+                self._line(f"done in {event.seconds:.1f} s")
+
+    def problem(self, error: SfumatoError) -> None:
+        """Show the one message."""
+        self._err.write(f"sfumato: {error}\n")
+
+    def interrupted(self) -> None:
+        """Say what is saved."""
+        saved = self._checkpoint
+        state = f"State of step {saved.step} is saved in {saved.path}; go on with --resume." if saved else ""
+        self._err.write(f"sfumato: interrupted. {state}".rstrip() + "\n")
+
+    def _metric(self, event: Metric) -> None:
+        """Show numbers at most twice a second on a terminal, every ten seconds elsewhere."""
+        now = time.monotonic()
+        if now - self._metric_shown_s < (0.5 if self._out.isatty() else 10):
+            return
+        self._metric_shown_s = now
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+        self._line(f"step {event.step}  {numbers}")
+
+    def _line(self, text: str) -> None:
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._out.write(text + "\n")
+            self._out.flush()
+
+    def _advance(self, phase: str, done: int, total: int) -> None:
+        """Move the bar of a phase, which exists only on a terminal."""
+        if not self._out.isatty():
+            return
+        if self._bars is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            )
+            self._bars.start()
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=total)
+        self._bars.update(self._tasks[phase], completed=done, total=total)

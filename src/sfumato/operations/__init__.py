@@ -1,0 +1,1 @@
+"""Use cases: each takes a request and yields events."""

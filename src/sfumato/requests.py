@@ -1,0 +1,301 @@
+"""What can be asked of sfumato: one schema for the command line, TOML files, JSON, forms and the record in a picture.
+
+Nothing here imports torch, so that `sfumato --help` and every complaint about an option come at once.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.fields import FieldInfo
+
+SamplerName = Literal[
+    "ddpm", "ddim", "plms", "euler", "euler-ancestral", "heun", "dpm++2m", "dpm++2m-sde", "unipc", "lcm"
+]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field is written on the command line.
+
+    Attributes:
+        names: The flags, for example `("-n",)`; empty: `--` and the field's name with dashes.
+        metavar: What stands for the value in the help.
+        positional: Whether the value comes without a flag.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    positional: bool = False
+
+
+class Request(BaseModel):
+    """Base of all requests: unknown keys are refused and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+def _parse_size(value: object) -> object:
+    """Turn `128` or `160x96` (width x height) into two numbers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, str):
+        parts = value.lower().replace("×", "x").split("x")
+        if len(parts) in (1, 2) and all(part.strip().isdigit() for part in parts):
+            return (int(parts[0]), int(parts[-1]))
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return tuple(value)
+    raise ValueError("needed one number or WIDTHxHEIGHT, for example 128 or 160x96")
+
+
+Size = Annotated[
+    tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]],
+    BeforeValidator(_parse_size),
+    PlainSerializer(lambda size: f"{size[0]}x{size[1]}", return_type=str),
+]
+"""Width and height in pixels."""
+
+
+class ConceptUse(BaseModel):
+    """A learned concept and how strongly it acts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    strength: Annotated[float, Field(ge=-4, le=4)] = 1.0
+
+
+def _parse_concept(value: object) -> object:
+    """Turn `fox.safetensors:0.8` into a path and a strength."""
+    if not isinstance(value, str):
+        return value
+    path, colon, strength = value.rpartition(":")
+    if colon and path:
+        try:
+            return {"path": path, "strength": float(strength)}
+        except ValueError:
+            pass
+    return {"path": value}
+
+
+Concept = Annotated[ConceptUse, BeforeValidator(_parse_concept)]
+
+BaseName = Annotated[
+    str,
+    Field(description="Base model: 'primer' (ships with sfumato), a diffusers folder or a .safetensors file."),
+    Flag(metavar="NAME|PATH"),
+]
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1, description="Seed; one seed, one picture.")]
+
+
+class GenerateRequest(Request):
+    """Draw pictures from a text."""
+
+    prompt: Annotated[str, Field(description="What to draw."), Flag(positional=True)]
+    base: BaseName = "primer"
+    concepts: Annotated[
+        tuple[Concept, ...],
+        Field(description="A learned concept, with its strength after a colon; may be given again."),
+        Flag(("--concept",), "FILE[:STRENGTH]"),
+    ] = ()
+    count: Annotated[
+        int, Field(ge=1, le=10_000, description="Number of pictures; picture i has seed + i."), Flag(("-n", "--count"))
+    ] = 1
+    seed: Seed = 0
+    steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps.")] = 20
+    sampler: Annotated[SamplerName, Field(description="Sampler.")] = "dpm++2m"
+    guidance_scale: Annotated[
+        float,
+        Field(ge=0, le=100, description="How strictly to follow the text; 1 switches guidance off."),
+        Flag(("--guidance",)),
+    ] = 4.0
+    size: Annotated[
+        Size | None,
+        Field(description="Width and height in pixels; default: the base's own."),
+        Flag(metavar="WIDTH[xHEIGHT]"),
+    ] = None
+    negative_prompt: Annotated[str, Field(description="What to keep away from."), Flag(("--negative",))] = ""
+    init_image: Annotated[Path | None, Field(description="Picture to start from."), Flag(metavar="FILE")] = None
+    strength: Annotated[
+        float, Field(gt=0, le=1, description="How much of --init-image may change: 1 keeps nothing of it.")
+    ] = 0.75
+    mask: Annotated[
+        Path | None,
+        Field(description="White where --init-image is drawn anew, black where it stays."),
+        Flag(metavar="FILE"),
+    ] = None
+    batch_size: Annotated[
+        int, Field(ge=1, le=256, description="Pictures drawn at once; changes the speed, never the pictures.")
+    ] = 4
+    output: Annotated[Path, Field(description="Folder for the pictures."), Flag(("-o", "--output"), "DIR")] = Path(
+        "out"
+    )
+
+
+class LearnRequest(Request):
+    """Teach a base model a subject from a few pictures."""
+
+    folder: Annotated[Path, Field(description="Folder with the pictures of the subject."), Flag((), "DIR", True)]
+    placeholder: Annotated[
+        str,
+        Field(min_length=1, description="Word that will stand for the subject, for example '<fox>'."),
+        Flag(("--as",), "WORD"),
+    ]
+    class_noun: Annotated[
+        str,
+        Field(min_length=1, description="What the subject is, in the base's own words."),
+        Flag(("--class",), "NOUN"),
+    ]
+    method: Annotated[Literal["lora"], Field(description="How to learn.")] = "lora"
+    base: BaseName = "primer"
+    steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps.")] = 150
+    batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures a step.")] = 4
+    lr: Annotated[float, Field(gt=0, le=1, description="Learning rate.")] = 1e-3
+    rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
+    text_encoder: Annotated[bool, Field(description="Learn in the text encoder too.")] = True
+    prior_weight: Annotated[
+        float, Field(ge=0, le=10, description="Weight of the class pictures that keep the class as it was; 0: none.")
+    ] = 0.0
+    seed: Seed = 0
+    output: Annotated[
+        Path | None,
+        Field(description="The concept file; default: the word and .safetensors."),
+        Flag(("-o", "--output"), "FILE"),
+    ] = None
+
+
+class TrainRequest(Request):
+    """Train an autoencoder or a denoiser from a recipe."""
+
+    part: Annotated[Literal["autoencoder", "denoiser"], Field(description="What to train."), Flag(positional=True)]
+    recipe: Annotated[Path, Field(description="Recipe, a TOML file."), Flag((), "RECIPE.toml", True)]
+    resume: Annotated[bool, Field(description="Go on where the run stopped.")] = False
+    overrides: Annotated[
+        tuple[str, ...],
+        Field(description="Change one value of the recipe; may be given again."),
+        Flag(("--set",), "KEY=VALUE"),
+    ] = ()
+
+
+class PrimerDataRequest(Request):
+    """Build the training pictures of the embedded base (needs Node 20 or newer and npm)."""
+
+    dataset: Annotated[Literal["primer"], Field(description="Which data set."), Flag(positional=True)]
+    output: Annotated[Path, Field(description="Folder to write."), Flag((), "OUT", True)]
+
+
+class EvaluateRequest(Request):
+    """Measure a base model on fixed prompts and seeds."""
+
+    subject: Annotated[Literal["base"], Field(description="What to measure."), Flag(positional=True)] = "base"
+    base: BaseName = "primer"
+    data: Annotated[Path, Field(description="Folder written by `sfumato data primer`."), Flag(metavar="DIR")] = Path(
+        "runs/primer"
+    )
+    seed: Seed = 0
+    output: Annotated[Path, Field(description="Folder for the report."), Flag(("-o", "--output"), "DIR")] = Path(
+        "out/evaluation"
+    )
+
+
+class DemoRequest(Request):
+    """Learn a bundled subject that the base has never seen and draw it in new settings."""
+
+    base: BaseName = "primer"
+    steps: Annotated[int, Field(ge=1, le=100_000, description="Optimizer steps of the learning.")] = 150
+    seed: Seed = 0
+    output: Annotated[Path, Field(description="Folder for the results."), Flag(("-o", "--output"), "DIR")] = Path(
+        "out/demo"
+    )
+
+
+class ReplayRequest(Request):
+    """Draw a picture again from the recipe inside it and compare the bytes."""
+
+    picture: Annotated[Path, Field(description="A PNG that sfumato wrote."), Flag((), "PNG", True)]
+    search: Annotated[
+        tuple[Path, ...],
+        Field(description="Folder in which to look for concepts and pictures that have moved; may be given again."),
+        Flag(metavar="DIR"),
+    ] = ()
+    output: Annotated[
+        Path | None,
+        Field(description="Folder for the new picture; default: only compare."),
+        Flag(("-o", "--output"), "DIR"),
+    ] = None
+
+
+def flag_of(name: str, field: FieldInfo) -> Flag:
+    """Return how a field is written on the command line."""
+    declared = next((item for item in field.metadata if isinstance(item, Flag)), Flag())
+    names = declared.names or (() if declared.positional else (f"--{name.replace('_', '-')}",))
+    return Flag(names, declared.metavar, declared.positional)
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Say whether a field takes several values, one flag each."""
+    arguments = get_args(field.annotation)
+    return get_origin(field.annotation) is tuple and len(arguments) == 2 and arguments[1] is ...
+
+
+def is_switch(field: FieldInfo) -> bool:
+    """Say whether a field is on or off."""
+    return field.annotation is bool
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """Return the values a field may take, or nothing when they are not a short list."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def expected(field: FieldInfo) -> str:
+    """Describe in words the values that a field takes, for messages and help."""
+    choices = choices_of(field)
+    if choices:
+        return "one of " + ", ".join(choices)
+    kind = _kind(field.annotation)
+    low, high = _bounds(field.metadata)
+    if low.startswith("at least") and high.startswith("at most"):
+        return f"{kind} from {low.split()[-1]} to {high.split()[-1]}"
+    if low and high:
+        return f"{kind} {low} and {high}"
+    return f"{kind} {low or high}" if low or high else kind
+
+
+def _kind(annotation: Any) -> str:
+    """Name a type in plain words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _kind(next(item for item in arguments if item is not type(None)))
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
+        return _kind(arguments[0])
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+    if origin is tuple:
+        return "one number or WIDTHxHEIGHT, each from 8 to 4096"
+    if annotation is ConceptUse:
+        return "a concept file, with a strength from -4 to 4 after a colon"
+    return names.get(annotation, "a value")
+
+
+def _bounds(metadata: list[Any]) -> tuple[str, str]:
+    """Return the lower and the upper bound in words."""
+    low = high = ""
+    for item in metadata:
+        if isinstance(item, annotated_types.Ge):
+            low = f"at least {item.ge}"
+        elif isinstance(item, annotated_types.Gt):
+            low = f"above {item.gt}"
+        elif isinstance(item, annotated_types.Le):
+            high = f"at most {item.le}"
+        elif isinstance(item, annotated_types.Lt):
+            high = f"below {item.lt}"
+        elif isinstance(item, annotated_types.MinLen):
+            low = f"of at least {item.min_length} character{'s' if item.min_length > 1 else ''}"
+    return low, high

@@ -1,0 +1,137 @@
+"""Build a request from defaults, a preset, a file and flags, and keep where each value came from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from sfumato.errors import ConfigError
+from sfumato.requests import Request, expected, flag_of
+from sfumato.runtime.suggestions import did_you_mean
+
+RequestT = TypeVar("RequestT", bound=Request)
+Source = Literal["default", "preset", "file", "flag"]
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[RequestT]):
+    """A request and where each of its values came from."""
+
+    request: RequestT
+    sources: dict[str, Source]
+
+    def explain(self) -> list[tuple[str, str, Source]]:
+        """Return every field with its value as text and its source."""
+        values = self.request.model_dump(mode="json")
+        return [(name, str(values[name]), source) for name, source in self.sources.items()]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its tables as plain data.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; a TOML file was needed.", hint="Check the path.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint="A TOML file was needed.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.", hint="Correct the line it names.") from error
+
+
+def resolve(
+    request_class: type[RequestT],
+    *,
+    preset: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Resolved[RequestT]:
+    """Build a request; later sources win: default, preset, file, flag.
+
+    Args:
+        request_class: Which request.
+        preset: Values that a method or a base prefers to the defaults.
+        file: TOML file with values.
+        flags: Values given by hand, as text or as objects.
+
+    Returns:
+        The request with the source of every field.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is missing or out of range.
+    """
+    layers: list[tuple[Source, Mapping[str, Any]]] = [
+        ("preset", preset or {}),
+        ("file", read_toml(file) if file else {}),
+        ("flag", flags or {}),
+    ]
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = dict.fromkeys(request_class.model_fields, "default")
+    for source, layer in layers:
+        where = str(file) if source == "file" else None
+        for key, value in layer.items():
+            if key not in request_class.model_fields:
+                raise unknown_key(key, request_class, where)
+            values[key] = value
+            sources[key] = source
+    try:
+        request = request_class.model_validate(values)
+    except ValidationError as error:
+        raise _config_error(error, request_class, sources, file) from error
+    return Resolved(request, sources)
+
+
+def unknown_key(key: str, model: type[BaseModel], where: str | None = None) -> ConfigError:
+    """Build the error for a key that a model does not have."""
+    prefix = f"{where}: " if where else ""
+    return ConfigError(f"{prefix}unknown key {key!r}.", field=key, hint=did_you_mean(key, model.model_fields))
+
+
+def _config_error(
+    error: ValidationError, model: type[Request], sources: Mapping[str, Source], file: Path | None
+) -> ConfigError:
+    """Turn pydantic's list of problems into one message in plain words."""
+    messages: dict[str, str] = {}
+    for details in error.errors():
+        name = str(details["loc"][0])
+        messages.setdefault(name, _problem(name, model.model_fields[name], details, sources[name], file))
+    return ConfigError("; ".join(messages.values()) + ".", field=next(iter(messages)))
+
+
+def _problem(name: str, field: FieldInfo, details: ErrorDetails, source: Source, file: Path | None) -> str:
+    """Say what was given and what was needed for one field."""
+    flag = flag_of(name, field)
+    label = name if flag.positional or not flag.names else flag.names[-1]
+    if source == "file":
+        label = f"{file}: {name}"
+    if details["type"] == "missing":
+        return f"{label} is missing; needed {expected(field)}"
+    if details["type"] == "value_error":
+        return f"{label}: given {details['input']!r}; {details['msg'].removeprefix('Value error, ')}"
+    given = details["input"]
+    hint = ""
+    if details["type"] == "literal_error":
+        known = expected(field).removeprefix("one of ").split(", ")
+        hint = f" ({did_you_mean(str(given), known)})" if did_you_mean(str(given), known).startswith("Did") else ""
+    return f"{label}: given {_shown(given)}; needed {expected(field)}{hint}"
+
+
+def _shown(value: object) -> str:
+    """Show a value as the user wrote it."""
+    return f"{value!r}" if isinstance(value, str) else str(value)
