@@ -26,12 +26,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
-# The few downward steps within a floor: everyone may raise an error, and an operation takes a request.
+# The few steps within a floor that are allowed, all in one direction.
 WITHIN_A_FLOOR = {
     ("events", "tensors"),
     ("runtime", "errors"),
     ("runtime", "tensors"),
+    ("resolve", "requests"),
     ("operations", "requests"),
+    ("__main__", "cli"),
 }
 
 
