@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: schedules, noise levels, parameterizations, the forward process, guidance."""

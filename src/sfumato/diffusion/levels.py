@@ -1,0 +1,123 @@
+"""Which noise levels a run visits: spacings of the training times, Karras spacing, strength for picture-to-picture."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from sfumato.diffusion.noise_level import CLEAN, Denoise, Level, noise_decay
+from sfumato.diffusion.schedules import Schedule
+from sfumato.errors import ConfigError
+
+__all__ = ["CLEAN", "SPACINGS", "Denoise", "Level", "noise_decay", "spaced_levels", "spaced_times"]
+
+SPACINGS = ("trailing", "leading", "linspace")
+KARRAS_RHO = 7.0
+KARRAS_LARGEST = 80.0
+
+
+def spaced_levels(
+    schedule: Schedule,
+    steps: int,
+    spacing: str = "trailing",
+    *,
+    karras: bool = False,
+    strength: float = 1.0,
+    offset: int = 0,
+) -> list[Level]:
+    """Choose the levels that a run of `steps` steps visits.
+
+    All spacings give exactly `steps` different times for every number of steps from 1 to T, and the last step always
+    ends at the clean latents.
+
+    - `trailing`: `round(T (S - i) / S) - 1`; starts at T - 1, the level that zero terminal SNR needs ([lin2023]
+      tab. 2).
+    - `linspace`: evenly from T - 1 down to 0.
+    - `leading`: `floor(T i / S) + offset`, descending; ends at `offset` and starts below T - 1. Stable Diffusion v1
+      was published with `offset=1` ([rombach2022] code: 981, 961, … 1 for 50 steps).
+
+    Args:
+        schedule: The training schedule.
+        steps: Number of steps S of a full run, 1 to T.
+        spacing: `trailing`, `leading` or `linspace`; not used with `karras`.
+        karras: Space evenly in `(sigma / alpha)^(1/7)` from t = T - 1 to t = 0 instead ([karras2022] eq. 5).
+        strength: Share of the run to keep, in (0, 1]: 1 is a full run, less keeps the last
+            `max(1, round(S strength))` steps. For picture-to-picture, noise the picture to the first returned level.
+        offset: Added to the times of `leading`.
+
+    Returns:
+        Levels, noisiest first, `CLEAN` last: `steps + 1` of them at strength 1.
+
+    Raises:
+        ConfigError: A value is out of range or the spacing is unknown.
+    """
+    total = schedule.num_train_steps
+    if not 1 <= steps <= total:
+        raise ConfigError(f"steps is {steps}; needed: 1 to {total}, the training steps of the schedule.", field="steps")
+    if not 0 < strength <= 1:
+        raise ConfigError(f"strength is {strength}; needed: more than 0, at most 1.", field="strength")
+    if karras:
+        levels = _karras_levels(schedule, steps)
+    else:
+        levels = [schedule.level(float(t)) for t in spaced_times(total, steps, spacing, offset)]
+    kept = max(1, round(steps * strength))
+    return [*levels[steps - kept :], CLEAN]
+
+
+def spaced_times(total: int, steps: int, spacing: str, offset: int = 0) -> list[int]:
+    """Return `steps` strictly falling times in [0, total); see `spaced_levels` for the rules.
+
+    Args:
+        total: Number of training steps T.
+        steps: Number of times, 1 to T.
+        spacing: `trailing`, `leading` or `linspace`.
+        offset: Added to the times of `leading`.
+
+    Returns:
+        Times, largest first.
+
+    Raises:
+        ConfigError: The spacing is unknown, or the offset shifts a time out of the schedule.
+    """
+    if spacing not in SPACINGS:
+        raise ConfigError(f"spacing is {spacing!r}; needed: one of {', '.join(SPACINGS)}.", field="spacing")
+    if offset and spacing != "leading":
+        raise ConfigError(f"offset is {offset} with spacing {spacing!r}; it applies to 'leading' only.", field="offset")
+    counts = range(steps, 0, -1)
+    if spacing == "trailing":
+        return [round(Fraction(total * k, steps)) - 1 for k in counts]
+    if spacing == "linspace":
+        return [round(Fraction((total - 1) * (k - 1), steps - 1)) if steps > 1 else total - 1 for k in counts]
+    times = [total * (k - 1) // steps + offset for k in counts]
+    if times[0] >= total or times[-1] < 0:
+        raise ConfigError(
+            f"offset {offset} with {steps} leading steps gives times {times[-1]} to {times[0]}; "
+            f"needed: 0 to {total - 1}.",
+            field="offset",
+            hint="Use fewer steps, offset 0, or spacing 'trailing'.",
+        )
+    return times
+
+
+def _karras_levels(schedule: Schedule, steps: int) -> list[Level]:
+    """Space by [karras2022] eq. 5 between the ends of the schedule.
+
+    The rule needs a finite largest `sigma / alpha`. A schedule that goes beyond 80, the largest of [karras2022] table 1
+    (zero terminal SNR is infinite there), keeps its own first level exactly, and the rule covers the rest from 80 down.
+    """
+    first = schedule.level(schedule.num_train_steps - 1.0)
+    exact_first = first.noise_to_signal > KARRAS_LARGEST
+    count = steps - 1 if exact_first else steps
+    largest = min(first.noise_to_signal, KARRAS_LARGEST) ** (1 / KARRAS_RHO)
+    smallest = schedule.level(0.0).noise_to_signal ** (1 / KARRAS_RHO)
+    levels = [first] if exact_first else []
+    for i in range(count):
+        root = largest + (smallest - largest) * (i / (count - 1) if count > 1 else 0.0)
+        alpha_t = 1 / math.sqrt(1 + root ** (2 * KARRAS_RHO))
+        levels.append(_level_at(schedule, alpha_t, root**KARRAS_RHO * alpha_t))
+    return levels
+
+
+def _level_at(schedule: Schedule, alpha: float, sigma: float) -> Level:
+    """Give `(alpha, sigma)` the training time that the schedule has there."""
+    return Level(schedule.time(alpha, sigma), alpha, sigma)

@@ -1,0 +1,79 @@
+"""Training-free inpainting and outpainting: any sampler, with a part of the picture held to the original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.noise_level import Denoise, Level
+from sfumato.diffusion.process import q_sample
+from sfumato.errors import ShapeError
+from sfumato.events import Step
+from sfumato.samplers.protocol import Draw, Sampler
+
+
+def inpaint(
+    sampler: Sampler,
+    denoise: Denoise,
+    x_t: Tensor,
+    levels: Sequence[Level],
+    *,
+    draw: Draw,
+    original: Tensor,
+    keep: Tensor,
+    eps: Tensor,
+    **options: Any,
+) -> Iterator[Step]:
+    """Run a sampler with the kept region replaced by the original at every level.
+
+    Before each evaluation the kept part of x_t becomes the original noised to that level, and after it the kept part of
+    x_0 becomes the original itself, so that multistep samplers carry no error out of the kept region ([lugmayr2022] eq.
+    8, without resampling). After a last step to the clean level the kept latents equal the original exactly.
+
+    Args:
+        sampler: One of `SAMPLERS`.
+        denoise: `(x_t, level) -> x_0`.
+        x_t: Noisy latents at `levels[0]`, `(b, c, h, w)`.
+        levels: Falling noise levels; start in the middle to keep the composition of the original in the open region.
+        draw: Noise of a step.
+        original: Clean latents to hold to, same shape as x_t.
+        keep: 1 where the original stays, 0 where the sampler paints, between 0 and 1 for a soft seam;
+            `(b or 1, c or 1, h, w)`.
+        eps: Noise put on the original, same shape as x_t.
+        **options: Those of the sampler.
+
+    Returns:
+        The steps of the sampler, the kept region pasted into their x_t and x_0.
+
+    Raises:
+        ShapeError: original, eps or keep do not fit x_t.
+        ConfigError: See `Sampler`.
+    """
+    _check_shapes(x_t, original, keep, eps)
+
+    def paste(latents: Tensor, level: Level) -> Tensor:
+        known = q_sample(original, eps, level.alpha, level.sigma) if level.sigma > 0 else original
+        return torch.where(keep == 1, known, keep * known + (1 - keep) * latents)
+
+    def held(x_t: Tensor, level: Level) -> Tensor:
+        x_0 = denoise(paste(x_t, level), level)
+        return torch.where(keep == 1, original, keep * original + (1 - keep) * x_0)
+
+    steps = sampler(held, paste(x_t, levels[0]), levels, draw=draw, **options)
+    return (Step(s.step, s.steps, paste(s.x_t, levels[s.step + 1]), s.x_0) for s in steps)
+
+
+def _check_shapes(x_t: Tensor, original: Tensor, keep: Tensor, eps: Tensor) -> None:
+    """Refuse latents and masks of another shape than x_t."""
+    for name, value in (("original", original), ("eps", eps)):
+        if value.shape != x_t.shape:
+            raise ShapeError(
+                f"{name} has shape {tuple(value.shape)}; needed: {tuple(x_t.shape)}, that of x_t.", field=name
+            )
+    fits = keep.ndim == 4 and keep.shape[2:] == x_t.shape[2:]
+    if not fits or any(size not in (1, full) for size, full in zip(keep.shape[:2], x_t.shape[:2], strict=True)):
+        b, c, h, w = x_t.shape
+        raise ShapeError(f"keep has shape {tuple(keep.shape)}; needed: ({b} or 1, {c} or 1, {h}, {w}).", field="keep")
