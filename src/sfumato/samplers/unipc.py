@@ -62,23 +62,26 @@ def _exponential_step(x_t: Tensor, x_0: Tensor, level: Level, next_level: Level,
 def _corrected(past: Sequence[_Past], x_0: Tensor, level: Level) -> Tensor:
     """Redo the last step, now that the network was asked at its end (UniC).
 
-    Unknown weights a solve `sum_m a_m r_m^(n-1) = b_n`, n = 1, 2 ([zhao2023] eq. 8), with `r = (-h_before / h, 1)`.
-    With one past step the paper sets a = 1/2.
+    The weights a solve `sum_m a_m r_m^(n-1) = b_n` for n = 1, 2 and `r = (-h_before / h, 1)` ([zhao2023] eq. 8). With one
+    past step the paper sets a = 1/2.
     """
     last = past[-1]
     change = x_0 - last.x_0
-    # After an infinitely long step, from alpha 0, older predictions carry no weight.
-    if len(past) == 1 or past[0].q == 0:
-        weight = 0.5 if len(past) == 1 else _moments(last.q)[0]
-        return _exponential_step(last.x_t, last.x_0 + weight * change, last.level, level, last.q)
-    r = -math.log(past[0].q) / math.log(last.q)
-    b_1, b_2 = _moments(last.q)
-    a_past = (b_1 - b_2) / (1 - r)
-    x_0 = last.x_0 + (a_past / r) * (past[0].x_0 - last.x_0) + (b_1 - a_past) * change
-    return _exponential_step(last.x_t, x_0, last.level, level, last.q)
+    if len(past) == 1:
+        mean = last.x_0 + change / 2
+    elif past[0].q == 0:  # a step from alpha 0 is infinitely long, r too, and so older predictions carry no weight
+        mean = last.x_0 + _moments(last.q)[0] * change
+    else:
+        r = -math.log(past[0].q) / math.log(last.q)
+        b_1, b_2 = _moments(last.q)
+        a_past = (b_1 - b_2) / (1 - r)
+        mean = last.x_0 + (a_past / r) * (past[0].x_0 - last.x_0) + (b_1 - a_past) * change
+    return _exponential_step(last.x_t, mean, last.level, level, last.q)
 
 
 def _moments(q: float) -> tuple[float, float]:
-    """Return b_1 and b_2 of [zhao2023] eq. 8: the exact mean of (u, u²) over the step, u from 0 to 1, under weight e^(u
-    h).""" h = -math.log(q) b = math.expm1(-h) phi_2 = -b / h - 1 phi_3 = -phi_2 / h - 0.5 return phi_2 / b, 2 * phi_3 /
-    b
+    """Return b_1 and b_2 of [zhao2023] eq. 8: the means of u and u², u in [0, 1] with density ~ e^(u h)."""
+    h = -math.log(q)
+    share = -1 / math.expm1(-h)
+    b_1 = share - 1 / h
+    return b_1, share - 2 * b_1 / h
