@@ -1,0 +1,121 @@
+"""CLIP's tokenizer as files: pieces, merges, special tokens, and the machine that runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from sfumato.errors import CheckpointError, UnknownFormat
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
+WORDS = rf"{re.escape(BOS)}|{re.escape(EOS)}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+
+Merges = list[tuple[str, str]]
+
+
+def clip_backend(vocab: dict[str, int], merges: Merges) -> Tokenizer:
+    """Build CLIP's splitting: normal form, words, bytes, merges.
+
+    Args:
+        vocab: Id of every piece; empty for a tokenizer that is still to be trained.
+        merges: Pairs of pieces, most important first.
+
+    Returns:
+        The machine, without special tokens.
+    """
+    model = BPE(
+        vocab=vocab,
+        merges=merges,
+        continuing_subword_prefix="",
+        end_of_word_suffix=WORD_END,
+        unk_token=EOS,
+        fuse_unk=False,
+    )
+    machine = Tokenizer(model)
+    blanks = normalizers.Replace(Regex(r"\s+"), " ")
+    machine.normalizer = normalizers.Sequence([normalizers.NFC(), blanks, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    machine.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+    machine.decoder = decoders.ByteLevel()
+    if vocab:
+        ends = (EOS, vocab[EOS]), (BOS, vocab[BOS])
+        machine.post_processor = processors.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=False)
+    return machine
+
+
+def special_token(text: str) -> AddedToken:
+    """Return a token that is found in a text before anything else is done to it."""
+    return AddedToken(text, normalized=False, special=True)
+
+
+def read_pieces(folder: Path) -> tuple[dict[str, int], Merges]:
+    """Read vocabulary and merges of a tokenizer folder.
+
+    Args:
+        folder: Holds `vocab.json` and `merges.txt`, or `tokenizer.json`.
+
+    Returns:
+        Id of every piece, and the pairs in order.
+
+    Raises:
+        UnknownFormat: The folder holds neither.
+        CheckpointError: A file cannot be read as what its name says.
+    """
+    vocab_file, merges_file, whole_file = (folder / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
+    if vocab_file.is_file() and merges_file.is_file():
+        lines = merges_file.read_text(encoding="utf-8").split("\n")
+        pairs = [line.split(" ") for line in lines if line.strip() and not line.startswith("#version")]
+        vocab, source = read_json(vocab_file), merges_file
+    elif whole_file.is_file():
+        model = read_json(whole_file).get("model", {})
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", [])]
+        vocab, source = model.get("vocab", {}), whole_file
+    else:
+        raise UnknownFormat(
+            f"{folder} holds no tokenizer.", hint="Needed are vocab.json and merges.txt, or tokenizer.json."
+        )
+    merges: Merges = []
+    for number, pair in enumerate(pairs):
+        if len(pair) != 2 or any(piece not in vocab for piece in (*pair, "".join(pair))):
+            raise CheckpointError(
+                f"Merge {number} of {source} is {pair!r}: not two pieces of the vocabulary whose joint is one too.",
+                hint="The files do not belong together or are damaged.",
+            )
+        merges.append((pair[0], pair[1]))
+    return vocab, merges
+
+
+def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a JSON object; `default` stands for a missing file.
+
+    Args:
+        path: The file.
+        default: What a missing file means; None makes it an error.
+
+    Returns:
+        The object.
+
+    Raises:
+        CheckpointError: The file is missing or is not a JSON object.
+    """
+    if default is not None and not path.is_file():
+        return default
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.", hint="Fetch the file again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, a JSON object is needed.")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:
+    """Write a JSON object."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
