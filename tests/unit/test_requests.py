@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from sfumato import requests
+from sfumato.formats.png_recipe import SAMPLER_TITLES
 from sfumato.requests import ConceptUse, GenerateRequest, expected, flag_of
+from sfumato.samplers import SAMPLERS
 
 REQUESTS = [item for item in vars(requests).values() if isinstance(item, type) and issubclass(item, requests.Request)]
 
@@ -74,3 +77,7 @@ def test_every_field_is_described(request_class: type[requests.Request]) -> None
 )
 def test_expected_in_words(name: str, words: str) -> None:
     assert expected(GenerateRequest.model_fields[name]) == words
+
+
+def test_sampler_names_are_those_of_the_catalogue() -> None:
+    assert set(get_args(requests.SamplerName)) == set(SAMPLERS) == set(SAMPLER_TITLES)

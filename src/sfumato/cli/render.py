@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sfumato.errors import SfumatoError
 from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 NOT_FOR_JSON = {"x_t", "x_0"}
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """A stream of text, such as the standard output."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool: ...
+
+
+@runtime_checkable
 class Renderer(Protocol):
     """Shows what an operation tells."""
 
@@ -53,7 +65,7 @@ def event_record(event: Event) -> dict[str, Any]:
 class JsonRenderer:
     """One JSON object a line."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: Writer) -> None:
         self._out = out
         self._checkpoint: Checkpoint | None = None
 
@@ -88,7 +100,7 @@ class JsonRenderer:
 class TerminalRenderer:
     """Progress bars and short lines for people."""
 
-    def __init__(self, out: TextIO, err: TextIO) -> None:
+    def __init__(self, out: Writer, err: Writer) -> None:
         self._out = out
         self._err = err
         self._bars: Bars | None = None

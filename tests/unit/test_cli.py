@@ -1,0 +1,172 @@
+"""The command line: flags come from the requests, problems are one message, machines get JSON lines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfumato import operations
+from sfumato.cli.main import COMMANDS, build_parser, main
+from sfumato.errors import DataError
+from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
+from sfumato.requests import GenerateRequest, Request, flag_of
+
+EVENTS: tuple[Event, ...] = (
+    Progress("rendering", 1, 2),
+    Step(0, 2, torch.zeros(1), torch.zeros(1)),
+    Metric(10, {"loss": 0.5}),
+    Notice(3, "something [happened]"),
+    Preview(4, Path("p.png")),
+    Checkpoint(5, Path("run/step-5")),
+    Verdict(5, "the best likeness", {"likeness": 0.9}),
+    Artifact(Path("out/a.png"), "image", {"seed": 3}),
+    Done(1.25, {"pictures": 1}),
+)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """Replace the operations by one that tells fixed events; return the requests it gets."""
+    requests: list[Request] = []
+
+    def run(request: Request) -> Iterator[Event]:
+        requests.append(request)
+        yield from EVENTS
+
+    monkeypatch.setattr(operations, "run", run)
+    return requests
+
+
+def test_flags_become_a_request(asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    words = "a red fox|--concept|f:0.5|--concept|g|-n|3|--guidance|2.5|--negative|blue|-o|there|--size|64x32"
+    assert main(["generate", *words.split("|")]) == 0
+    (request,) = asked
+    assert isinstance(request, GenerateRequest)
+    assert (request.prompt, request.count, request.guidance_scale, request.size) == ("a red fox", 3, 2.5, (64, 32))
+    assert [(str(use.path), use.strength) for use in request.concepts] == [("f", 0.5), ("g", 1.0)]
+    out = capsys.readouterr().out
+    assert "something [happened]" in out and "image: out/a.png" in out and "done in 1.2 s" in out
+
+
+def test_json_lines(asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == [type(event).__name__.lower() for event in EVENTS]
+    assert lines[1] == {"event": "step", "step": 0, "steps": 2}
+    assert lines[7] == {"event": "artifact", "path": "out/a.png", "kind": "image", "info": {"seed": 3}}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generat"], "Unknown command 'generat'. Did you mean 'generate'?"),
+        (["generate", "a", "--step", "3"], "sfumato generate: unexpected '--step'. Did you mean '--steps'?"),
+        (["generate", "a", "--step=3"], "sfumato generate: unexpected '--step'. Did you mean '--steps'?"),
+        (["generate", "a", "b"], "unexpected 'b'. Put quotes around a text with spaces."),
+        (["generate", "a", "--steps"], "Argument --steps: expected one argument. See 'sfumato generate --help'."),
+        (["generate"], "prompt is missing; needed a text."),
+        (["generate", "a", "--sampler", "eular"], "--sampler: given 'eular'; needed one of ddpm"),
+        (["generate", "a", "--config", "no.toml"], "no.toml does not exist"),
+        (["data", "primr", "x"], "dataset: given 'primr'; needed one of primer"),
+        (["train", "denoizer", "x"], "part: given 'denoizer'; needed one of autoencoder, denoiser"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("sfumato: ") and captured.err.count("\n") == 1 and not captured.out
+    assert not asked
+
+
+def test_a_problem_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(request: Request) -> Iterator[Event]:
+        yield Progress("reading", 0, 1)
+        raise DataError("photo.png is empty.", field="folder", hint="Copy it again.")
+
+    monkeypatch.setattr(operations, "run", run)
+    assert main(["generate", "a"]) == 2
+    assert capsys.readouterr().err == "sfumato: photo.png is empty. Copy it again.\n"
+    assert main(["generate", "a", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1]) == {
+        "event": "error",
+        "error": "DataError",
+        "message": "photo.png is empty.",
+        "field": "folder",
+        "hint": "Copy it again.",
+    }
+    assert not captured.err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(request: Request) -> Iterator[Event]:
+        yield Progress("reading", 0, 1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(operations, "run", run)
+    with pytest.raises(ZeroDivisionError):
+        main(["generate", "a"])
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_interrupted(json_flag: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    closed = []
+
+    def run(request: Request) -> Generator[Event, None, None]:
+        try:
+            yield Checkpoint(5, Path("run/step-5"))
+            raise KeyboardInterrupt
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(operations, "run", run)
+    assert main(["train", "denoiser", "x.toml", *json_flag]) == 130
+    assert closed
+    captured = capsys.readouterr()
+    if json_flag:
+        assert json.loads(captured.out.splitlines()[-1]) == {"event": "interrupted", "checkpoint": "run/step-5"}
+    else:
+        assert captured.err == ("sfumato: interrupted. State of step 5 is saved in run/step-5; go on with --resume.\n")
+
+
+def test_explain_shows_sources(tmp_path: Path, asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text('prompt = "a fox"\nsteps = 9\n')
+    assert main(["generate", "--config", str(config), "--seed", "4", "--explain"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["steps", "9", "file"] in rows and ["seed", "4", "flag"] in rows and ["count", "1", "default"] in rows
+    assert not asked
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    request_class = COMMANDS[command]
+    for name, field in request_class.model_fields.items():
+        assert all(flag in out for flag in flag_of(name, field).names)
+    assert build_parser(command, request_class).prog == f"sfumato {command}"
+
+
+def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert main([]) == 2
+    out = capsys.readouterr().out
+    assert all(out.count(f"\n  {command} ") == 2 for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "sfumato 0.1.0\n"
+
+
+def test_complaints_and_help_load_no_torch() -> None:
+    code = (
+        "import sys; from sfumato.cli.main import main; main(['generate', '--help']); "
+        "main(['generate', 'a', '--steps', '0']); sys.exit('torch' in sys.modules or 'rich' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
