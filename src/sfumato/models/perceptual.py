@@ -29,7 +29,8 @@ class PerceptualLoss(nn.Module):
         network: The frozen network; loaded from its package when not given.
         stages: Which inner maps are compared, ascending, 0 to 7. Low ones see edges and texture at high resolution,
             high ones see objects; the cost grows with the last one chosen.
-        weights: One factor ≥ 0 per stage; 1 each by default.
+        weights: One factor ≥ 0 per stage; by default equal and summing to 1, so that the loss keeps its scale whatever
+            stages are chosen.
 
     Raises:
         ConfigError: If stages and weights do not fit each other or are out of range.
@@ -43,7 +44,7 @@ class PerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_stages(stages)
-        weights = [1.0] * len(stages) if weights is None else list(weights)
+        weights = [1.0 / len(stages)] * len(stages) if weights is None else list(weights)
         if len(weights) != len(stages) or min(weights) < 0:
             raise ConfigError(
                 f"weights is {tuple(weights)} for the stages {tuple(stages)}; needed: one number ≥ 0 per stage.",
