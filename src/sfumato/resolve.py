@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 from sfumato.errors import ConfigError
 from sfumato.requests import Request, expected, flag_of
 from sfumato.runtime.suggestions import did_you_mean
+from sfumato.runtime.toml_file import read_toml
 
 RequestT = TypeVar("RequestT", bound=Request)
 Source = Literal["default", "preset", "file", "flag"]
@@ -31,28 +31,6 @@ class Resolved(Generic[RequestT]):
         """Return every field with its value as text and its source."""
         values = self.request.model_dump(mode="json")
         return [(name, str(values[name]), source) for name, source in self.sources.items()]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its tables as plain data.
-
-    Raises:
-        ConfigError: The file is missing, unreadable or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; a TOML file was needed.", hint="Check the path.") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint="A TOML file was needed.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.", hint="Correct the line it names.") from error
 
 
 def resolve(

@@ -72,7 +72,7 @@ def test_json_lines(asked: list[Request], capsys: pytest.CaptureFixture[str]) ->
         (["generate", "a", "--steps"], "Argument --steps: expected one argument. See 'sfumato generate --help'."),
         (["generate"], "prompt is missing; needed a text."),
         (["generate", "a", "--sampler", "eular"], "--sampler: given 'eular'; needed one of ddpm"),
-        (["generate", "a", "--config", "no.toml"], "no.toml does not exist"),
+        (["generate", "a", "--config", "no.toml"], "'no.toml' does not exist"),
         (["data", "primr", "x"], "dataset: given 'primr'; needed one of primer"),
         (["train", "denoizer", "x"], "part: given 'denoizer'; needed one of autoencoder, denoiser"),
     ],

@@ -8,8 +8,9 @@ import pytest
 
 from sfumato.errors import ConfigError
 from sfumato.requests import GenerateRequest, LearnRequest
-from sfumato.resolve import read_toml, resolve
+from sfumato.resolve import resolve
 from sfumato.runtime.suggestions import did_you_mean
+from sfumato.runtime.toml_file import read_toml
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -71,13 +72,13 @@ def test_wrong_value_in_a_file_names_the_file(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none.toml does not exist; a TOML file was needed. Check the path."):
+    with pytest.raises(ConfigError, match=r"none.toml' does not exist; a TOML file was needed. Check the path."):
         read_toml(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="' cannot be read: Is a directory"):
         read_toml(tmp_path)
     broken = tmp_path / "broken.toml"
     broken.write_text("a = = 1")
-    with pytest.raises(ConfigError, match=r"broken.toml is not TOML: .*line 1"):
+    with pytest.raises(ConfigError, match=r"broken.toml' is not TOML: .*line 1"):
         read_toml(broken)
 
 
