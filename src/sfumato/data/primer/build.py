@@ -8,11 +8,12 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sfumato.data.primer.characters import build_characters
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, Concept, read_concepts, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render_all
 from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages
@@ -57,13 +58,12 @@ def build_primer(
     else:
         modules = packages_dir
         check_packages(modules)
+    workers = workers or min(8, os.cpu_count() or 1)
     _start(out)
-    icons = yield from _build_icons(out, modules, seed, workers or min(8, os.cpu_count() or 1))
+    icons = yield from _build_icons(out, modules, seed, workers)
     people: list[dict[str, Any]] = []
     if characters:
-        from sfumato.data.primer.characters import build_characters
-
-        yield from build_characters(out, modules, seed=seed)
+        yield from build_characters(out, modules, seed=seed, workers=workers)
         people = read_records(out / "characters.jsonl")
     manifest = _manifest(out, seed, icons, people if characters else None)
     _write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -108,7 +108,7 @@ def _start(out: Path) -> None:
         raise StorageError(f"The folder {out} cannot be written: {error.strerror}.", field="out") from error
 
 
-def _build_icons(out: Path, modules: Path, seed: int, workers: int) -> Iterator[Event]:
+def _build_icons(out: Path, modules: Path, seed: int, workers: int) -> Generator[Event, None, list[dict[str, Any]]]:
     """Render every icon and write `icons.jsonl`; returns its records."""
     yield Progress("read icon sets", 0, len(STYLES))
     concepts = {concept.key: concept for concept in read_concepts(modules, tuple(STYLES.values()))}

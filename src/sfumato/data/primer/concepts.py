@@ -94,8 +94,8 @@ def read_concepts(modules: Path, icon_packages: Sequence[str]) -> list[Concept]:
 def split_pairs(pairs: Iterable[tuple[str, str]], seed: int) -> dict[tuple[str, str], str]:
     """Assign every (concept, style) pair to `train`, `held_out_pair` or `held_out_concept`.
 
-    A concept loses at most one style, and only if two or more are left to learn it from: the question is whether a known
-    concept can be drawn in a known style that it was never seen in.
+    A concept loses at most one style, and only if two or more are left to learn it from: the question is whether a
+    known concept can be drawn in a known style that it was never seen in.
 
     Args:
         pairs: Every (concept, style) with a picture.

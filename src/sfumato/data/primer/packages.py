@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ PACKAGES: tuple[Package, ...] = (
 )
 
 
-def ensure_packages(cache: Path | None = None, packages: tuple[Package, ...] = PACKAGES) -> Iterator[Event]:
+def ensure_packages(
+    cache: Path | None = None, packages: tuple[Package, ...] = PACKAGES
+) -> Generator[Event, None, Path]:
     """Install the packages into a cache folder, unless they are there; the generator returns `node_modules`.
 
     Args:

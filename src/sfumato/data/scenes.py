@@ -1,0 +1,222 @@
+"""Scenes with known truth: icons and drawn people on many grounds, composed on the fly with caption, boxes and masks.
+
+A scene is a function of (seed, split, index), so training can resume anywhere and a test set needs no files.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from sfumato.data.backgrounds import Background, Kind, draw_background, pick
+from sfumato.data.captions import describe
+from sfumato.data.compose import (
+    Scene,
+    compose,
+    compose_pair,
+    compose_person,
+    icon_thing,
+    pair_facts,
+    person_thing,
+    portrait_box,
+    render,
+)
+from sfumato.data.facts import RELATIONS, Facts, SizeName
+from sfumato.data.layout import draw_place, draw_side, fit, place_one
+from sfumato.data.primer.characters import describe as describe_person
+from sfumato.data.primer.library import SPLITS, IconRecord, Primer
+from sfumato.errors import ConfigError
+from sfumato.runtime.seeding import derive_seed
+
+__all__ = ["Primer", "Scene", "SceneConfig", "SceneSampler", "compose", "compose_pair", "compose_person"]
+
+_PAIR_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
+
+
+def _icon_groups() -> dict[str, float]:
+    """Pictograms are many, alike and easy; animals and food are what people ask for first."""
+    return {"people-body": 0.7, "symbols": 0.6, "flags": 0.6, "animals-nature": 1.4, "food-drink": 1.2}
+
+
+def _ground_kinds() -> dict[Kind, float]:
+    """Half the grounds are plain; the other half is shared by two-tone and patterned ones."""
+    return {"plain": 0.5, "split": 0.08, "gradient": 0.14, "stripes": 0.09, "dots": 0.07, "checks": 0.06, "grain": 0.06}
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What scenes are made of. All weights are relative to one another.
+
+    Attributes:
+        icon_weight: Scenes with one icon.
+        pair_weight: Scenes with two icons in a relation.
+        character_weight: Scenes with a drawn person; set it to 0 for a training set without characters.
+        size_weights: Sizes of single icons.
+        centered: Probability that a single icon stands in the middle.
+        background_weights: Kinds of background.
+        group_weights: How often icons of an emoji group are drawn; groups not named have 1.
+        same_style: Probability that two icons share one style.
+        character_sides: Smallest and largest side of a portrait, as shares of the picture.
+    """
+
+    icon_weight: float = 0.62
+    pair_weight: float = 0.13
+    character_weight: float = 0.25
+    size_weights: Mapping[SizeName, float] = field(
+        default_factory=lambda: {"small": 0.15, "medium": 0.4, "large": 0.45}
+    )
+    centered: float = 0.55
+    background_weights: Mapping[Kind, float] = field(default_factory=_ground_kinds)
+    group_weights: Mapping[str, float] = field(default_factory=_icon_groups)
+    same_style: float = 0.8
+    character_sides: tuple[float, float] = (0.85, 1.0)
+
+    def __post_init__(self) -> None:
+        weights = {
+            "icon_weight": self.icon_weight,
+            "pair_weight": self.pair_weight,
+            "character_weight": self.character_weight,
+            **{f"size_weights[{k}]": v for k, v in self.size_weights.items()},
+            **{f"background_weights[{k}]": v for k, v in self.background_weights.items()},
+            **{f"group_weights[{k}]": v for k, v in self.group_weights.items()},
+        }
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"{name} is {weight}; a weight is a number from 0 on.", field=name)
+        kinds = (self.icon_weight, self.pair_weight, self.character_weight)
+        for name, values in (
+            ("icon_weight, pair_weight and character_weight", kinds),
+            ("size_weights", self.size_weights.values()),
+            ("background_weights", self.background_weights.values()),
+        ):
+            if not sum(values) > 0:
+                raise ConfigError(f"{name} are all 0; at least one must be more.", field=name.split(",")[0])
+        low, high = self.character_sides
+        if not 0 < low <= high <= 1:
+            raise ConfigError(
+                f"character_sides is {self.character_sides}; two shares are needed, 0 < smallest <= largest <= 1.",
+                field="character_sides",
+            )
+
+
+class SceneSampler:
+    """Draws scenes from a training set.
+
+    Args:
+        primer: The training set.
+        seed: Together with the index it decides the whole scene.
+        split: `train` shows training pictures only. `held_out_pair` and `held_out_concept` show icons of that split; a
+            second icon beside them may be a known one. People are from held-out identities in both.
+        config: What scenes are made of.
+
+    Raises:
+        ConfigError: Unknown split, or the configuration asks for what the set does not hold.
+    """
+
+    def __init__(self, primer: Primer, seed: int, split: str = "train", config: SceneConfig | None = None) -> None:
+        if split not in SPLITS:
+            raise ConfigError(f"Split '{split}' is not one of {', '.join(SPLITS)}.", field="split")
+        self.primer, self.seed, self.split = primer, seed, split
+        self.config = config or SceneConfig()
+        weights = self.config.group_weights
+        self._icons = _Pool([i for i in primer.icons if i.split == split], weights)
+        self._first = _Pool([i for i in self._icons.icons if i.group in _PAIR_GROUPS], weights)
+        self._second = _Pool([i for i in primer.icons if i.split == "train" and i.group in _PAIR_GROUPS], weights)
+        self._people = _by_identity(primer, split)
+        wanted: tuple[tuple[str, float, int], ...] = (
+            ("icon_weight", self.config.icon_weight, len(self._icons.icons)),
+            ("pair_weight", self.config.pair_weight, min(len(self._first.icons), len(self._second.icons) - 1)),
+            ("character_weight", self.config.character_weight, len(self._people)),
+        )
+        for name, weight, found in wanted:
+            if weight > 0 and found < 1:
+                raise ConfigError(
+                    f"{name} is {weight}, but {primer.folder} has no pictures for it in split '{split}'.",
+                    field=name,
+                    hint=f"Set {name} to 0, or build the whole set.",
+                )
+
+    def scene(self, index: int) -> Scene:
+        """Return one scene; the same index always gives the same scene.
+
+        Args:
+            index: Number of the scene, from 0 on.
+        """
+        rng = np.random.default_rng(derive_seed(self.seed, f"scene/{self.split}", index))
+        config = self.config
+        kind = pick(rng, (config.icon_weight, config.pair_weight, config.character_weight))
+        if kind == 0:
+            return self._icon_scene(rng)
+        return self._pair_scene(rng) if kind == 1 else self._person_scene(rng)
+
+    def _icon_scene(self, rng: np.random.Generator) -> Scene:
+        """Compose one icon at some size and place."""
+        icon = self._icons.draw(rng)
+        sizes = tuple(self.config.size_weights)
+        size = sizes[pick(rng, tuple(self.config.size_weights.values()))]
+        sprite = self.primer.sprite(icon.file)
+        width, height = fit(*sprite.image.size, draw_side(rng, size))
+        place = draw_place(rng, width, height, self.config.centered)
+        thing = icon_thing(icon, place_one(rng, width, height, place), size, place)
+        facts = Facts((thing,), self._background(rng, sprite.hidden_by))
+        return render(self.primer, facts, describe(facts, rng))
+
+    def _pair_scene(self, rng: np.random.Generator) -> Scene:
+        """Compose two different icons in a relation."""
+        relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+        one, other = self._first.draw(rng), self._second.draw(rng)
+        while other.concept == one.concept:
+            other = self._second.draw(rng)
+        if rng.random() < self.config.same_style:
+            other = self._in_style(other, one.style)
+        if rng.random() < 0.5 and self.split == "train":
+            one, other = other, one
+        hidden = self.primer.sprite(one.file).hidden_by | self.primer.sprite(other.file).hidden_by
+        facts = pair_facts(self.primer, one, other, relation, self._background(rng, hidden), rng)
+        return render(self.primer, facts, describe(facts, rng))
+
+    def _person_scene(self, rng: np.random.Generator) -> Scene:
+        """Compose a drawn person, nearly as large as the picture."""
+        variants = self._people[int(rng.integers(len(self._people)))]
+        record = variants[int(rng.integers(len(variants)))]
+        low, high = self.config.character_sides
+        sprite = self.primer.sprite(record["file"])
+        thing = person_thing(record, portrait_box(rng, sprite, low + (high - low) * rng.random()))
+        facts = Facts((thing,), self._background(rng, sprite.hidden_by))
+        return render(self.primer, facts, describe(facts, rng, lambda draws: describe_person(record, draws)))
+
+    def _background(self, rng: np.random.Generator, avoid: frozenset[str]) -> Background:
+        """Draw a background on which the things can be seen."""
+        return draw_background(rng, self.config.background_weights, avoid)
+
+    def _in_style(self, icon: IconRecord, style: str) -> IconRecord:
+        """Return the same concept in another style, if it may be shown; else the icon itself."""
+        found = self.primer.by_pair.get((icon.concept, style))
+        return found if found is not None and found.split == icon.split else icon
+
+
+class _Pool:
+    """Icons with the chance of each."""
+
+    def __init__(self, icons: Sequence[IconRecord], weights: Mapping[str, float]) -> None:
+        self.icons = [icon for icon in icons if weights.get(icon.group, 1.0) > 0]
+        self._bars = np.array(list(accumulate(weights.get(icon.group, 1.0) for icon in self.icons)))
+
+    def draw(self, rng: np.random.Generator) -> IconRecord:
+        """Draw one icon."""
+        index = int(np.searchsorted(self._bars, rng.random() * self._bars[-1], side="right"))
+        return self.icons[min(index, len(self.icons) - 1)]
+
+
+def _by_identity(primer: Primer, split: str) -> list[list[Mapping[str, Any]]]:
+    """Group the people of a split by identity, so that each is drawn equally often."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for record in primer.characters:
+        if (record["split"] == "train") == (split == "train"):
+            groups[record["identity"]].append(record)
+    return list(groups.values())
