@@ -177,9 +177,14 @@ class TrainRequest(Request):
     resume: Annotated[bool, Field(description="Go on where the run stopped.")] = False
     overrides: Annotated[
         tuple[str, ...],
-        Field(description="Change one value of the recipe; may be given again."),
+        Field(description="Change one value of the recipe, for example loop.steps=500; may be given again."),
         Flag(("--set",), "KEY=VALUE"),
     ] = ()
+    output: Annotated[
+        Path | None,
+        Field(description="Folder of the run; default: runs/ and the name in the recipe."),
+        Flag(("-o", "--output"), "DIR"),
+    ] = None
 
 
 class PrimerDataRequest(Request):
@@ -187,6 +192,13 @@ class PrimerDataRequest(Request):
 
     dataset: Annotated[Literal["primer"], Field(description="Which data set."), Flag(positional=True)]
     output: Annotated[Path, Field(description="Folder to write."), Flag((), "OUT", True)]
+    seed: Annotated[int, Field(ge=0, description="Decides what is held out and which people are drawn.")] = 0
+    characters: Annotated[bool, Field(description="Draw people too.")] = True
+    packages: Annotated[
+        Path | None,
+        Field(description="A node_modules folder to use instead of installing the packages."),
+        Flag(metavar="DIR"),
+    ] = None
 
 
 class EvaluateRequest(Request):

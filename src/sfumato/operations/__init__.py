@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
-from sfumato.events import Event
-from sfumato.requests import Request
-
-Events = Generator[Event, None, None]
+from sfumato.errors import ConfigError
+from sfumato.operations.stream import Events
+from sfumato.requests import PrimerDataRequest, Request, TrainRequest
 
 
 def run(request: Request) -> Events:
@@ -24,4 +21,14 @@ def run(request: Request) -> Events:
     Raises:
         ConfigError: No use case takes this kind of request.
     """
-    raise NotImplementedError
+    match request:
+        case TrainRequest():
+            from sfumato.operations.train import train
+
+            return train(request)
+        case PrimerDataRequest():
+            from sfumato.operations.primer_data import primer_data
+
+            return primer_data(request)
+        case _:
+            raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")
