@@ -149,10 +149,10 @@ def paint(background: Background) -> UInt8[np.ndarray, "128 128 3"]:
         return np.full((SIZE, SIZE, 3), shades[0], dtype=np.uint8)
     if background.kind == "grain":
         grain = _grain(background.texture_seed)[..., None]
-        return (first + grain + 0.5).clip(0, 255).astype(np.uint8)
+        return np.asarray((first + grain + 0.5).clip(0, 255), dtype=np.uint8)
     share = _share(background)[..., None]
     second = np.array(shades[1], dtype=np.float32)
-    return (first + share * (second - first) + 0.5).astype(np.uint8)
+    return np.asarray(first + share * (second - first) + 0.5, dtype=np.uint8)
 
 
 def pick(rng: np.random.Generator, weights: Sequence[float]) -> int:
@@ -171,13 +171,14 @@ def _share(background: Background) -> Float32[np.ndarray, "128 128"]:
     if background.kind == "split":
         return np.asarray((_X if background.direction == "horizontal" else _Y) >= SIZE / 2, dtype=np.float32)
     if background.kind == "gradient":
-        return (_X if background.direction == "horizontal" else _Y) / np.float32(SIZE - 1)
+        ramp = (_X if background.direction == "horizontal" else _Y) / (SIZE - 1)
+        return np.asarray(ramp, dtype=np.float32)
     if background.kind == "stripes":
         along = {"vertical": _X, "horizontal": _Y, "diagonal": (_X + _Y) * np.float32(0.7071)}
         return _wave(along[background.direction], period)
     if background.kind == "checks":
         across, down = _wave(_X, period), _wave(_Y, period)
-        return across + down - 2 * across * down
+        return np.asarray(across + down - 2 * across * down, dtype=np.float32)
     fold_x, fold_y = (np.abs((axis + 0.5) % period - period / 2) for axis in (_X, _Y))
     return np.asarray(np.clip(0.3 * period + 0.5 - np.hypot(fold_x, fold_y), 0, 1), dtype=np.float32)
 
@@ -194,7 +195,7 @@ def _grain(seed: int) -> Float32[np.ndarray, "128 128"]:
     fine = rng.integers(-20, 21, (SIZE, SIZE)).astype(np.float32)
     coarse = Image.fromarray(rng.integers(0, 256, (SIZE // 4, SIZE // 4), dtype=np.uint8))
     wide = np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), dtype=np.float32)
-    return fine + (wide - 127.5) * np.float32(0.16)
+    return np.asarray(fine + (wide - 127.5) * 0.16, dtype=np.float32)
 
 
 def _two_apart(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, str]:
