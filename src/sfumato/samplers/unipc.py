@@ -62,8 +62,8 @@ def _exponential_step(x_t: Tensor, x_0: Tensor, level: Level, next_level: Level,
 def _corrected(past: Sequence[_Past], x_0: Tensor, level: Level) -> Tensor:
     """Redo the last step, now that the network was asked at its end (UniC).
 
-    The weights a solve `sum_m a_m r_m^(n-1) = b_n` for n = 1, 2 and `r = (-h_before / h, 1)` ([zhao2023] eq. 8). With one
-    past step the paper sets a = 1/2.
+    The weights a solve `sum_m a_m r_m^(n-1) = b_n` for n = 1, 2 and `r = (-h_before / h, 1)` ([zhao2023] eq. 8). With
+    one past step the paper sets a = 1/2.
     """
     last = past[-1]
     change = x_0 - last.x_0
