@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -18,8 +17,6 @@ from sfumato.models.posterior import Posterior
 from sfumato.models.quantizer import Quantized, VectorQuantizer
 from sfumato.nn.autoencoder_blocks import Decoder, Encoder
 from sfumato.tensors import Images, Latents
-
-Kind = Literal["kl", "vq"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class AutoencoderConfig:
         shift_factor: See scaling_factor.
     """
 
-    kind: Kind = "kl"
+    kind: str = "kl"
     channels: tuple[int, ...] = (128, 256, 512, 512)
     blocks_per_level: int = 2
     latent_channels: int = 4
@@ -61,17 +58,15 @@ class AutoencoderConfig:
         """Check the values against one another."""
         if self.kind not in ("kl", "vq"):
             raise ConfigError(f"kind is {self.kind!r}; needed: 'kl' or 'vq'.", field="kind")
+        for field in ("norm_groups", "blocks_per_level", "latent_channels", "embed_dim"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ConfigError(f"{field} is {value}; needed: at least 1.", field=field)
         if not self.channels or any(width < 1 or width % self.norm_groups for width in self.channels):
             raise ConfigError(
                 f"channels is {self.channels}; needed: at least one level, every width a multiple of "
                 f"norm_groups = {self.norm_groups}.",
                 field="channels",
-            )
-        if self.blocks_per_level < 1 or self.latent_channels < 1:
-            raise ConfigError(
-                f"blocks_per_level is {self.blocks_per_level}, latent_channels is {self.latent_channels}; "
-                "needed: at least 1 each.",
-                field="blocks_per_level" if self.blocks_per_level < 1 else "latent_channels",
             )
         if any(not 0 <= level < len(self.channels) for level in self.attention_levels):
             raise ConfigError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,8 +9,6 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, ShapeError
 
-Norm = Literal["batch", "group"]
-GanLoss = Literal["hinge", "vanilla"]
 Verdicts = Float[Tensor, "b 1 h w"]
 
 _GROUP_CHANNELS = 16
@@ -34,7 +30,7 @@ class PatchDiscriminator(nn.Module):
         ConfigError: If a number is out of range.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 3, *, norm: Norm = "batch", image_channels: int = 3) -> None:
+    def __init__(self, channels: int = 64, layers: int = 3, *, norm: str = "batch", image_channels: int = 3) -> None:
         super().__init__()
         if layers < 1 or channels < 1 or (norm == "group" and channels % 8):
             raise ConfigError(
@@ -75,7 +71,7 @@ class PatchDiscriminator(nn.Module):
         return verdicts
 
 
-def discriminator_loss(real: Verdicts, fake: Verdicts, kind: GanLoss = "hinge") -> Float[Tensor, ""]:
+def discriminator_loss(real: Verdicts, fake: Verdicts, kind: str = "hinge") -> Float[Tensor, ""]:
     """Return the loss of the discriminator.
 
     hinge: 1/2 (mean max(0, 1 - real) + mean max(0, 1 + fake));
@@ -123,7 +119,7 @@ def adaptive_weight(
     return weight.clamp(0.0, 1e4).detach()
 
 
-def _normalisation(norm: Norm, channels: int) -> nn.Module:
+def _normalisation(norm: str, channels: int) -> nn.Module:
     """The normalisation of one layer."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
