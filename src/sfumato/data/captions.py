@@ -28,6 +28,18 @@ _RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
     "next to": ("next to", "beside"),
     "on top of": ("on top of", "standing on"),
 }
+_PLACE_WORDS: dict[str, tuple[str, ...]] = {
+    "center": ("in the middle", "in the center", "centered"),
+    "left": ("on the left", "at the left edge", "on the left side"),
+    "right": ("on the right", "at the right edge", "on the right side"),
+    "top": ("at the top", "near the top"),
+    "bottom": ("at the bottom", "near the bottom"),
+    "top left": ("in the top left corner", "in the upper left", "top left"),
+    "top right": ("in the top right corner", "in the upper right", "top right"),
+    "bottom left": ("in the bottom left corner", "in the lower left", "bottom left"),
+    "bottom right": ("in the bottom right corner", "in the lower right", "bottom right"),
+}
+_SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "big")}
 _DRAWING = ("icon", "icon", "icon", "emoji", "drawing", "picture")
 
 
@@ -104,20 +116,6 @@ def with_article(words: str) -> str:
 def count_words(caption: str) -> int:
     """Count words and marks as a tokenizer sees them before it splits rare words."""
     return len(re.findall(r"[a-z0-9]+|[^\sa-z0-9]+", caption.lower()))
-
-
-_PLACE_WORDS: dict[str, tuple[str, ...]] = {
-    "center": ("in the middle", "in the center", "centered"),
-    "left": ("on the left", "at the left edge", "on the left side"),
-    "right": ("on the right", "at the right edge", "on the right side"),
-    "top": ("at the top", "near the top"),
-    "bottom": ("at the bottom", "near the bottom"),
-    "top left": ("in the top left corner", "in the upper left", "top left"),
-    "top right": ("in the top right corner", "in the upper right", "top right"),
-    "bottom left": ("in the bottom left corner", "in the lower left", "bottom left"),
-    "bottom right": ("in the bottom right corner", "in the lower right", "bottom right"),
-}
-_SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "big")}
 
 
 def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:

@@ -1,91 +1,232 @@
-"""Read picture files: every one that cannot be used is named, with the reason."""
+"""Pictures of the user: read safely, oriented, cropped to size, turned into tensors.
+
+Whatever is wrong with a file is said once, with its name; a picture is never silently skipped, stretched or cut short.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
-from sfumato.errors import EmptyDataset, UnreadableImage
+from sfumato.errors import CaptionMissing, ConfigError, DataError, EmptyDataset, UnreadableImage
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_PIXELS = 100_000_000
+"""Pictures with more pixels are refused before they are decoded: a small file can unpack to any size."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_WHITE = (255, 255, 255)
 
 
-def read_image(path: Path, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Read a picture as RGB, upright as the camera meant it, transparent parts filled.
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was read.
 
-    Args:
-        path: The file.
-        ground: Colour behind transparent parts.
-
-    Returns:
-        The picture, mode RGB.
-
-    Raises:
-        UnreadableImage: The file is missing, no picture, or damaged.
+    Attributes:
+        rgb: Its colours, see-through parts filled.
+        alpha: How solid each pixel is, 0 to 255; `None` when the file has no transparency.
+        path: Where it came from.
     """
-    picture = ImageOps.exif_transpose(_load(path))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        above = picture.convert("RGBA")
-        picture = Image.new("RGBA", above.size, (*ground, 255))
-        picture.alpha_composite(above)
-    return picture.convert("RGB")
+
+    rgb: UInt8[np.ndarray, "H W 3"]
+    alpha: UInt8[np.ndarray, "H W"] | None
+    path: Path
 
 
-def read_mask(path: Path) -> Image.Image:
-    """Read a mask: grey values, white where something is drawn anew; transparent parts count as black.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mask, mode L.
-
-    Raises:
-        UnreadableImage: The file is missing, no picture, or damaged.
-    """
-    return read_image(path, ground=(0, 0, 0)).convert("L")
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """List the pictures in a folder, sorted by name; hidden files and folders within are left out.
+def list_images(folder: Path | str) -> list[Path]:
+    """List the pictures of a folder, sorted by name, without those in folders below it.
 
     Args:
         folder: The folder.
 
     Returns:
-        At least one path.
+        Files that end in .png, .jpg, .jpeg, .webp or .bmp in upper or lower case; hidden files are left out.
 
     Raises:
-        EmptyDataset: The folder is missing, no folder, or holds no picture.
+        DataError: The folder does not exist or is a file.
+        EmptyDataset: There is no picture in it.
     """
+    folder = Path(folder)
     if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise EmptyDataset(f"'{folder}' {kind}; a folder with pictures was needed.", hint="Check the path.")
-    entries = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    pictures = [entry for entry in entries if entry.suffix.lower() in PICTURE_SUFFIXES]
-    if not pictures:
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}; a folder of pictures is needed.", hint="Check the path.")
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    found = sorted(path for path in entries if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if not found:
         raise EmptyDataset(
-            f"'{folder}' holds no picture ({len(entries)} files); needed: at least one of "
-            f"{', '.join(suffix[1:] for suffix in PICTURE_SUFFIXES)}.",
+            f"{folder} holds no pictures ({len(entries)} other entries); files ending in {', '.join(EXTENSIONS)} "
+            "are read.",
             hint="Put 3 to 5 pictures of the subject there.",
         )
-    return pictures
+    return found
 
 
-def _load(path: Path) -> Image.Image:
-    """Open a file and decode it whole, so that damage shows here and not later."""
+def load_image(path: Path | str, fill: tuple[int, int, int] = _WHITE) -> Picture:
+    """Read a picture, turned the way the camera was held.
+
+    Why the alpha is kept: a subject on a transparent ground can be put before other grounds.
+
+    Args:
+        path: A PNG, JPEG, WebP or BMP file; of an animation the first frame is taken.
+        fill: Colour that shows through where the picture is transparent, 0 to 255 each.
+
+    Returns:
+        The picture.
+
+    Raises:
+        DataError: The file does not exist or is a folder.
+        UnreadableImage: It is no picture, is damaged or cut short, or has too many pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"The picture {path} {what}.", hint="Check the path.")
+    with _explained(path), Image.open(path, formats=_FORMATS) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise UnreadableImage(
+                f"{path} has {opened.width} × {opened.height} pixels; at most {MAX_PIXELS} are read.",
+                hint="Scale it down first.",
+            )
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        if not image.has_transparency_data:
+            return Picture(_to_rgb(image), None, path)
+        solid = image.convert("RGBA")
+    ground = Image.new("RGBA", solid.size, (*fill, 255))
+    rgb = Image.alpha_composite(ground, solid).convert("RGB")
+    return Picture(np.asarray(rgb), np.asarray(solid.getchannel("A")), path)
+
+
+def crop_box(width: int, height: int, aspect: float = 1.0) -> tuple[int, int, int, int]:
+    """Return the largest centred box of an aspect ratio: left, top, right, bottom in pixels.
+
+    Args:
+        width: Width of the picture.
+        height: Height of the picture.
+        aspect: Width divided by height of the box.
+    """
+    box_width = min(width, max(1, round(height * aspect)))
+    box_height = min(height, max(1, round(box_width / aspect)))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def resize(
+    pixels: UInt8[np.ndarray, "H W 3"], width: int, height: int | None = None
+) -> UInt8[np.ndarray, "height_out width_out 3"]:
+    """Crop the middle to the wanted proportions and scale it with the Lanczos filter.
+
+    Args:
+        pixels: The picture.
+        width: Width of the result, in pixels.
+        height: Height of the result; `None` makes a square.
+
+    Returns:
+        The picture in the new size.
+
+    Raises:
+        ConfigError: A side is smaller than 1.
+    """
+    height = width if height is None else height
+    if width < 1 or height < 1:
+        raise ConfigError(
+            f"A picture of {width} × {height} pixels was asked for; each side needs 1 or more.", field="size"
+        )
+    image = Image.fromarray(pixels)
+    box = crop_box(image.width, image.height, width / height)
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def to_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 H W"]:
+    """Return the picture as float32 in [-1, 1], channels first."""
+    copied = torch.from_numpy(np.array(pixels))
+    return copied.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
+
+
+def to_pixels(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a picture in [-1, 1] as bytes; values outside are clipped. Undoes `to_tensor` exactly."""
+    scaled = image.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
+    pixels = scaled.to(torch.uint8).permute(1, 2, 0).contiguous()
+    return np.asarray(pixels)
+
+
+def load_tensor(path: Path | str, size: int, fill: tuple[int, int, int] = _WHITE) -> Float[Tensor, "3 size size"]:
+    """Read a picture, crop its middle square and scale it.
+
+    Args:
+        path: The file.
+        size: Width and height of the result, in pixels.
+        fill: Colour behind transparent parts.
+
+    Returns:
+        The picture in [-1, 1].
+
+    Raises:
+        DataError: The file does not exist.
+        UnreadableImage: It cannot be read.
+    """
+    return to_tensor(resize(load_image(path, fill).rgb, size))
+
+
+def read_caption(image: Path, default: str | None = None) -> str:
+    """Read the caption beside a picture: the file of the same name that ends in .txt.
+
+    Args:
+        image: The picture.
+        default: Caption for pictures without such a file; `None` makes the file necessary.
+
+    Returns:
+        The text in one line.
+
+    Raises:
+        CaptionMissing: There is no such file, or nothing in it, and no default.
+        DataError: The file is not UTF-8 text.
+    """
+    path = image.with_suffix(".txt")
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            return opened.copy()
-    except FileNotFoundError as error:
-        raise UnreadableImage(f"'{path}' does not exist; a picture was needed.", hint="Check the path.") from error
+        text = " ".join(path.read_text(encoding="utf-8-sig").split()) if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The caption {path} cannot be read as UTF-8 text: {error}.") from error
+    if text:
+        return text
+    if default is not None:
+        return default
+    what = f"{path.name} is empty" if path.is_file() else f"there is no {path.name}"
+    raise CaptionMissing(f"{image} has no caption: {what} beside it.", hint="Write one, or give a caption for all.")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn whatever the decoder says into one error that names the file."""
+    hint = "Open it in a picture viewer to check it, save it again as PNG, or take it out of the folder."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size has a limit of ours; damage that matters raises
+            yield
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"{path} has too many pixels: {error}", hint="Scale it down first.") from error
     except UnidentifiedImageError as error:
-        raise UnreadableImage(
-            f"'{path}' is no picture that can be read.", hint="Needed: PNG, JPEG, WebP or another common format."
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(
-            f"'{path}' is a damaged picture: {str(error).rstrip('.')}.", hint="Copy or save it again."
-        ) from error
+        size = path.stat().st_size
+        reason = "it is empty" if size == 0 else f"its {size} bytes are no PNG, JPEG, WebP or BMP"
+        raise UnreadableImage(f"{path} is not a readable picture: {reason}.", hint=hint) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImage(f"{path} is not a readable picture: {str(error).rstrip('.')}.", hint=hint) from error
+
+
+def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert any colour mode; 16-bit greys are scaled instead of clipped."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.float32) / 257.0
+        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
