@@ -58,7 +58,7 @@ class PerceptualLoss(nn.Module):
         """Return the compared maps: inner maps with unit length over the channels."""
         return [_unit(features) for features in self.network.stages(images, self.stages)]
 
-    def forward(self, images: Images, target: Images) -> PerRow:
+    def forward(self, images: Images, target: Float[Tensor, "_b 3 _H _W"]) -> PerRow:
         """Measure the distance of each picture from its target.
 
         Args:
