@@ -1,0 +1,315 @@
+"""A complete base model: what it is in memory, and its folder on disk.
+
+The folder is that of the diffusers `StableDiffusionPipeline`, so that a base of ours opens there unchanged and a folder
+made there opens here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.diffusion.parameterization import Prediction
+from sfumato.diffusion.schedules import Schedule
+from sfumato.errors import CheckpointError, MissingKeys, ShapeMismatch, UnknownFormat, UnusedKeys
+from sfumato.formats.atomic import atomic_folder
+from sfumato.formats.detect import BUNDLE, detect
+from sfumato.formats.diffusers_config import (
+    read_autoencoder_config,
+    read_scheduler,
+    read_text_config,
+    write_autoencoder_config,
+    write_scheduler,
+    write_text_config,
+)
+from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
+from sfumato.formats.diffusers_weights import modernised, read_weights
+from sfumato.formats.safe_io import content_hash, write_safetensors
+from sfumato.formats.strict_json import Json, read_json
+from sfumato.models.autoencoder import Autoencoder
+from sfumato.models.denoiser import Denoiser
+from sfumato.models.text_encoder import TextEncoder
+from sfumato.models.tokenizer import Tokenizer
+from sfumato.models.unet import UNet
+from sfumato.runtime.suggestions import did_you_mean
+
+EMBEDDED = ("primer",)
+_BASES = Path(__file__).resolve().parents[1] / "bases"
+_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+_INDEX: Json = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.30.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass
+class Bundle:
+    """A base model with all its parts, ready to compute in float32.
+
+    Attributes:
+        autoencoder: Pictures to latents and back.
+        unet: The network that predicts.
+        text_encoder: Token ids to features.
+        tokenizer: Text to token ids.
+        schedule: Noise schedule of the training.
+        prediction: What the network predicts.
+        name: Short name, for files that refer to this base.
+        native_size: Side in pixels of the pictures that the base was trained on.
+        source: Folder that it was loaded from, if any.
+    """
+
+    autoencoder: Autoencoder
+    unet: UNet
+    text_encoder: TextEncoder
+    tokenizer: Tokenizer
+    schedule: Schedule
+    prediction: Prediction
+    name: str
+    native_size: int
+    source: Path | None = field(default=None, compare=False)
+
+    @cached_property
+    def base_hash(self) -> str:
+        """SHA-256 of the weights at half precision, the same for every storage precision.
+
+        Computed at the first use; do not ask while an adapter is merged in.
+        """
+        return content_hash(
+            {
+                f"{part}.{name}": tensor
+                for part, module in self.modules.items()
+                for name, tensor in module.state_dict().items()
+            }
+        )
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by the names that files use."""
+        return {"autoencoder": self.autoencoder, "unet": self.unet, "text_encoder": self.text_encoder}
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels that a side of a picture must be a multiple of."""
+        return self.autoencoder.downsample_factor * self.unet.config.downsample_factor
+
+    def denoiser(self) -> Denoiser:
+        """Join U-Net, schedule and prediction into what samplers need."""
+        return Denoiser(self.unet, self.schedule, self.prediction)
+
+    def freeze(self) -> None:
+        """Put every network into inference mode and stop its weights from learning."""
+        for module in self.modules.values():
+            module.eval().requires_grad_(False)
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Find the folder of a base model.
+
+    Args:
+        name_or_path: `primer`, or a folder in diffusers layout.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: There is no such base, or the embedded one is not part of this installation.
+        UnknownFormat: It is something else; the message says what.
+        UnsafeFile: It is a pickle.
+    """
+    if str(name_or_path) in EMBEDDED and not Path(name_or_path).is_dir():
+        folder = _BASES / str(name_or_path)
+        if not (folder / "model_index.json").is_file():
+            raise CheckpointError(
+                f"The embedded base '{name_or_path}' is not part of this installation.",
+                field="base",
+                hint="Install sfumato from a release, or name a folder in diffusers layout.",
+            )
+        return folder
+    path = Path(name_or_path)
+    if not path.exists() and not path.suffix:
+        names = [*EMBEDDED, *(str(folder.parent) for folder in Path().glob("*/model_index.json"))]
+        raise CheckpointError(
+            f"There is no base '{name_or_path}': it is neither built in ({', '.join(EMBEDDED)}) nor a folder.",
+            field="base",
+            hint=f"{did_you_mean(str(name_or_path), names)} Models from a hub must be downloaded first.",
+        )
+    kind = detect(path)
+    if kind != BUNDLE:
+        raise UnknownFormat(
+            f"'{path}' is {kind}; a base must be a folder in diffusers layout, with model_index.json in it.",
+            field="base",
+            hint="Give a LoRA or concept as --concept." if "LoRA" in kind or "concept" in kind else None,
+        )
+    return path
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle:
+    """Load a base model, checking every key of its configuration and every tensor.
+
+    Args:
+        name_or_path: `primer`, or a folder in diffusers layout.
+
+    Returns:
+        The bundle in float32, frozen, in inference mode, networks in channels-last layout.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or damaged.
+        UnknownFormat: A configuration that our networks cannot follow; key and value are named.
+        MissingKeys: Tensors are absent.
+        UnusedKeys: Tensors that no part takes.
+        ShapeMismatch: A tensor of another shape.
+        UnsafeFile: The weights are only there as a pickle.
+    """
+    folder = find_bundle(name_or_path)
+    index = read_json(folder / "model_index.json")
+    for part in _PARTS:
+        if not (folder / part).is_dir():
+            raise CheckpointError(f"'{folder}' has no folder '{part}'.", hint="Download or copy it again.")
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    configs = {part: (read_json(folder / part / "config.json"), f"{folder / part}/config.json") for part in _PARTS[:3]}
+    scheduler_file = folder / "scheduler" / "scheduler_config.json"
+    schedule, prediction = read_scheduler(read_json(scheduler_file), str(scheduler_file))
+    text_config = read_text_config(
+        *configs["text_encoder"], bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+    )
+    autoencoder_config = read_autoencoder_config(*configs["vae"])
+    unet_config = read_unet_config(*configs["unet"])
+    with torch.device("meta"):
+        autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
+        text_encoder = TextEncoder(text_config)
+    sample_size = configs["unet"][0].get("sample_size") or 64
+    bundle = Bundle(
+        autoencoder=_filled(autoencoder, folder / "vae"),
+        unet=_filled(unet, folder / "unet"),
+        text_encoder=_filled(text_encoder, folder / "text_encoder"),
+        tokenizer=tokenizer,
+        schedule=Schedule(schedule),
+        prediction=prediction,
+        name=str(index.get("_sfumato_name") or folder.resolve().name),
+        native_size=int(sample_size) * autoencoder.downsample_factor,
+        source=folder,
+    )
+    bundle.freeze()
+    return bundle
+
+
+def save_bundle(
+    bundle: Bundle,
+    folder: Path,
+    dtype: torch.dtype = torch.float16,
+    *,
+    files: Mapping[str, str] | None = None,
+) -> None:
+    """Write a base model as a folder in diffusers layout, as a whole or not at all.
+
+    Args:
+        bundle: What to write.
+        folder: Target; an existing one is replaced.
+        dtype: Storage precision, float16 or float32.
+        files: Further text files, such as a model card, by relative path.
+
+    Raises:
+        StorageError: The folder could not be written; the old one stays.
+        UnknownFormat: The layout has no key for an option of a network.
+    """
+    factor = bundle.autoencoder.downsample_factor
+    vae_config = write_autoencoder_config(bundle.autoencoder.config, bundle.native_size)
+    index = {**_INDEX, "_sfumato_name": bundle.name, "vae": ["diffusers", vae_config["_class_name"]]}
+    contents: dict[str, Json] = {
+        "model_index.json": index,
+        "vae/config.json": vae_config,
+        "unet/config.json": write_unet_config(bundle.unet.config, bundle.native_size // factor),
+        "text_encoder/config.json": write_text_config(bundle.text_encoder.config),
+        "scheduler/scheduler_config.json": write_scheduler(bundle.schedule.config, bundle.prediction),
+    }
+    weights: dict[str, nn.Module] = {
+        "vae/diffusion_pytorch_model.safetensors": bundle.autoencoder,
+        "unet/diffusion_pytorch_model.safetensors": bundle.unet,
+        "text_encoder/model.safetensors": bundle.text_encoder,
+    }
+    with atomic_folder(folder) as stage:
+        for name, content in contents.items():
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            (stage / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        bundle.tokenizer.save(stage / "tokenizer")
+        for name, module in weights.items():
+            write_safetensors(stage / name, {key: _stored(t, dtype) for key, t in module.state_dict().items()})
+        for name, text in (files or {}).items():
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            (stage / name).write_text(text, encoding="utf-8")
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put tensors into a model, in float32; every key must fit.
+
+    Args:
+        model: May live on the meta device; its parameters are replaced.
+        tensors: Values by key.
+        source: Where they come from, for messages.
+
+    Raises:
+        MissingKeys: The model needs a key that is absent.
+        UnusedKeys: A key that the model does not have.
+        ShapeMismatch: A tensor of another shape.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in tensors]
+    unused = [key for key in tensors if key not in own]
+    if missing:
+        raise MissingKeys(
+            f"'{source}' lacks {len(missing)} of the {len(own)} tensors that the model needs, first '{missing[0]}'.",
+            hint=did_you_mean(missing[0], unused) if unused else "The file is not complete.",
+        )
+    if unused:
+        raise UnusedKeys(
+            f"'{source}' has {len(unused)} tensors that no part of the model takes, first '{unused[0]}'.",
+            hint="config.json does not describe these weights.",
+        )
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape:
+            raise ShapeMismatch(
+                f"'{key}' in '{source}' has shape {tuple(tensor.shape)}, the model needs {tuple(own[key].shape)}.",
+                hint="config.json does not describe these weights.",
+            )
+    values = {key: t.to(torch.float32, copy=True) if t.is_floating_point() else t for key, t in tensors.items()}
+    model.load_state_dict(values, assign=True)
+
+
+def _filled(model: Model, folder: Path) -> Model:
+    """Load the weights of one part into its model and lay it out for convolutions."""
+    source, tensors = read_weights(folder)
+    fill(model, modernised(tensors, {key: t.ndim for key, t in model.state_dict().items()}), str(source))
+    placed: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loaded: Model = placed
+    return loaded
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert a weight for storage and refuse what the precision cannot hold."""
+    if not tensor.is_floating_point():
+        return tensor
+    stored = tensor.to(dtype)
+    if not bool(stored.isfinite().all()):
+        worst = float(tensor.abs().max())
+        raise CheckpointError(
+            f"A weight of size {worst:g} does not fit into {dtype}.", hint="Save with dtype=torch.float32."
+        )
+    return stored
