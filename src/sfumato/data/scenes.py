@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.backgrounds import Background, Kind, draw_background, pick
+from sfumato.data.backgrounds import KINDS, Background, Kind, draw_background, pick
 from sfumato.data.captions import describe
 from sfumato.data.compose import (
     Scene,
@@ -26,7 +26,7 @@ from sfumato.data.compose import (
     portrait_box,
     render,
 )
-from sfumato.data.facts import RELATIONS, Facts, SizeName
+from sfumato.data.facts import RELATIONS, SIZES, Facts, SizeName
 from sfumato.data.layout import draw_place, draw_side, fit, place_one
 from sfumato.data.primer.characters import describe as describe_person
 from sfumato.data.primer.library import SPLITS, IconRecord, Primer
@@ -35,7 +35,7 @@ from sfumato.runtime.seeding import derive_seed
 
 __all__ = ["Primer", "Scene", "SceneConfig", "SceneSampler", "compose", "compose_pair", "compose_person"]
 
-_PAIR_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
+PAIR_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
 
 
 def _icon_groups() -> dict[str, float]:
@@ -77,31 +77,32 @@ class SceneConfig:
     character_sides: tuple[float, float] = (0.85, 1.0)
 
     def __post_init__(self) -> None:
-        weights = {
-            "icon_weight": self.icon_weight,
-            "pair_weight": self.pair_weight,
-            "character_weight": self.character_weight,
-            **{f"size_weights[{k}]": v for k, v in self.size_weights.items()},
-            **{f"background_weights[{k}]": v for k, v in self.background_weights.items()},
-            **{f"group_weights[{k}]": v for k, v in self.group_weights.items()},
-        }
-        for name, weight in weights.items():
-            if not 0 <= weight < float("inf"):
-                raise ConfigError(f"{name} is {weight}; a weight is a number from 0 on.", field=name)
-        kinds = (self.icon_weight, self.pair_weight, self.character_weight)
-        for name, values in (
-            ("icon_weight, pair_weight and character_weight", kinds),
-            ("size_weights", self.size_weights.values()),
-            ("background_weights", self.background_weights.values()),
-        ):
-            if not sum(values) > 0:
-                raise ConfigError(f"{name} are all 0; at least one must be more.", field=name.split(",")[0])
+        scenes = ("icon_weight", "pair_weight", "character_weight")
+        _check_weights("scene weights", {name: getattr(self, name) for name in scenes}, scenes)
+        _check_weights("size_weights", self.size_weights, tuple(SIZES))
+        _check_weights("background_weights", self.background_weights, KINDS)
+        _check_weights("group_weights", self.group_weights, tuple(self.group_weights))
+        for name in ("centered", "same_style"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} is {share}; a probability from 0 to 1 is needed.", field=name)
         low, high = self.character_sides
-        if not 0 < low <= high <= 1:
+        if not 0.5 <= low <= high <= 1:
             raise ConfigError(
-                f"character_sides is {self.character_sides}; two shares are needed, 0 < smallest <= largest <= 1.",
+                f"character_sides is {low} to {high}; two shares are needed, 0.5 <= smallest <= largest <= 1.",
                 field="character_sides",
             )
+
+
+def _check_weights(name: str, weights: Mapping[Any, float], known: Sequence[str]) -> None:
+    """Refuse weights of unknown things, negative ones, and those that leave nothing to draw."""
+    for key, weight in weights.items():
+        if key not in known:
+            raise ConfigError(f"{name} names '{key}'; known: {', '.join(known)}.", field=name)
+        if not 0 <= weight < float("inf"):
+            raise ConfigError(f"{name}: '{key}' is {weight}; a weight is a number from 0 on.", field=name)
+    if known and not sum(weights.values()) > 0:
+        raise ConfigError(f"{name}: all are 0; at least one must be more.", field=name)
 
 
 class SceneSampler:
@@ -125,12 +126,12 @@ class SceneSampler:
         self.config = config or SceneConfig()
         weights = self.config.group_weights
         self._icons = _Pool([i for i in primer.icons if i.split == split], weights)
-        self._first = _Pool([i for i in self._icons.icons if i.group in _PAIR_GROUPS], weights)
-        self._second = _Pool([i for i in primer.icons if i.split == "train" and i.group in _PAIR_GROUPS], weights)
-        self._people = _by_identity(primer, split)
+        self._first = _Pool([i for i in self._icons.icons if i.group in PAIR_GROUPS], weights)
+        self._second = _Pool([i for i in primer.icons if i.split == "train" and i.group in PAIR_GROUPS], weights)
+        self._people = people_of(primer, split)
         wanted: tuple[tuple[str, float, int], ...] = (
             ("icon_weight", self.config.icon_weight, len(self._icons.icons)),
-            ("pair_weight", self.config.pair_weight, min(len(self._first.icons), len(self._second.icons) - 1)),
+            ("pair_weight", self.config.pair_weight, min(len(self._first.icons), self._second.concepts - 1)),
             ("character_weight", self.config.character_weight, len(self._people)),
         )
         for name, weight, found in wanted:
@@ -205,6 +206,7 @@ class _Pool:
 
     def __init__(self, icons: Sequence[IconRecord], weights: Mapping[str, float]) -> None:
         self.icons = [icon for icon in icons if weights.get(icon.group, 1.0) > 0]
+        self.concepts = len({icon.concept for icon in self.icons})
         self._bars = np.array(list(accumulate(weights.get(icon.group, 1.0) for icon in self.icons)))
 
     def draw(self, rng: np.random.Generator) -> IconRecord:
@@ -213,7 +215,7 @@ class _Pool:
         return self.icons[min(index, len(self.icons) - 1)]
 
 
-def _by_identity(primer: Primer, split: str) -> list[list[Mapping[str, Any]]]:
+def people_of(primer: Primer, split: str) -> list[list[Mapping[str, Any]]]:
     """Group the people of a split by identity, so that each is drawn equally often."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for record in primer.characters:
