@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,10 +11,8 @@ from sfumato.diffusion.parameterization import Prediction, check_prediction, ove
 from sfumato.errors import ConfigError
 from sfumato.tensors import Latents, PerRow
 
-LossKind = Literal["l1", "l2", "huber", "pseudo_huber"]
-LOSSES: tuple[LossKind, ...] = ("l1", "l2", "huber", "pseudo_huber")
-Weighting = Literal["none", "min_snr", "debiased"]
-WEIGHTINGS: tuple[Weighting, ...] = ("none", "min_snr", "debiased")
+LOSSES = ("l1", "l2", "huber", "pseudo_huber")
+WEIGHTINGS = ("none", "min_snr", "debiased")
 
 
 def q_sample(x_0: Latents, eps: Latents, alpha: float | PerRow, sigma: float | PerRow) -> Latents:
@@ -93,7 +89,7 @@ def transfer(x_t: Latents, x_0: Latents, level: Level, next_level: Level) -> Lat
     return (next_level.alpha - kept * level.alpha) * x_0 + kept * x_t
 
 
-def loss_weight(kind: Weighting, snr: PerRow, prediction: Prediction, gamma: float = 5.0) -> PerRow:
+def loss_weight(kind: str, snr: PerRow, prediction: Prediction, gamma: float = 5.0) -> PerRow:
     """Return the weight of each row's loss.
 
     A squared error on eps is SNR times, on v SNR + 1 times, that on x_0. `min_snr`: `min(SNR, gamma)` on x_0, hence
@@ -133,7 +129,7 @@ def loss_weight(kind: Weighting, snr: PerRow, prediction: Prediction, gamma: flo
     return on_x_0 / (snr + 1) if prediction == "v" else on_x_0
 
 
-def elementwise_loss(kind: LossKind, output: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
+def elementwise_loss(kind: str, output: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
     """Return the loss of every element, to be weighted and averaged by the caller.
 
     With `d = output - target`: `l1` |d| · `l2` d² · `huber` d²/2 up to |d| = delta, then delta (|d| - delta/2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor
 
@@ -21,7 +20,7 @@ def ddpm(
     levels: Sequence[Level],
     *,
     draw: Draw,
-    variance: Literal["posterior", "forward"] = "posterior",
+    variance: str = "posterior",
     temperature: float = 1.0,
 ) -> Iterator[Step]:
     """Draw each level from the posterior given the predicted x_0.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfumato.diffusion.noise_level import Denoise, Level
 from sfumato.diffusion.process import q_sample
+from sfumato.errors import ConfigError
 from sfumato.events import Step
 from sfumato.samplers.protocol import Draw
 
@@ -33,7 +34,12 @@ def lcm(
 
     Yields:
         One step per pair of levels; x_0 is f.
+
+    Raises:
+        ConfigError: A negative boundary scaling.
     """
+    if boundary_scaling < 0:
+        raise ConfigError(f"boundary_scaling is {boundary_scaling}; needed: 0 or more.", field="boundary_scaling")
     for step, (level, next_level) in enumerate(pairwise(levels)):
         x_0 = denoise(x_t, level)
         if boundary_scaling > 0:
