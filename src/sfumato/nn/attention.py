@@ -30,6 +30,25 @@ def to_map(tokens: Float[Tensor, "b l c"], height: int, width: int) -> Float[Ten
     return tokens.reshape(tokens.shape[0], height, width, -1).permute(0, 3, 1, 2)
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution computed as one matrix product over all positions.
+
+    The weight keeps its four dimensions, so checkpoints and adapters see a convolution. On channels-last memory no
+    number is moved, while the CPU's own 1x1 convolution copies its input twice.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the result.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c_out h w"]:
+        """Mix the channels of every position."""
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 def split_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b {heads} l d"]:
     """View the channels as `heads` groups, heads in front of tokens."""
     batch, length, _ = tokens.shape
@@ -241,7 +260,7 @@ class SpatialTransformer(nn.Module):
 
     def _projection(self, channels: int) -> nn.Module:
         """Return a layer that mixes channels at each position."""
-        return nn.Linear(channels, channels) if self.linear_projection else nn.Conv2d(channels, channels, 1)
+        return nn.Linear(channels, channels) if self.linear_projection else PointwiseConv(channels, channels)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"] | ContextCache
