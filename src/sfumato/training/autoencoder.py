@@ -1,0 +1,233 @@
+"""Train the first stage: reconstruction, regulariser and, from a chosen step on, a discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.events import Artifact, Event, Preview
+from sfumato.models.autoencoder import Autoencoder, Reconstruction
+from sfumato.models.discriminator import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
+from sfumato.models.perceptual import PerceptualLoss
+from sfumato.models.posterior import measure_scaling
+from sfumato.runtime.seeding import generator
+from sfumato.tensors import Images, PerRow
+from sfumato.training.ema import Ema
+from sfumato.training.loop import train
+from sfumato.training.parts import load_weights, save_autoencoder, seeded, start_weights
+from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
+from sfumato.training.recipe_file import AutoencoderRecipe, settings_of
+from sfumato.training.sheets import psnr, save_sheet
+from sfumato.training.stream import Prefetched
+from sfumato.training.task import LossReport, Phase, Task
+
+_ENCODE_BATCH = 32
+_PREVIEW_PICTURES = 8
+
+
+def train_autoencoder(recipe: AutoencoderRecipe, run_dir: Path, resume: bool = False) -> Iterator[Event]:
+    """Train an autoencoder; at the end measure the scale of its latents and write it to `run_dir/autoencoder`.
+
+    Args:
+        recipe: Everything that decides the run.
+        run_dir: Folder for checkpoints, previews, events and the result.
+        resume: Go on from the newest checkpoint.
+
+    Yields:
+        The events of `loop.train`, and an `Artifact` for the finished folder.
+
+    Raises:
+        SfumatoError: See `loop.train`; or the data cannot be opened.
+    """
+    settings = settings_of(recipe, data=fingerprint(recipe.data))
+    trainer = AutoencoderTrainer(recipe)
+    yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, resume=resume)
+
+
+@dataclass
+class _Seen:
+    """The last batch with its reconstruction, kept for the discriminator's turn in the same step."""
+
+    draw: int
+    images: Images
+    fake: Images
+
+
+class AutoencoderTrainer:
+    """Holds the networks of an autoencoder run and computes its losses.
+
+    Args:
+        recipe: Everything that decides the run.
+    """
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        self.recipe = recipe
+        self.device = torch.device(recipe.device)
+        self.autoencoder = seeded(recipe.seed, "autoencoder", lambda: Autoencoder(recipe.autoencoder))
+        if recipe.init_from is not None:
+            load_weights(self.autoencoder, start_weights(recipe.init_from, "autoencoder"), str(recipe.init_from))
+        self.discriminator = self._discriminator()
+        self.perceptual = self._perceptual()
+        for module in (self.autoencoder, self.discriminator, self.perceptual):
+            if module is not None:
+                module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = None if recipe.ema is None else Ema({"autoencoder": self.autoencoder}, recipe.ema)
+        self.pictures = Prefetched(PictureBatches(recipe.data, recipe.batch_size), recipe.data.workers)
+        self._seen: _Seen | None = None
+        self._fixed: Images | None = None
+
+    def task(self) -> Task:
+        """Return what the loop needs."""
+        recipe, start = self.recipe, self.recipe.objective.adversarial_start
+        phases = [Phase("autoencoder", {"autoencoder": self.autoencoder}, self.loss, recipe.optim)]
+        saved: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
+        if self.discriminator is not None:
+            saved["discriminator"] = self.discriminator
+            phases.append(
+                Phase(
+                    "discriminator",
+                    {"discriminator": self.discriminator},
+                    self.discriminator_loss,
+                    recipe.discriminator_optim,
+                    lambda step: step >= start,
+                )
+            )
+        return Task(
+            phases,
+            saved,
+            recipe.seed,
+            self.ema,
+            validate=self.validate,
+            preview=self.preview,
+            finish=self.finish,
+            close=self.pictures.close,
+        )
+
+    def loss(self, draw: int) -> LossReport:
+        """Compute the autoencoder's loss of a draw."""
+        batch = self.pictures.get(draw)
+        images = self._images(batch)
+        done = self._reconstruct(images, draw)
+        terms = self._terms(images, done)
+        wanted = terms["pixel"] + self.recipe.objective.perceptual_weight * terms["perceptual"]
+        per_sample = wanted + terms["regulariser"]
+        loss, metrics = per_sample.mean(), {name: term.detach().mean() for name, term in terms.items()}
+        if self.discriminator is not None and self._step(draw) >= self.recipe.objective.adversarial_start:
+            adversarial = generator_loss(self.discriminator(done.images))
+            weight = adaptive_weight(wanted.mean(), adversarial, self.autoencoder.last_layer)
+            loss = loss + self.recipe.objective.adversarial_weight * weight * adversarial
+            metrics |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
+        self._seen = _Seen(draw, images, done.images.detach())
+        return LossReport(loss, metrics, batch.ids, per_sample.detach(), len(images))
+
+    def discriminator_loss(self, draw: int) -> LossReport:
+        """Compute the discriminator's loss on the same pictures and their reconstructions."""
+        assert self.discriminator is not None
+        if self._seen is None or self._seen.draw != draw:
+            images = self._images(self.pictures.get(draw))
+            with torch.no_grad():
+                self._seen = _Seen(draw, images, self._reconstruct(images, draw).images)
+        real, fake = self.discriminator(self._seen.images), self.discriminator(self._seen.fake)
+        loss = discriminator_loss(real, fake, self.recipe.objective.gan_loss)
+        return LossReport(loss, {"real": real.detach().mean(), "fake": fake.detach().mean()})
+
+    def validate(self, step: int) -> Mapping[str, float]:
+        """Measure the reconstruction of fixed pictures, with the averaged weights where there are some."""
+        images = self._validation_images()
+        with self._shipped(), torch.no_grad():
+            parts = [self.autoencoder(part) for part in images.split(_ENCODE_BATCH)]
+            fake = torch.cat([part.images for part in parts])
+            values = {"l1": (fake - images).abs().mean(), "psnr": psnr(fake, images).mean()}
+            if self.perceptual is not None:
+                pairs = zip(fake.split(_ENCODE_BATCH), images.split(_ENCODE_BATCH), strict=True)
+                values["perceptual"] = torch.cat([self.perceptual(a, b) for a, b in pairs]).mean()
+            if self.recipe.autoencoder.kind == "kl":
+                values["kl_per_picture"] = torch.cat([part.posterior.kl() for part in parts]).mean()
+        return {f"validation/{name}": float(value) for name, value in values.items()}
+
+    def preview(self, step: int, folder: Path) -> Iterator[Event]:
+        """Write a sheet: fixed pictures over their reconstructions."""
+        images = self._validation_images()[:_PREVIEW_PICTURES]
+        with self._shipped(), torch.no_grad():
+            fake = self.autoencoder(images).images
+        yield Preview(step, save_sheet([images, fake], folder / f"step-{step:08d}.png"))
+
+    def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Measure the scale of the latents and write the autoencoder."""
+        count = -(-self.recipe.scaling_pictures // _ENCODE_BATCH)
+        batches = PictureBatches(self.recipe.data, _ENCODE_BATCH, "scaling")
+        with self._shipped(), torch.no_grad():
+            statistics = measure_scaling(self._sampled_latents(batches(index), index) for index in range(count))
+            shift = statistics.mean if self.recipe.shift else 0.0
+            self.autoencoder.set_scaling(statistics.scaling_factor, shift)
+            folder = save_autoencoder(self.autoencoder, run_dir / "autoencoder")
+        info = {"scaling_factor": statistics.scaling_factor, "shift_factor": shift, **self.validate(step)}
+        yield Artifact(folder, "autoencoder", info)
+
+    def _sampled_latents(self, batch: PictureBatch, index: int) -> Tensor:
+        """Draw the unscaled latents of some pictures."""
+        posterior = self.autoencoder.encode(self._images(batch))
+        draw = generator(self.recipe.seed, "scaling", index)
+        return posterior.sample(torch.randn(posterior.mean.shape, generator=draw).to(self.device))
+
+    def _reconstruct(self, images: Images, draw: int) -> Reconstruction:
+        """Encode, draw latents, decode."""
+        config, f = self.recipe.autoencoder, self.autoencoder.downsample_factor
+        if config.kind != "kl":
+            return self.autoencoder(images)  # type: ignore[no-any-return]
+        shape = (len(images), config.latent_channels, images.shape[2] // f, images.shape[3] // f)
+        eps = torch.randn(shape, generator=generator(self.recipe.seed, "train/posterior", draw))
+        return self.autoencoder(images, eps.to(self.device))  # type: ignore[no-any-return]
+
+    def _terms(self, images: Images, done: Reconstruction) -> dict[str, PerRow]:
+        """Compute the terms of the loss for each picture."""
+        objective = self.recipe.objective
+        gap = done.images - images
+        pixel = (gap.abs() if objective.pixel_loss == "l1" else gap.square()).flatten(1).mean(1)
+        perceptual = torch.zeros_like(pixel) if self.perceptual is None else self.perceptual(done.images, images)
+        if done.quantized is None:
+            regulariser = objective.kl_weight * done.posterior.kl() / images[0].numel()
+        else:
+            regulariser = objective.codebook_weight * done.quantized.loss().expand(len(images))
+        return {"pixel": pixel, "perceptual": perceptual, "regulariser": regulariser}
+
+    def _images(self, batch: PictureBatch) -> Images:
+        """Bring pictures to the device."""
+        return batch.images().to(self.device)
+
+    def _step(self, draw: int) -> int:
+        """Return the step that a draw belongs to."""
+        return draw // self.recipe.loop.accumulate
+
+    def _validation_images(self) -> Images:
+        """Return the fixed pictures."""
+        if self._fixed is None:
+            batches = PictureBatches(self.recipe.data, self.recipe.validation_pictures, "validation")
+            self._fixed = self._images(batches(0))
+        return self._fixed
+
+    def _shipped(self) -> AbstractContextManager[None]:
+        """Use the weights that are shipped inside the block."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
+    def _discriminator(self) -> PatchDiscriminator | None:
+        """Build the discriminator if it is wanted."""
+        objective = self.recipe.objective
+        if objective.adversarial_weight == 0:
+            return None
+
+        def build() -> PatchDiscriminator:
+            layers, norm = objective.discriminator_layers, objective.discriminator_norm
+            return PatchDiscriminator(objective.discriminator_channels, layers, norm=norm)
+
+        return seeded(self.recipe.seed, "discriminator", build)
+
+    def _perceptual(self) -> PerceptualLoss | None:
+        """Build the perceptual loss if it is wanted."""
+        objective = self.recipe.objective
+        return None if objective.perceptual_weight == 0 else PerceptualLoss(stages=objective.perceptual_stages)

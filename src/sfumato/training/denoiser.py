@@ -1,0 +1,274 @@
+"""Train the second stage: the denoising U-Net and its text encoder, on latents of a frozen autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.diffusion.schedules import Schedule
+from sfumato.errors import ConfigError, DataError
+from sfumato.events import Event, Metric, Notice, Preview, Progress
+from sfumato.models.autoencoder import Autoencoder
+from sfumato.models.denoiser import Denoiser
+from sfumato.models.text_encoder import TextEncoder
+from sfumato.models.tokenizer import Tokenizer
+from sfumato.models.unet import UNet
+from sfumato.runtime.seeding import generator
+from sfumato.tensors import Context, Images, Latents, PerRow, Times
+from sfumato.training.autoencoder import train_autoencoder
+from sfumato.training.ema import Ema
+from sfumato.training.latents import LatentPool, Shard
+from sfumato.training.loop import train
+from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
+from sfumato.training.parts import load_autoencoder, load_weights, seeded, start_weights, weights_hash
+from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
+from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, load_recipe, settings_of
+from sfumato.training.samples import sample_images
+from sfumato.training.sheets import save_sheet
+from sfumato.training.stream import Prefetched
+from sfumato.training.task import LossReport, Phase, Task
+from sfumato.training.text import learned_tokenizer, text_encoder_config, tokenizer_hash
+
+_VALIDATION_BATCH = 64
+
+
+def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) -> Iterator[Event]:
+    """Train a denoiser and its text encoder; at the end write a bundle to `run_dir/bundle`.
+
+    Args:
+        recipe: Everything that decides the run.
+        run_dir: Folder for checkpoints, previews, events and the result.
+        resume: Go on from the newest checkpoint.
+
+    Yields:
+        The events of `loop.train`, `Progress` while parts are prepared, and an `Artifact` for the bundle.
+
+    Raises:
+        SfumatoError: See `loop.train`; or a part cannot be read or does not fit the others.
+    """
+    place = recipe.autoencoder
+    if recipe.autoencoder_recipe is not None:
+        place = run_dir / "autoencoder"
+        yield from _first_stage(recipe.autoencoder_recipe, place)
+    if place is None:
+        raise ConfigError(
+            "Neither autoencoder nor autoencoder_recipe is given; a denoiser works on an autoencoder's latents.",
+            field="autoencoder",
+            hint="Name the folder that `sfumato train autoencoder` wrote.",
+        )
+    autoencoder = load_autoencoder(place)
+    yield Progress("tokenizer", 0, 1)
+    tokenizer = learned_tokenizer(recipe, run_dir)
+    yield Progress("tokenizer", 1, 1)
+    trainer = DenoiserTrainer(recipe, run_dir, autoencoder, tokenizer)
+    yield from train(trainer.task(), recipe.loop, run_dir, settings=trainer.settings, resume=resume)
+
+
+def _first_stage(recipe_file: Path, run_dir: Path) -> Iterator[Event]:
+    """Train the autoencoder that the denoiser's recipe names, unless that is done."""
+    if (run_dir / "autoencoder").is_dir():
+        return
+    recipe = load_recipe(recipe_file, AutoencoderRecipe)
+    for event in train_autoencoder(recipe, run_dir, resume=True):
+        if isinstance(event, Metric):
+            yield Progress("autoencoder", event.step, recipe.loop.steps)
+        elif isinstance(event, Notice):
+            yield event
+
+
+class DenoiserTrainer:
+    """Holds the networks of a denoiser run and computes the loss.
+
+    Args:
+        recipe: Everything that decides the run.
+        run_dir: Folder of the run.
+        autoencoder: The frozen first stage.
+        tokenizer: Turns captions into tokens; `None` for an unconditional denoiser.
+    """
+
+    def __init__(
+        self, recipe: DenoiserRecipe, run_dir: Path, autoencoder: Autoencoder, tokenizer: Tokenizer | None
+    ) -> None:
+        self.recipe, self.run_dir, self.tokenizer = recipe, run_dir, tokenizer
+        self.device = torch.device(recipe.device)
+        self.schedule = Schedule(recipe.schedule)
+        self.autoencoder = autoencoder.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _check_fit(recipe, autoencoder)
+        self.unet = seeded(recipe.seed, "unet", lambda: UNet(recipe.unet))
+        self.unet.gradient_checkpointing = recipe.gradient_checkpointing
+        self.text_encoder = self._text_encoder()
+        self.modules: dict[str, nn.Module] = {"unet": self.unet}
+        if self.text_encoder is not None:
+            self.modules["text_encoder"] = self.text_encoder
+        for name, module in self.modules.items():
+            if recipe.init_from is not None:
+                load_weights(module, start_weights(recipe.init_from, name), str(recipe.init_from))
+            module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = Ema(self.modules, recipe.ema) if recipe.ema.decay else None
+        facts = {"data": fingerprint(recipe.data), "autoencoder": weights_hash(autoencoder)}
+        batches = PictureBatches(recipe.data, recipe.latents.encode_batch)
+        self._pictures = Prefetched(batches, recipe.data.workers)
+        folder = recipe.latents.folder or run_dir / "latents"
+        self.pool = LatentPool(recipe.latents, folder, facts, self._pictures, self._encode, recipe.seed)
+        self.settings = settings_of(recipe, **facts, tokenizer=tokenizer and tokenizer_hash(run_dir / "tokenizer"))
+        if recipe.compile:
+            self.unet.compile()
+
+    def task(self) -> Task:
+        """Return what the loop needs."""
+        return Task(
+            [Phase("denoiser", self.modules, self.loss, self.recipe.optim)],
+            self.modules,
+            self.recipe.seed,
+            self.ema,
+            before_step=self.pool.move_to,
+            validate=self.validate,
+            preview=self.preview,
+            close=self._pictures.close,
+        )
+
+    def loss(self, draw: int) -> LossReport:
+        """Compute the denoising loss of a draw."""
+        recipe, seed = self.recipe, self.recipe.seed
+        batch = self.pool.batch(draw, recipe.batch_size)
+        captions = self._with_dropout(batch.captions, draw)
+        context, cut = self._context(captions)
+        t = draw_times(
+            recipe.objective, len(captions), self.schedule.num_train_steps, generator(seed, "train/times", draw)
+        )
+        eps = draw_eps(recipe.objective, batch.x_0.shape, generator(seed, "train/noise", draw))
+        weighted, plain = self._losses(batch.x_0, t, eps, context)
+        metrics: dict[str, float | Tensor] = {**bucket_means(plain, t, self.schedule.num_train_steps)}
+        if recipe.text_encoder is not None:
+            metrics["captions_cut"] = cut
+        return LossReport(weighted.mean(), metrics, batch.ids, weighted.detach(), len(captions))
+
+    @torch.no_grad()
+    def validate(self, step: int) -> Mapping[str, float]:
+        """Measure the loss on fixed latents, times and noise, with averaged and with trained weights."""
+        if self.recipe.validation_pictures == 0:
+            return {}
+        raw, _ = self._validation_losses()
+        if self.ema is None:
+            averaged, t = self._validation_losses()
+        else:
+            with self.ema.applied():
+                averaged, t = self._validation_losses()
+        buckets = bucket_means(averaged, t, self.schedule.num_train_steps)
+        values = {"loss": float(averaged.mean()), "loss_raw": float(raw.mean()), **buckets}
+        return {f"validation/{name}": value for name, value in values.items()}
+
+    def preview(self, step: int, folder: Path) -> Iterator[Event]:
+        """Write a sheet of samples: one row per prompt, one column per seed."""
+        preview = self.recipe.preview
+        prompts = preview.prompts if self.text_encoder is not None else ("",)
+        if not prompts:
+            return
+        with torch.no_grad(), self._shipped():
+            rows = [self._samples(prompt) for prompt in prompts]
+        yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
+
+    def _samples(self, prompt: str) -> Images:
+        """Draw pictures of one prompt."""
+        preview = self.recipe.preview
+        return sample_images(
+            Denoiser(self.unet, self.schedule, self.recipe.prediction),
+            self.autoencoder,
+            self._validation.mean.shape[1:],
+            self._context([prompt])[0],
+            self._context([""])[0],
+            count=preview.count,
+            steps=preview.steps,
+            guidance_scale=preview.guidance_scale,
+        )
+
+    def _losses(
+        self, x_0: Latents, t: Times, eps: Latents, context: Context | None
+    ) -> tuple[PerRow, PerRow]:
+        """Compute weighted and plain loss of each row."""
+        x_0, t, eps = (value.to(self.device) for value in (x_0, t, eps))
+        batch = noised(self.schedule, self.recipe.prediction, x_0, t, eps)
+        output = self.unet(batch.x_t, batch.t, context)
+        return denoising_loss(self.recipe.objective, self.schedule, self.recipe.prediction, output, batch)
+
+    def _context(self, captions: Sequence[str]) -> tuple[Context | None, float]:
+        """Encode captions; also return whether one had to be cut."""
+        if self.text_encoder is None or self.tokenizer is None:
+            return None, 0.0
+        cut = 0.0
+        try:
+            tokens = self.tokenizer.encode(captions)
+        except DataError:
+            tokens, cut = self.tokenizer.encode(captions, truncate=True), 1.0
+        return self.text_encoder(tokens.to(self.device)).context, cut
+
+    def _with_dropout(self, captions: Sequence[str], draw: int) -> list[str]:
+        """Replace some captions by the empty one."""
+        chance = torch.rand(len(captions), generator=generator(self.recipe.seed, "train/text_dropout", draw))
+        dropped = (chance < self.recipe.objective.text_dropout).tolist()
+        return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+
+    @torch.no_grad()
+    def _encode(self, batch: PictureBatch) -> tuple[Tensor, Tensor | None]:
+        """Return mean and standard deviation of the scaled latents of some pictures."""
+        config = self.autoencoder.config
+        posterior = self.autoencoder.encode(batch.images().to(self.device))
+        mean = (posterior.mean - config.shift_factor) * config.scaling_factor
+        return mean, None if posterior.logvar is None else (0.5 * posterior.logvar).exp() * config.scaling_factor
+
+    @cached_property
+    def _validation(self) -> Shard:
+        """The fixed latents, the same for every run on the same pictures with the same autoencoder."""
+        count = max(1, self.recipe.validation_pictures)
+        batches = PictureBatches(self.recipe.data, min(count, _VALIDATION_BATCH), "validation")
+        made = [batches(index) for index in range(-(-count // batches.batch_size))]
+        mean = torch.cat([self._encode(batch)[0] for batch in made])[:count]
+        captions = tuple(caption for batch in made for caption in batch.captions)[:count]
+        return Shard(mean.cpu(), None, captions, 0)
+
+    def _validation_losses(self) -> tuple[PerRow, Times]:
+        """Compute the plain loss at fixed times and noise, evenly spread over the times."""
+        fixed, total = self._validation, self.schedule.num_train_steps
+        count = len(fixed.captions)
+        times = ((torch.arange(count) + 0.5) * total / count).long()
+        t = times[torch.randperm(count, generator=generator(0, "validation/times"))]
+        eps = torch.randn(fixed.mean.shape, generator=generator(0, "validation/noise"))
+        losses = []
+        for rows in torch.arange(count).split(_VALIDATION_BATCH):
+            context, _ = self._context([fixed.captions[row] for row in rows.tolist()])
+            losses.append(self._losses(fixed.mean[rows], t[rows], eps[rows], context)[1])
+        return torch.cat(losses).cpu(), t
+
+    def _shipped(self) -> AbstractContextManager[None]:
+        """Use the weights that are shipped inside the block."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
+    def _text_encoder(self) -> TextEncoder | None:
+        """Build the text encoder if it is wanted."""
+        table, tokenizer = self.recipe.text_encoder, self.tokenizer
+        if table is None or tokenizer is None:
+            return None
+        return seeded(
+            self.recipe.seed, "text_encoder", lambda: TextEncoder(text_encoder_config(table, tokenizer))
+        )
+
+
+def _check_fit(recipe: DenoiserRecipe, autoencoder: Autoencoder) -> None:
+    """Refuse parts that do not fit one another, before anything is computed."""
+    needed = {
+        "in_channels": autoencoder.config.denoiser_channels,
+        "out_channels": autoencoder.config.denoiser_channels,
+        "context_dim": None if recipe.text_encoder is None else recipe.text_encoder.width,
+    }
+    for key, value in needed.items():
+        if getattr(recipe.unet, key) != value:
+            raise ConfigError(
+                f"unet.{key} is {getattr(recipe.unet, key)}; the autoencoder and the text encoder need {value}.",
+                field=f"unet.{key}",
+                hint="Change it in the recipe, or name the autoencoder that belongs to it.",
+            )

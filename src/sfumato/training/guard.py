@@ -1,0 +1,215 @@
+"""Keep non-finite numbers away from the weights, and say where they came from.
+
+Loss and gradient norm are checked before the optimizer moves anything. A bad step is dropped; if the next one is bad too,
+the weights themselves are suspect and the last good state comes back; after several in a row the run ends with the cause.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato.errors import Diverged
+from sfumato.training.section import Section
+from sfumato.training.state import Saved
+from sfumato.training.task import LossReport
+
+
+class GuardConfig(Section):
+    """When to give up.
+
+    Attributes:
+        max_bad: Bad steps after which the run ends, unless `calm_steps` good ones in a row lie between.
+        calm_steps: Good steps in a row after which earlier bad ones are forgotten.
+        snapshot_every: Steps between copies of the good state, kept in memory; 0 keeps none.
+    """
+
+    max_bad: int = Field(8, ge=1)
+    calm_steps: int = Field(20, ge=1)
+    snapshot_every: int = Field(100, ge=0)
+
+
+class Guard:
+    """Counts bad steps and holds the last good state.
+
+    Args:
+        config: When to give up.
+        parts: What has tensors: modules, averages, moments.
+    """
+
+    def __init__(self, config: GuardConfig, parts: Mapping[str, Saved]) -> None:
+        self.config = config
+        self.counters = {"bad": 0.0, "bad_in_a_row": 0.0, "good_in_a_row": 0.0, "dropped": 0.0}
+        self._parts = parts
+        self._snapshot: dict[str, dict[str, Any]] = {}
+        self._snapshot_step = 0
+
+    def keep(self, step: int, due: bool = False) -> None:
+        """Copy the state if it is time to; call it when loss and gradient are known to be finite, before the update."""
+        every = self.config.snapshot_every
+        if every and (due or not self._snapshot or step % every == 0):
+            self._snapshot = {name: _copies(part.state_dict()) for name, part in self._parts.items()}
+            self._snapshot_step = step
+
+    def good(self) -> None:
+        """Note a good step."""
+        self.counters["bad_in_a_row"] = 0
+        self.counters["good_in_a_row"] += 1
+        if self.counters["good_in_a_row"] >= self.config.calm_steps:
+            self.counters["bad"] = 0
+
+    def bad(self, step: int, cause: str) -> str:
+        """Note a bad step; from the second in a row on bring the last good state back.
+
+        Args:
+            step: The step that was dropped.
+            cause: What was not finite, where, in which samples.
+
+        Returns:
+            What happened and what was done, for the user.
+
+        Raises:
+            Diverged: Too many bad steps.
+        """
+        for counter in ("bad", "bad_in_a_row", "dropped"):
+            self.counters[counter] += 1
+        self.counters["good_in_a_row"] = 0
+        restored = self.counters["bad_in_a_row"] > 1 and bool(self._snapshot)
+        if restored:
+            for name, state in self._snapshot.items():
+                self._parts[name].load_state_dict(state)
+        if self.counters["bad"] >= self.config.max_bad:
+            raise Diverged(
+                f"{self.counters['bad']:.0f} steps up to step {step} were not finite: {cause}.",
+                hint="Lower the learning rate, lengthen the warm-up or look at the samples named.",
+            )
+        if restored:
+            return f"Step {step} was dropped and the state of step {self._snapshot_step} brought back: {cause}."
+        return f"Step {step} was dropped and no weight moved: {cause}."
+
+
+def finite(*numbers: float) -> bool:
+    """Return whether all numbers are finite."""
+    return all(math.isfinite(number) for number in numbers)
+
+
+def copies_of_buffers(modules: Mapping[str, nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """Copy all buffers, such as running statistics, which a forward pass may change."""
+    return [(buffer, buffer.clone()) for module in modules.values() for buffer in module.buffers()]
+
+
+@torch.no_grad()
+def put_back(copies: list[tuple[Tensor, Tensor]]) -> None:
+    """Put buffers back to what they were when they were copied."""
+    for buffer, copy in copies:
+        buffer.copy_(copy)
+
+
+@dataclass
+class _Trace:
+    """What the hooks of `locate` have seen: the first non-finite output, and gradients in order of computation."""
+
+    output: str | None = None
+    gradient: str | None = None
+    rows: list[int] = field(default_factory=list)
+
+    def see_output(self, name: str, batch: int) -> Callable[[nn.Module, Any, Any], None]:
+        """Return a hook that looks at the outputs of one layer and has their gradients looked at."""
+
+        def hook(_: nn.Module, __: Any, outputs: Any) -> None:
+            for value in outputs if isinstance(outputs, tuple) else (outputs,):
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    continue
+                if self.output is None and not bool(torch.isfinite(value).all()):
+                    self.output, self.rows = name, _bad_rows(value, batch)
+                if value.requires_grad:
+                    value.register_hook(self.see_gradient(name, batch))
+
+        return hook
+
+    def see_gradient(self, name: str, batch: int) -> Callable[[Tensor], None]:
+        """Return a hook that looks at the gradient of one layer's output."""
+
+        def hook(gradient: Tensor) -> None:
+            if self.gradient is None and not bool(torch.isfinite(gradient).all()):
+                self.gradient = name
+                self.rows = self.rows or _bad_rows(gradient, batch)
+
+        return hook
+
+
+def locate(
+    modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], known: LossReport, found: str
+) -> str:
+    """Repeat a bad step with every layer watched and say where the trouble starts.
+
+    Args:
+        modules: The modules to watch, by name.
+        loss: Repeats the forward pass of the bad step, with the same random numbers.
+        known: The report of the bad step, for its sample names.
+        found: What was non-finite, such as `the loss was nan`.
+
+    Returns:
+        One clause with the first layer and the samples.
+    """
+    trace, batch = _Trace(), len(known.sample_ids)
+    hooks = [
+        layer.register_forward_hook(trace.see_output(name, batch))
+        for prefix, module in modules.items()
+        for name, layer in module.named_modules(prefix=prefix)
+        if not any(True for _ in layer.children())
+    ]
+    weights = [(f"{k}.{n}", w) for k, m in modules.items() for n, w in m.named_parameters()]
+    try:
+        report = loss()
+        if trace.output is None and report.loss.requires_grad:
+            report.loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows = trace.rows or ([] if report.per_sample is None else _bad_rows(report.per_sample, batch))
+    return f"{found}; {_place(trace, weights)}; {_samples(known, rows)}"
+
+
+def _place(trace: _Trace, weights: list[tuple[str, nn.Parameter]]) -> str:
+    """Say which layer is the first that is not finite."""
+    if broken := [name for name, weight in weights if not bool(torch.isfinite(weight).all())]:
+        return f"weight '{broken[0]}' is itself not finite"
+    if trace.output is not None:
+        return f"the first non-finite output is that of layer '{trace.output}'"
+    if trace.gradient is not None:
+        return f"the first non-finite gradient is that at the output of layer '{trace.gradient}'"
+    overflown = [name for name, w in weights if w.grad is not None and not bool(torch.isfinite(w.grad).all())]
+    if overflown:
+        return f"the first non-finite gradient is that of weight '{overflown[-1]}'"
+    return "every layer's output and gradient is finite, only their sum is too large"
+
+
+def _samples(report: LossReport, rows: list[int]) -> str:
+    """Name the samples of some rows, at most eight."""
+    if not report.sample_ids:
+        return "the samples have no names"
+    named = [report.sample_ids[row] for row in rows if row < len(report.sample_ids)]
+    if not named or len(named) == len(report.sample_ids) > 1:
+        return f"all {len(report.sample_ids)} samples of the step, from {report.sample_ids[0]}"
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    return f"in sample{'s' if len(named) > 1 else ''} {', '.join(named[:8])}{more}"
+
+
+def _bad_rows(value: Tensor, batch: int) -> list[int]:
+    """Return the rows of a batch that hold a non-finite number."""
+    if batch == 0 or value.ndim == 0 or value.shape[0] != batch:
+        return []
+    finite_rows = torch.isfinite(value.detach()).reshape(batch, -1).all(1)
+    return [row for row, good in enumerate(finite_rows.tolist()) if not good]
+
+
+def _copies(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the tensors of a state."""
+    return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in state.items()}

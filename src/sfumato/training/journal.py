@@ -1,0 +1,109 @@
+"""The written record of a run: events.jsonl, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sfumato.events import Event
+from sfumato.formats.atomic import atomic_write_bytes
+
+EVENTS = "events.jsonl"
+
+
+class Journal:
+    """Appends the events of a run to `events.jsonl` in its folder.
+
+    Args:
+        run_dir: Folder of the run.
+        resumed: Number of finished steps that the run goes on from; lines of later steps are removed, so that the file
+            reads as if nothing had been interrupted.
+        tensorboard: Write numbers for TensorBoard as well.
+    """
+
+    def __init__(self, run_dir: Path, resumed: int, tensorboard: bool) -> None:
+        self._path = run_dir / EVENTS
+        self._truncate(resumed)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = _board(run_dir, resumed) if tensorboard else None
+        self._failed = False
+
+    def write(self, event: Event) -> str | None:
+        """Append one event; a full disk does not end a run.
+
+        Returns:
+            The problem, the first time that nothing could be written, otherwise `None`.
+        """
+        line = {"event": type(event).__name__, "time": round(time.time(), 3), **_plain(event)}
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            if self._board is not None and isinstance(line.get("values"), Mapping):
+                for name, value in line["values"].items():
+                    self._board.add_scalar(name, math.nan if value is None else value, line["step"])
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                return f"'{self._path}' could not be written: {error.strerror}. The run goes on without its record."
+        return None
+
+    def close(self) -> None:
+        """Close the files."""
+        try:
+            self._file.close()
+        except OSError:
+            self._failed = True
+        if self._board is not None:
+            self._board.close()
+
+    def _truncate(self, resumed: int) -> None:
+        """Keep the whole lines of the steps that count."""
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_bytes().splitlines(keepends=True) if _counts(line, resumed)]
+        atomic_write_bytes(self._path, b"".join(kept))
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the recorded events of a run, oldest first; a line that is still being written is left out."""
+    path = run_dir / EVENTS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _counts(line: bytes, resumed: int) -> bool:
+    """Say whether a line is whole and belongs to a step that is not repeated."""
+    try:
+        return line.endswith(b"\n") and int(json.loads(line).get("step", 0)) <= resumed > 0
+    except (ValueError, AttributeError):
+        return False
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    """Return the fields of an event as JSON values."""
+    return {item.name: _json_value(getattr(event, item.name)) for item in fields(event)}
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value that JSON knows; not-a-number becomes null."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(entry) for key, entry in value.items()}
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def _board(run_dir: Path, resumed: int) -> Any:
+    """Open TensorBoard's writer if it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed + 1)

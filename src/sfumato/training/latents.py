@@ -1,0 +1,214 @@
+"""The rotating pool of encoded pictures that a denoiser learns from.
+
+Encoding costs more than composing and would be repeated for every epoch, so pictures are encoded in shards of N. At any
+time W shards are in the pool; every R steps the oldest one gives way to the next. Which picture a step sees is a function of
+the step, so a resumed run sees the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from sfumato.errors import CheckpointError
+from sfumato.events import Event, Progress
+from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
+from sfumato.runtime.seeding import generator
+from sfumato.tensors import Latents
+from sfumato.training.pictures import PictureBatch
+from sfumato.training.section import Section
+from sfumato.training.stream import Prefetched
+
+
+class LatentPoolConfig(Section):
+    """Size and turnover of the pool.
+
+    Attributes:
+        folder: Where shards are kept; `None` keeps them in the run's folder.
+        shard_size: Pictures per shard, a multiple of `encode_batch`.
+        window: Shards in the pool.
+        rotate_every: Steps between renewals of one shard; 0 never renews.
+        encode_batch: Pictures encoded at once.
+        keep: Shards that have left the pool: `window` removes them, `all` keeps them for other runs.
+    """
+
+    folder: Path | None = None
+    shard_size: int = Field(1024, ge=1)
+    window: int = Field(16, ge=1)
+    rotate_every: int = Field(0, ge=0)
+    encode_batch: int = Field(32, ge=1)
+    keep: Literal["window", "all"] = "window"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Encoded pictures.
+
+    Attributes:
+        mean: Mean of the scaled latents, float16.
+        std: Their standard deviation, float16; `None` for latents without spread.
+        captions: One each.
+        first: Number of the first picture.
+    """
+
+    mean: Float[Tensor, "n c h w"]
+    std: Float[Tensor, "n c h w"] | None
+    captions: tuple[str, ...]
+    first: int
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """What one step sees.
+
+    Attributes:
+        x_0: Scaled latents drawn from their distribution, float32.
+        captions: One each.
+        ids: A name for each, for messages.
+    """
+
+    x_0: Latents
+    captions: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+Encode = Callable[[PictureBatch], tuple[Tensor, Tensor | None]]
+"""Returns mean and standard deviation of the scaled latents of some pictures."""
+
+
+class LatentPool:
+    """A window of shards that moves with the step.
+
+    Args:
+        config: Size and turnover.
+        folder: Where shards are kept.
+        identity: What decides the content: data, autoencoder. Shards of another identity lie in another folder.
+        pictures: Gives picture batches of `encode_batch` by index.
+        encode: Encodes one batch.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        config: LatentPoolConfig,
+        folder: Path,
+        identity: Mapping[str, Any],
+        pictures: Prefetched[PictureBatch],
+        encode: Encode,
+        seed: int,
+    ) -> None:
+        key = json.dumps({**identity, "shard_size": config.shard_size, "batch": config.encode_batch}, sort_keys=True)
+        self._config, self._pictures, self._encode, self._seed = config, pictures, encode, seed
+        self._folder = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._slots: list[tuple[int, Shard] | None] = [None] * config.window
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of pictures in the pool."""
+        return self._config.window * self._config.shard_size
+
+    def move_to(self, step: int) -> Iterator[Event]:
+        """Bring the window to where it stands at a step; yields `Progress` for every shard that had to be made.
+
+        Args:
+            step: Index of the step about to be taken.
+        """
+        every = self._config.rotate_every
+        oldest = step // every if every else 0
+        missing = [k for k in range(oldest, oldest + self._config.window) if not self._holds(k)]
+        for done, k in enumerate(missing):
+            self._slots[k % self._config.window] = (k, self._shard(k))
+            yield Progress("latents", done + 1, len(missing))
+        if missing:
+            if self._config.keep == "window":
+                for k in range(max(0, oldest - len(missing)), oldest):
+                    self._path(k).unlink(missing_ok=True)
+            if every:
+                self._pictures.order(self._batches(oldest + self._config.window))
+
+    def batch(self, draw: int, batch_size: int) -> LatentBatch:
+        """Return the batch of a draw: every picture of the pool once per round, each round in a new order.
+
+        Args:
+            draw: Number of the draw.
+            batch_size: Pictures per batch.
+        """
+        places = [self._place(n) for n in range(draw * batch_size, (draw + 1) * batch_size)]
+        rows = [(self._shard_at(p // self._config.shard_size), p % self._config.shard_size) for p in places]
+        x_0 = torch.stack([shard.mean[row] for shard, row in rows]).float()
+        if rows[0][0].std is not None:
+            std = torch.stack([shard.std[row] for shard, row in rows if shard.std is not None]).float()
+            x_0 = x_0 + std * torch.randn(x_0.shape, generator=generator(self._seed, "train/posterior", draw))
+        captions = tuple(shard.captions[row] for shard, row in rows)
+        names = [f"picture {shard.first + row} ({shard.captions[row]})" for shard, row in rows]
+        return LatentBatch(x_0, captions, tuple(names))
+
+    def _place(self, number: int) -> int:
+        """Return the place in the pool of the n-th picture shown."""
+        turn, position = divmod(number, self.size)
+        if self._order is None or self._order[0] != turn:
+            self._order = (turn, torch.randperm(self.size, generator=generator(self._seed, "train/order", turn)))
+        return int(self._order[1][position])
+
+    def _holds(self, k: int) -> bool:
+        """Say whether shard k is in its slot."""
+        slot = self._slots[k % self._config.window]
+        return slot is not None and slot[0] == k
+
+    def _shard_at(self, slot: int) -> Shard:
+        """Return the shard of a slot."""
+        held = self._slots[slot]
+        assert held is not None, "move_to comes before batch"
+        return held[1]
+
+    def _path(self, k: int) -> Path:
+        """Return the file of shard k."""
+        return self._folder / f"shard-{k:06d}.safetensors"
+
+    def _batches(self, k: int) -> range:
+        """Return the numbers of the picture batches of shard k."""
+        count = -(-self._config.shard_size // self._config.encode_batch)
+        return range(k * count, (k + 1) * count)
+
+    def _shard(self, k: int) -> Shard:
+        """Read shard k, or make and write it; what is used is always what was written."""
+        path = self._path(k)
+        if not path.is_file():
+            self._make(k)
+        try:
+            return self._read(k)
+        except CheckpointError:
+            path.unlink(missing_ok=True)
+            self._make(k)
+            return self._read(k)
+
+    def _read(self, k: int) -> Shard:
+        """Read shard k."""
+        tensors = {name: value.clone() for name, value in read_safetensors(self._path(k)).items()}
+        captions = json.loads(read_header(self._path(k)).metadata["captions"])
+        return Shard(tensors["mean"], tensors.get("std"), tuple(captions), k * self._config.shard_size)
+
+    @torch.no_grad()
+    def _make(self, k: int) -> None:
+        """Compose, encode and write shard k."""
+        means: list[Tensor] = []
+        stds: list[Tensor] = []
+        captions: list[str] = []
+        for index in self._batches(k):
+            batch = self._pictures.get(index)
+            mean, std = self._encode(batch)
+            means.append(mean.half().cpu())
+            stds += [] if std is None else [std.half().cpu()]
+            captions += batch.captions
+        tensors = {"mean": torch.cat(means)} | ({"std": torch.cat(stds)} if stds else {})
+        write_safetensors(self._path(k), tensors, {"captions": json.dumps(captions)})

@@ -1,0 +1,238 @@
+"""Optimizers and learning-rate schedules, both free of hidden state.
+
+The learning rate is a function of the step, so a resumed run needs no scheduler. Muon is for matrices and convolution
+kernels; everything else (norms, biases, embeddings, first and last layers) goes to AdamW.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato.errors import ConfigError
+from sfumato.training.section import Section
+
+
+class OptimConfig(Section):
+    """How weights are updated.
+
+    Attributes:
+        name: `adamw`, or `muon` for matrices and kernels with AdamW for the rest.
+        lr: Peak learning rate.
+        betas: Decay rates of AdamW's two moments.
+        eps: Added to AdamW's denominator.
+        weight_decay: Decoupled weight decay.
+        decay_all: Decay norms, biases and embeddings too (torch's default; off is the usual choice).
+        muon_lr: Peak learning rate of the Muon group; `None` takes `lr` (updates are scaled to AdamW's size).
+        muon_momentum: Momentum of Muon, Nesterov style.
+        muon_exclude: Modules whose last name is in this list stay with AdamW.
+        schedule: `constant`, `cosine`, `linear`, or `trapezoid` (constant, then linear over the last `decay_steps`).
+        warmup_steps: Steps of linear warm-up from 0.
+        decay_steps: Length of the final decay of `trapezoid`.
+        final_lr: The learning rate at the end, as a fraction of the peak.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    decay_all: bool = False
+    muon_lr: float | None = Field(None, gt=0)
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    muon_exclude: tuple[str, ...] = ("conv_in", "conv_out", "token_embedding", "position_embedding")
+    schedule: Literal["constant", "cosine", "linear", "trapezoid"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int = Field(0, ge=0)
+    final_lr: float = Field(0.0, ge=0, le=1)
+
+
+def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
+    """Return the fraction of the peak learning rate at `step` of `steps`.
+
+    Args:
+        config: The schedule.
+        step: Index of the step about to be taken, from 0.
+        steps: Number of steps of the whole run.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    start = steps - config.decay_steps if config.schedule == "trapezoid" else config.warmup_steps
+    done = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
+    shape = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    return config.final_lr + (1 - config.final_lr) * shape
+
+
+def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Bring all singular values of a matrix near 1 by Newton–Schulz iteration.
+
+    `X ← aX + (bA + cA²)X` with `A = XXᵀ`; the quintic's coefficients raise small singular values fast and hold large
+    ones in about [0.7, 1.2] ([jordan2024] Muon).
+
+    Args:
+        matrix: `(rows, columns)`.
+        iterations: Number of iterations.
+
+    Returns:
+        A matrix of the same shape.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised, for matrices and convolution kernels.
+
+    A kernel `(out, in, kh, kw)` counts as the matrix `(out, in·kh·kw)`. The update is scaled by `0.2·√max(rows, columns)`
+    so that its root mean square is that of AdamW ([liu2025] eq. 4) and one learning rate serves both.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every weight that has a gradient."""
+        if closure is not None:
+            raise ConfigError("Muon takes no closure: given one. Call step() after backward().", field="closure")
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        """Move one weight."""
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
+        ahead = weight.grad.add(momentum, alpha=group["momentum"]).flatten(1)
+        scale = 0.2 * math.sqrt(max(ahead.shape))
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(orthogonalized(ahead).view(weight.shape), alpha=-group["lr"] * scale)
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """The optimizers of one phase as one thing whose state is a flat dict of named tensors."""
+
+    config: OptimConfig
+    parts: tuple[torch.optim.Optimizer, ...]
+    names: dict[Tensor, str]
+
+    def set_lr(self, step: int, steps: int) -> float:
+        """Set the learning rate of this step and return that of the first group."""
+        factor = lr_factor(self.config, step, steps)
+        for optimizer in self.parts:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+        return float(self.parts[0].param_groups[0]["lr"])
+
+    def step(self) -> None:
+        """Apply the gradients."""
+        for optimizer in self.parts:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.parts:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return every moment under the name of its weight, `name/key`."""
+        return {
+            f"{self.names[weight]}/{key}": value
+            for optimizer in self.parts
+            for weight, moments in optimizer.state.items()
+            for key, value in moments.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, in the memory layout of each weight."""
+        owners = {name: (weight, part) for part in self.parts for weight, name in self._weights(part)}
+        for part in self.parts:
+            part.state.clear()
+        for full_name, value in state.items():
+            name, key = full_name.rsplit("/", 1)
+            weight, part = owners[name]
+            kept = torch.empty_like(weight, dtype=value.dtype) if value.shape == weight.shape else torch.empty_like(value)
+            part.state[weight][key] = kept.copy_(value)
+
+    def _weights(self, part: torch.optim.Optimizer) -> list[tuple[Tensor, str]]:
+        """Return the weights of one optimizer with their names."""
+        return [(weight, self.names[weight]) for group in part.param_groups for weight in group["params"]]
+
+
+def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> Optimizers:
+    """Build the optimizers for all trainable weights of some modules.
+
+    Args:
+        modules: The modules by name; weights that do not require a gradient are left out.
+        config: Which optimizer and its numbers.
+
+    Raises:
+        ConfigError: No weight is trainable.
+    """
+    names: dict[Tensor, str] = {}
+    groups: dict[str, list[nn.Parameter]] = {"muon": [], "decay": [], "plain": []}
+    for prefix, root in modules.items():
+        for path, module in root.named_modules(prefix=prefix):
+            for name, weight in module.named_parameters(recurse=False):
+                if weight.requires_grad and weight not in names:
+                    names[weight] = f"{path}.{name}"
+                    groups[_group(config, module, path, name, weight)].append(weight)
+    if not names:
+        raise ConfigError(
+            f"Nothing to train: no weight of {', '.join(modules) or 'no module'} requires a gradient.",
+            hint="Name at least one part that learns.",
+        )
+    return Optimizers(config, _optimizers(groups, config), names)
+
+
+def _group(config: OptimConfig, module: nn.Module, path: str, name: str, weight: Tensor) -> str:
+    """Return which group a weight belongs to."""
+    matrix = weight.ndim >= 2 and not isinstance(module, nn.Embedding)
+    excluded = path.rsplit(".", 1)[-1] in config.muon_exclude or name in config.muon_exclude
+    if config.name == "muon" and matrix and not excluded:
+        return "muon"
+    return "decay" if matrix or config.decay_all else "plain"
+
+
+def _optimizers(
+    groups: Mapping[str, list[nn.Parameter]], config: OptimConfig
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Make one optimizer for the AdamW groups and one for Muon, leaving out the empty ones."""
+    parts: list[torch.optim.Optimizer] = []
+    adam = [
+        {"params": groups[kind], "weight_decay": decay}
+        for kind, decay in (("decay", config.weight_decay), ("plain", config.weight_decay * config.decay_all))
+        if groups[kind]
+    ]
+    if adam:
+        parts.append(torch.optim.AdamW(adam, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
+    if groups["muon"]:
+        lr = config.lr if config.muon_lr is None else config.muon_lr
+        parts.append(Muon(groups["muon"], lr, config.muon_momentum, config.weight_decay))
+    for optimizer in parts:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return tuple(parts)

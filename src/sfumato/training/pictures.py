@@ -1,0 +1,153 @@
+"""Where training pictures come from: a source that gives picture and caption by index, in batches by index."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sfumato.data.primer.library import Primer
+from sfumato.data.scenes import SceneConfig, SceneSampler
+from sfumato.data.shapes import ShapeSampler
+from sfumato.errors import ConfigError
+from sfumato.runtime.seeding import derive_seed
+from sfumato.tensors import Images
+from sfumato.training.section import Section, checked_keys
+
+
+class DataConfig(Section):
+    """Which pictures are learned from.
+
+    Attributes:
+        kind: `primer` (scenes composed from the folder that `sfumato data primer` wrote) or `shapes` (drawn in code).
+        folder: The folder, for `primer`.
+        seed: Seed of the pictures.
+        split: Which part of the primer's pictures may appear.
+        scenes: What the primer's scenes are made of.
+        size: Height and width of `shapes`; the primer's is fixed.
+        workers: Processes that compose pictures ahead; 0 composes when needed.
+    """
+
+    kind: Literal["primer", "shapes"] = "primer"
+    folder: Path | None = None
+    seed: int = 0
+    split: str = "train"
+    scenes: Annotated[SceneConfig, checked_keys(SceneConfig)] = SceneConfig()
+    size: int = Field(128, ge=8)
+    workers: int = Field(1, ge=0, le=16)
+
+
+class Picture(Protocol):
+    """One picture with its caption."""
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The picture, uint8 `(H, W, 3)`."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """What is there."""
+        ...
+
+
+class Source(Protocol):
+    """Anything that gives pictures by index; picture i is always the same."""
+
+    def scene(self, index: int) -> Picture:
+        """Return picture number `index`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """Some pictures.
+
+    Attributes:
+        pixels: uint8 `(b, H, W, 3)`.
+        captions: One each.
+        ids: A name for each, for messages.
+    """
+
+    pixels: NDArray[np.uint8]
+    captions: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def images(self) -> Images:
+        """Return the pictures as floats in [-1, 1], laid out channels last."""
+        pixels = torch.from_numpy(self.pixels).permute(0, 3, 1, 2)
+        return pixels.float().div_(127.5).sub_(1.0)
+
+
+def open_source(config: DataConfig, purpose: str = "") -> Source:
+    """Open the pictures of a recipe.
+
+    Args:
+        config: Which pictures.
+        purpose: A word such as `validation` gives other pictures of the same kind than the training pictures.
+
+    Raises:
+        ConfigError: The folder is not given.
+    """
+    seed = derive_seed(config.seed, purpose) % 2**31 if purpose else config.seed
+    if config.kind == "shapes":
+        return ShapeSampler(seed, config.size)
+    if config.folder is None:
+        raise ConfigError(
+            "data.folder is missing; data of kind 'primer' needs the folder that `sfumato data primer OUT` wrote.",
+            field="data.folder",
+            hint="Set it in the recipe or with --set data.folder=OUT.",
+        )
+    return SceneSampler(Primer.open(config.folder), seed, config.split, config.scenes)
+
+
+def fingerprint(config: DataConfig) -> Mapping[str, Any]:
+    """Return what identifies the pictures, wherever the folder lies."""
+    facts = config.model_dump(mode="json", exclude={"folder", "workers"})
+    manifest = None if config.folder is None else config.folder / "manifest.json"
+    if manifest is not None and manifest.is_file():
+        facts["manifest"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    return facts
+
+
+@dataclass(frozen=True)
+class PictureBatches:
+    """Makes batch number n: pictures `[n·size, (n+1)·size)`. Picklable; the source is opened where it is used.
+
+    Attributes:
+        config: Which pictures.
+        batch_size: Pictures per batch.
+        purpose: See `open_source`.
+    """
+
+    config: DataConfig
+    batch_size: int
+    purpose: str = ""
+
+    def __call__(self, index: int) -> PictureBatch:
+        """Return batch number `index`."""
+        numbers = range(index * self.batch_size, (index + 1) * self.batch_size)
+        scenes = [self._source.scene(number) for number in numbers]
+        name = self.purpose or "picture"
+        return PictureBatch(
+            np.stack([scene.image for scene in scenes]),
+            tuple(scene.caption for scene in scenes),
+            tuple(f"{name} {number} ({scene.caption})" for number, scene in zip(numbers, scenes, strict=True)),
+        )
+
+    @cached_property
+    def _source(self) -> Source:
+        """The opened source."""
+        return open_source(self.config, self.purpose)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the opened source behind when going to another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_source"}

@@ -1,0 +1,54 @@
+"""Sheets of samples while a denoiser trains: fixed prompts, fixed seeds, DDIM with guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sfumato.diffusion.levels import spaced_levels
+from sfumato.models.autoencoder import Autoencoder
+from sfumato.models.denoiser import Condition, Denoiser
+from sfumato.runtime.seeding import noise
+from sfumato.samplers.ddim import ddim
+from sfumato.tensors import Context, Images, Latents
+
+
+def sample_images(
+    denoiser: Denoiser,
+    autoencoder: Autoencoder,
+    latent_shape: Sequence[int],
+    cond: Context | None,
+    uncond: Context | None,
+    *,
+    count: int,
+    steps: int,
+    guidance_scale: float,
+) -> Images:
+    """Draw pictures with seeds 0, 1, … for one condition.
+
+    Args:
+        denoiser: Network, schedule, prediction.
+        autoencoder: Decoder.
+        latent_shape: Channels, height and width of the latents.
+        cond: Context of the prompt, `(1, l, d)`; `None` for an unconditional network.
+        uncond: Context of the empty prompt, same shape.
+        count: Number of pictures.
+        steps: Number of DDIM steps.
+        guidance_scale: 1 = off.
+
+    Returns:
+        Pictures, `(count, 3, H, W)`.
+    """
+    device = next(denoiser.unet.parameters()).device
+    x_t: Latents = noise(tuple(latent_shape), range(count)).to(device)
+    if cond is None or uncond is None:
+        denoise = denoiser.bind()
+    else:
+        wanted, empty = (Condition(context.expand(count, -1, -1)) for context in (cond, uncond))
+        denoise = denoiser.bind_guided(wanted, empty, guidance_scale)
+    levels = spaced_levels(denoiser.schedule, steps)
+    with torch.no_grad():
+        for step in ddim(denoise, x_t, levels, draw=lambda _: torch.zeros_like(x_t)):
+            x_t = step.x_t
+        return autoencoder.to_images(x_t)

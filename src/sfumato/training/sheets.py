@@ -1,0 +1,65 @@
+"""Put pictures on one sheet, as a PNG."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.tensors import Images
+
+_GAP = 2
+
+
+def to_pixels(images: Images) -> np.ndarray:
+    """Turn pictures in [-1, 1] into uint8 `(b, H, W, 3)`; values outside are clamped."""
+    pixels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    array: np.ndarray = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return array
+
+
+def save_sheet(rows: list[Images], path: Path) -> Path:
+    """Write rows of pictures as one PNG.
+
+    Args:
+        rows: Pictures in [-1, 1], one entry a row, all of one size.
+        path: The PNG.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: The file could not be written.
+    """
+    height, width = rows[0].shape[-2:]
+    columns = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(to_pixels(row)):
+            top, left = i * (height + _GAP), j * (width + _GAP)
+            sheet[top : top + height, left : left + width] = picture
+    stream = io.BytesIO()
+    Image.fromarray(sheet).save(stream, format="PNG")
+    atomic_write_bytes(path, stream.getvalue())
+    return path
+
+
+def psnr(images: Tensor, target: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each picture in decibels.
+
+    `10 log10(2² / mean squared error)`: the peak of pictures in [-1, 1] is 2.
+
+    Args:
+        images: Pictures in [-1, 1].
+        target: What they should be.
+
+    Returns:
+        `(b,)`.
+    """
+    errors = (images.clamp(-1, 1) - target).square().flatten(1).mean(1)
+    return 10 * torch.log10(4.0 / errors.clamp(min=1e-10))

@@ -1,0 +1,69 @@
+"""The text side of a denoiser run: a tokenizer learned from the captions, and an encoder that fits it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfumato.models.text_encoder import TextEncoderConfig
+from sfumato.models.tokenizer import Tokenizer
+from sfumato.training.pictures import PictureBatches
+from sfumato.training.recipe_file import DenoiserRecipe, TextEncoderTable
+from sfumato.training.stream import Prefetched
+
+_CAPTION_BATCH = 64
+
+
+def learned_tokenizer(recipe: DenoiserRecipe, run_dir: Path) -> Tokenizer | None:
+    """Return the tokenizer of a run: the one given, that of the run or of `init_from`, else one learned from captions.
+
+    Args:
+        recipe: The recipe.
+        run_dir: Folder of the run, where a learned tokenizer is kept.
+
+    Returns:
+        The tokenizer, or `None` when the recipe has no text encoder.
+    """
+    if recipe.text_encoder is None:
+        return None
+    kept = run_dir / "tokenizer"
+    origins = [recipe.tokenizer.folder, kept, recipe.init_from and recipe.init_from / "tokenizer"]
+    for place in origins:
+        if place is not None and (place == recipe.tokenizer.folder or place.is_dir()):
+            tokenizer = Tokenizer.load(place)
+            break
+    else:
+        table = recipe.tokenizer
+        tokenizer = Tokenizer.train(_captions(recipe), table.vocab_size, table.context_length)
+    if not kept.is_dir():
+        tokenizer.save(kept)
+    return tokenizer
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Return the SHA-256 of the files of a tokenizer."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def text_encoder_config(table: TextEncoderTable, tokenizer: Tokenizer) -> TextEncoderConfig:
+    """Return the configuration of an encoder that reads what a tokenizer writes."""
+    return TextEncoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.context_length,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        **table.model_dump(),
+    )
+
+
+def _captions(recipe: DenoiserRecipe) -> Iterator[str]:
+    """Yield the captions of pictures that the run does not train on."""
+    batches = PictureBatches(recipe.data, _CAPTION_BATCH, "captions")
+    with Prefetched(batches, recipe.data.workers) as pictures:
+        for index in range(-(-recipe.tokenizer.captions // _CAPTION_BATCH)):
+            yield from pictures.get(index).captions
