@@ -38,6 +38,7 @@ from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import TextEncoder
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
+from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.suggestions import did_you_mean
 
 EMBEDDED = ("primer",)
@@ -192,7 +193,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     )
     autoencoder_config = read_autoencoder_config(*configs["vae"])
     unet_config = read_unet_config(*configs["unet"])
-    with torch.device("meta"):
+    with empty_weights():
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
     sample_size = configs["unet"][0].get("sample_size") or 64
