@@ -136,6 +136,15 @@ def test_interrupted(json_flag: list[str], monkeypatch: pytest.MonkeyPatch, caps
         assert captured.err == ("sfumato: interrupted. State of step 5 is saved in run/step-5; go on with --resume.\n")
 
 
+@pytest.mark.parametrize(("reason", "code"), [("SIGINT was received", 130), ("the time limit is reached", 0)])
+def test_a_run_that_stopped_itself(reason: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(request: Request) -> Iterator[Event]:
+        yield Done(1.0, {"step": 3, "steps": 9, "stopped": reason})
+
+    monkeypatch.setattr(operations, "run", run)
+    assert main(["train", "denoiser", "x.toml"]) == code
+
+
 def test_explain_shows_sources(tmp_path: Path, asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "a.toml"
     config.write_text('prompt = "a fox"\nsteps = 9\n')

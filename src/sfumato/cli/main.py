@@ -14,6 +14,7 @@ from typing import NoReturn
 from sfumato import __version__
 from sfumato.cli.render import Renderer, make_renderer
 from sfumato.errors import ConfigError, SfumatoError
+from sfumato.events import Done
 from sfumato.requests import (
     DemoRequest,
     EvaluateRequest,
@@ -99,21 +100,24 @@ def _run(words: list[str], renderer: Renderer) -> int:
     if explain:
         sys.stdout.write(_explanation(resolved))
         return EXIT_OK
-    _follow(resolved.request, renderer)
-    return EXIT_OK
+    return _follow(resolved.request, renderer)
 
 
-def _follow(request: Request, renderer: Renderer) -> None:
+def _follow(request: Request, renderer: Renderer) -> int:
     """Run the operation of a request and show its events; closing it on the way out lets it save its state."""
     from sfumato.operations import run  # brings torch: not before the request is known to be sound
 
+    code = EXIT_OK
     events = run(request)
     with renderer:
         try:
             for event in events:
                 renderer.show(event)
+                if isinstance(event, Done) and str(event.info.get("stopped")).startswith("SIG"):
+                    code = EXIT_INTERRUPTED  # a trainer finishes its step and saves when it is asked to stop
         finally:
             events.close()
+    return code
 
 
 def build_parser(command: str, request_class: type[Request]) -> Parser:

@@ -196,11 +196,13 @@ class _Run:
         if self.step != self.saved_step:
             yield self._save()
             yield from self.task.after_save(self.step, self.run_dir)
-        if self.step >= self.config.steps:
+        finished = self.step >= self.config.steps
+        if finished:
             yield from self.task.finish(self.step, self.run_dir)
         elif reason is not None:
             yield Notice(self.step, f"Stopped after step {self.step} of {self.config.steps}: {reason}. Resume goes on.")
-        yield Done(time.perf_counter() - self.started, {"step": self.step, "steps": self.config.steps})
+        info = {"step": self.step, "steps": self.config.steps, "stopped": None if finished else reason}
+        yield Done(time.perf_counter() - self.started, info)
 
     def _reason_to_stop(self) -> str | None:
         """Say why the run should end early, if it should."""
