@@ -8,7 +8,7 @@ now laughing" is one picture and always the same.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,6 +58,7 @@ class IdentitySpec:
     def variant(self, **looks: str | None) -> Variant:
         """Return a variant of this person, checked: `variant(expression="laughing", glasses="round")`.
 
+        An expression may also be a class such as `happy`: the first look of it that goes with the rest is taken.
         Colours that a look needs and that are not given are decided by the name of the person.
 
         Raises:
@@ -68,7 +69,7 @@ class IdentitySpec:
         if unknown:
             raise DataError(f"'{min(unknown)}' is no part of a variant; the parts are {', '.join(VARIANT_SLOTS)}.")
         chosen = {slot: style.look(slot, name).name for slot, name in looks.items() if name is not None}
-        chosen.setdefault("expression", next(iter(style.slots["expression"])))
+        chosen["expression"] = self._expression(looks.get("expression"), chosen)
         if "clothing" in style.slots:
             chosen.setdefault("clothing", next(iter(style.slots["clothing"])))
         _fill_colors(style, chosen, random.Random(f"{self.name}/colors"))
@@ -76,6 +77,13 @@ class IdentitySpec:
         if problem is not None:
             raise DataError(f"The person '{self.name}' cannot be drawn like that: {problem}.")
         return Variant(chosen)
+
+    def _expression(self, wanted: str | None, others: Mapping[str, str]) -> str:
+        """Find the look of an expression; of several that were meant, the first that goes with the rest."""
+        looks = find_style(self.style).slots["expression"]
+        meant = [name for name, look in looks.items() if wanted in (name, look.coarse, None)]
+        fitting = (name for name in meant if conflict(self, {**others, "expression": name}) is None)
+        return next(fitting, meant[0])
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,12 @@ def draw_identity(style: Style, name: str, rng: random.Random) -> IdentitySpec:
         beard = _pick(style, "facial_hair", rng)
         if conflict(IdentitySpec(name, style.key, looks), {"facial_hair": beard}) is None:
             looks["facial_hair"] = beard
+    hair = [style.slots[slot][name] for slot, name in looks.items()]
     if "skin" in style.slots:
-        looks["skin"] = _pick(style, "skin", rng)
-    tinted = any(style.slots[slot][looks[slot]].tint for slot in ("hair", "facial_hair") if slot in looks)
-    if "hair_color" in style.slots and tinted:
-        barred = style.slots["skin"][looks["skin"]].not_color if "skin" in looks else ()
-        looks["hair_color"] = rng.choice([name for name in style.slots["hair_color"] if name not in barred])
+        looks["skin"] = _pick_color(style, "skin", hair, rng)
+    if "hair_color" in style.slots and any(look.tint for look in hair):
+        skin = [style.slots["skin"][looks["skin"]]] if "skin" in looks else []
+        looks["hair_color"] = _pick_color(style, "hair_color", hair + skin, rng)
     features = {option: rng.choice(values) for option, values in style.features.items()}
     return IdentitySpec(name, style.key, looks, features)
 
@@ -281,5 +289,10 @@ def _fill_colors(style: Style, looks: dict[str, str], rng: random.Random) -> Non
     for slot in ("hat", "clothing"):
         if slot not in looks or not style.slots[slot][looks[slot]].colored or COLOR_OF[slot] in looks:
             continue
-        barred = style.slots[slot][looks[slot]].not_color
-        looks[COLOR_OF[slot]] = rng.choice([name for name in style.slots[COLOR_OF[slot]] if name not in barred])
+        looks[COLOR_OF[slot]] = _pick_color(style, COLOR_OF[slot], [style.slots[slot][looks[slot]]], rng)
+
+
+def _pick_color(style: Style, slot: str, beside: Sequence[Look], rng: random.Random) -> str:
+    """Pick a colour in which everything beside it can be seen."""
+    barred = {color for look in beside for color in look.not_color}
+    return rng.choice([name for name in style.slots[slot] if name not in barred])

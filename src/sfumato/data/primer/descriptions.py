@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sfumato.data.primer.looks import find_style
 
@@ -22,6 +22,7 @@ _OPENINGS = (
 _PLURALS = ("glasses", "sunglasses", "overalls", "hair", "buns", "braids", "pigtails", "dreadlocks", "twists", "curls")
 
 
+@runtime_checkable
 class Draws(Protocol):
     """A source of random numbers: `random.Random` and `numpy.random.Generator` are ones."""
 

@@ -39,7 +39,8 @@ class Look:
         headwear: Whether it covers the head without being a hat (hijab, turban).
         shows: Parts of the face that must be visible for the words to be true.
         hides: Parts that it covers, or slots and options that it replaces.
-        not_color: Colours that would make it invisible: of the cloth below a print, of the hair on skin.
+        not_color: Colours that would make it invisible: of the cloth below a print, of
+            skin and hair around a beard, of the hair on a skin.
     """
 
     name: str
