@@ -108,7 +108,7 @@ def test_higher_orders_beat_ddim_on_a_trained_schedule(name: str, zero: bool) ->
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize(("name", "steps"), [("ddpm", 400), ("euler-ancestral", 400), ("dpm++2m-sde", 60)])
 def test_stochastic_samplers_give_the_distribution_of_the_data(name: str, steps: int, zero: bool) -> None:
-    shape = (1, 1, 128, 128)
+    shape = (1, 1, 96, 96)
     levels = spaced_levels(SCHEDULES[zero], steps, karras=True)
     x_t = gaussian_start(levels[0], shape)
     *_, last = SAMPLERS[name](gaussian_denoise, x_t, levels, draw=drawing(shape))

@@ -82,6 +82,7 @@ def test_karras_keeps_a_first_level_beyond_its_range_and_goes_on_from_80(schedul
         ({"steps": 5, "strength": 0.0}, "strength is 0.0; needed: more than 0"),
         ({"steps": 5, "strength": 1.5}, "strength is 1.5; needed: more than 0"),
         ({"steps": 5, "spacing": "even"}, "spacing is 'even'; needed: one of trailing, leading, linspace"),
+        ({"steps": 5, "spacing": "even", "karras": True}, "spacing is 'even'"),
         ({"steps": 5, "offset": 1}, "offset is 1 with spacing 'trailing'"),
         ({"steps": 1000, "spacing": "leading", "offset": 1}, "gives times 1 to 1000; needed: 0 to 999"),
     ],

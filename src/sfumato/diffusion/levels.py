@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 from sfumato.diffusion.noise_level import CLEAN, Denoise, Level, noise_decay
 from sfumato.diffusion.schedules import Schedule
@@ -56,6 +55,7 @@ def spaced_levels(
         raise ConfigError(f"steps is {steps}; needed: 1 to {total}, the training steps of the schedule.", field="steps")
     if not 0 < strength <= 1:
         raise ConfigError(f"strength is {strength}; needed: more than 0, at most 1.", field="strength")
+    _check_spacing(spacing)
     if karras:
         levels = _karras_levels(schedule, steps)
     else:
@@ -79,15 +79,14 @@ def spaced_times(total: int, steps: int, spacing: str, offset: int = 0) -> list[
     Raises:
         ConfigError: The spacing is unknown, or the offset shifts a time out of the schedule.
     """
-    if spacing not in SPACINGS:
-        raise ConfigError(f"spacing is {spacing!r}; needed: one of {', '.join(SPACINGS)}.", field="spacing")
+    _check_spacing(spacing)
     if offset and spacing != "leading":
         raise ConfigError(f"offset is {offset} with spacing {spacing!r}; it applies to 'leading' only.", field="offset")
     counts = range(steps, 0, -1)
     if spacing == "trailing":
-        return [round(Fraction(total * k, steps)) - 1 for k in counts]
+        return [_rounded(total * k, steps) - 1 for k in counts]
     if spacing == "linspace":
-        return [round(Fraction((total - 1) * (k - 1), steps - 1)) if steps > 1 else total - 1 for k in counts]
+        return [_rounded((total - 1) * (k - 1), steps - 1) if steps > 1 else total - 1 for k in counts]
     times = [total * (k - 1) // steps + offset for k in counts]
     if times[0] >= total or times[-1] < 0:
         raise ConfigError(
@@ -97,6 +96,18 @@ def spaced_times(total: int, steps: int, spacing: str, offset: int = 0) -> list[
             hint="Use fewer steps, offset 0, or spacing 'trailing'.",
         )
     return times
+
+
+def _check_spacing(spacing: str) -> None:
+    """Refuse an unknown spacing."""
+    if spacing not in SPACINGS:
+        raise ConfigError(f"spacing is {spacing!r}; needed: one of {', '.join(SPACINGS)}.", field="spacing")
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """Divide and round to the nearest whole number, halves to even, without the errors of floats."""
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
 
 
 def _karras_levels(schedule: Schedule, steps: int) -> list[Level]:

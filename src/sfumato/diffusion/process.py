@@ -94,7 +94,7 @@ def loss_weight(kind: str, snr: PerRow, prediction: Prediction, gamma: float = 5
 
     A squared error on eps is SNR times, on v SNR + 1 times, that on x_0. `min_snr`: `min(SNR, gamma)` on x_0, hence
     `min(SNR, gamma) / SNR` on eps and `/ (SNR + 1)` on v ([hang2023] sec. 3.4). `debiased`: `1 / sqrt(SNR)` on eps
-    ([yu2023] eq. 10), hence `sqrt(SNR)` on x_0 and `sqrt(SNR) / (SNR + 1)` on v.
+    ([yu2023]), hence `sqrt(SNR)` on x_0 and `sqrt(SNR) / (SNR + 1)` on v.
 
     Args:
         kind: `none`, `min_snr` or `debiased`.

@@ -38,7 +38,7 @@ def dpmpp_2m_sde(
     """Solve the reverse stochastic equation in log-SNR, with x_0 extrapolated from two steps.
 
     `x' = (sigma' / sigma) e^(-eta h) x + alpha' (1 - e^(-(1 + eta) h)) D + sigma' sqrt(1 - e^(-2 eta h)) z`: [lu2022b]
-    sec. 5 (SDE-DPM-Solver++ 2M) at eta 1, the probability flow at eta 0. Written with `q = e^-h`, so that infinite h
+    (SDE-DPM-Solver++ 2M) at eta 1, the probability flow at eta 0. Written with `q = e^-h`, so that infinite h
     (from alpha 0, to the clean level) needs no special case.
 
     Args:

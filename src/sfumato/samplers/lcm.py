@@ -22,8 +22,8 @@ def lcm(
     """Jump to x_0 and noise it to the next level, for networks distilled to do so in 1 to 8 steps.
 
     `x_{t'} = alpha' f(x_t, t) + sigma' z` ([song2023] alg. 1). `f` is x_0, or, with a boundary scaling k,
-    `c_skip x_t + c_out x_0` with `c_skip = d² / ((k t)² + d²)`, `c_out = k t / sqrt((k t)² + d²)`, d = 0.5 ([luo2023]
-    sec. 3; k = 10 in its code). For t of 1 or more the two differ by less than 0.3 %.
+    `c_skip x_t + c_out x_0` with `c_skip = d² / ((k t)² + d²)`, `c_out = k t / sqrt((k t)² + d²)`, d = 0.5 ([luo2023];
+    k = 10 in its code). For t of 1 or more the two differ by less than 0.3 %.
 
     Args:
         denoise: `(x_t, level) -> x_0`.

@@ -24,9 +24,10 @@ ADAMS_BASHFORTH: dict[int, tuple[float, ...]] = {
 def plms(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) -> Iterator[Step]:
     """Combine the noise of up to four steps, then take the DDIM step with it.
 
-    `eps' = (55 eps_t - 59 eps_{t-1} + 37 eps_{t-2} - 9 eps_{t-3}) / 24` ([liu2022] eq. 12), lower orders while the
-    history is short (eq. 22 and 23), then the transfer part (eq. 11). Order 2. The first step is the improved Euler of
-    eq. 23, so it costs one more evaluation. The formulas suppose evenly spaced times; Karras spacing loses their gain.
+    `eps' = (55 eps_t - 59 eps_{t-1} + 37 eps_{t-2} - 9 eps_{t-3}) / 24`, the linear multistep part of [liu2022], with lower
+    orders while the history is short; then their transfer part, a DDIM step. Order 2. The first step is an improved
+    Euler step, so it costs one more evaluation. The formulas suppose evenly spaced times; Karras spacing loses their
+    gain.
 
     Two steps have no room for this and take the plain DDIM step: from alpha 0, where x_0 does not follow from eps, and
     a single step to the clean level, where no network can be asked.

@@ -28,9 +28,8 @@ class _Past:
 def unipc(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) -> Iterator[Step]:
     """Predict as DPM-Solver++ 2M does, and correct each step with the evaluation of the next.
 
-    The evaluation at the predicted point both corrects that point (UniC, [zhao2023] eq. 3 and 8) and predicts the next
-    (UniP, eq. 7), so it costs one evaluation a step. Order 3 of accuracy in the paper's count, after a first step of
-    order 2. UniP-2 with bh2 is the DPM-Solver++ 2M step.
+    The evaluation at the predicted point both corrects that point (UniC) and predicts the next (UniP), so a step costs
+    one evaluation. UniP-2 with bh2 is the DPM-Solver++ 2M step, of order 2; the corrector raises it to order 3.
 
     Args:
         denoise: `(x_t, level) -> x_0`.
@@ -62,8 +61,8 @@ def _exponential_step(x_t: Tensor, x_0: Tensor, level: Level, next_level: Level,
 def _corrected(past: Sequence[_Past], x_0: Tensor, level: Level) -> Tensor:
     """Redo the last step, now that the network was asked at its end (UniC).
 
-    The weights a solve `sum_m a_m r_m^(n-1) = b_n` for n = 1, 2 and `r = (-h_before / h, 1)` ([zhao2023] eq. 8). With
-    one past step the paper sets a = 1/2.
+    The weights a solve `sum_m a_m r_m^(n-1) = b_n` for n = 1, 2 and `r = (-h_before / h, 1)` (UniC-2 of [zhao2023]).
+    With one past step the paper sets a = 1/2.
     """
     last = past[-1]
     change = x_0 - last.x_0
@@ -80,7 +79,7 @@ def _corrected(past: Sequence[_Past], x_0: Tensor, level: Level) -> Tensor:
 
 
 def _moments(q: float) -> tuple[float, float]:
-    """Return b_1 and b_2 of [zhao2023] eq. 8: the means of u and u², u in [0, 1] with density ~ e^(u h)."""
+    """Return the right-hand side (b_1, b_2): the means of u and u², u in [0, 1] with density ~ e^(u h)."""
     h = -math.log(q)
     share = -1 / math.expm1(-h)
     b_1 = share - 1 / h
