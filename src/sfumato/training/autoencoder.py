@@ -165,7 +165,7 @@ class AutoencoderTrainer:
             statistics = measure_scaling(self._sampled_latents(batches(index), index) for index in range(count))
             shift = statistics.mean if self.recipe.shift else 0.0
             self.autoencoder.set_scaling(statistics.scaling_factor, shift)
-            folder = save_autoencoder(self.autoencoder, run_dir / "autoencoder")
+            folder = save_autoencoder(self.autoencoder, run_dir / "autoencoder", self._validation_images().shape[-1])
         info = {"scaling_factor": statistics.scaling_factor, "shift_factor": shift, **self.validate(step)}
         yield Artifact(folder, "autoencoder", info)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError, DataError
-from sfumato.events import Event, Metric, Notice, Preview, Progress
+from sfumato.events import Artifact, Event, Metric, Notice, Preview, Progress
+from sfumato.formats.bundle import Bundle, save_bundle
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import TextEncoder
@@ -129,6 +130,8 @@ class DenoiserTrainer:
             before_step=self.pool.move_to,
             validate=self.validate,
             preview=self.preview,
+            after_save=self.after_save,
+            finish=self.write_bundle,
             close=self._pictures.close,
         )
 
@@ -172,6 +175,31 @@ class DenoiserTrainer:
         with torch.no_grad(), self._shipped():
             rows = [self._samples(prompt) for prompt in prompts]
         yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
+
+    def after_save(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Write a bundle when it is time to."""
+        every = self.recipe.bundle_every
+        if every and step % every == 0 and step < self.recipe.loop.steps:
+            yield from self.write_bundle(step, run_dir)
+
+    def write_bundle(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Write everything as one model folder, with the averaged weights."""
+        if self.text_encoder is None or self.tokenizer is None:
+            yield Notice(step, "A denoiser without text has no bundle; its weights are in the checkpoint.")
+            return
+        bundle = Bundle(
+            self.autoencoder,
+            self.unet,
+            self.text_encoder,
+            self.tokenizer,
+            self.schedule,
+            self.recipe.prediction,
+            name=self.recipe.name,
+            native_size=self._validation.mean.shape[-1] * self.autoencoder.downsample_factor,
+        )
+        with self._shipped():
+            save_bundle(bundle, run_dir / "bundle")
+        yield Artifact(run_dir / "bundle", "bundle", {"step": step})
 
     def _samples(self, prompt: str) -> Images:
         """Draw pictures of one prompt."""

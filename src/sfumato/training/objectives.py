@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from sfumato.diffusion.parameterization import Prediction, target
-from sfumato.diffusion.process import LossKind, Weighting, elementwise_loss, loss_weight, q_sample
+from sfumato.diffusion.process import elementwise_loss, loss_weight, q_sample
 from sfumato.diffusion.schedules import Schedule
-from sfumato.models.discriminator import GanLoss, Norm
 from sfumato.tensors import Latents, PerRow
 from sfumato.training.section import Section
 
@@ -35,9 +34,9 @@ class DenoisingConfig(Section):
         text_dropout: Probability with which a caption is replaced by the empty one, for guidance without a classifier.
     """
 
-    loss: LossKind = "l2"
+    loss: Literal["l1", "l2", "huber", "pseudo_huber"] = "l2"
     delta: float = Field(1.0, gt=0)
-    weighting: Weighting = "none"
+    weighting: Literal["none", "min_snr", "debiased"] = "none"
     gamma: float = Field(5.0, gt=0)
     times: Literal["uniform", "logit_normal"] = "uniform"
     logit_mean: float = 0.0
@@ -152,7 +151,7 @@ class AutoencoderObjective(Section):
     codebook_weight: float = Field(1.0, ge=0)
     adversarial_weight: float = Field(0.0, ge=0)
     adversarial_start: int = Field(50_001, ge=0)
-    gan_loss: GanLoss = "hinge"
+    gan_loss: Literal["hinge", "vanilla"] = "hinge"
     discriminator_channels: int = Field(64, ge=1)
     discriminator_layers: int = Field(3, ge=1)
-    discriminator_norm: Norm = "batch"
+    discriminator_norm: Literal["batch", "group"] = "batch"

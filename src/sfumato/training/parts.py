@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.formats.atomic import atomic_folder
+from sfumato.formats.bundle import fill
+from sfumato.formats.diffusers_config import read_autoencoder_config, write_autoencoder_config
+from sfumato.formats.diffusers_weights import modernised, read_weights
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
-from sfumato.models.autoencoder import Autoencoder, AutoencoderConfig
+from sfumato.formats.strict_json import read_json
+from sfumato.models.autoencoder import Autoencoder
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
 
 def seeded(seed: int, part: str, build: Callable[[], ModuleT]) -> ModuleT:
@@ -40,43 +42,49 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_autoencoder(autoencoder: Autoencoder, folder: Path) -> Path:
-    """Write an autoencoder as a folder with its configuration and weights.
+def save_autoencoder(autoencoder: Autoencoder, folder: Path, size: int) -> Path:
+    """Write an autoencoder as a folder in diffusers layout, in float32.
+
+    Args:
+        autoencoder: What to write.
+        folder: Where.
+        size: Side in pixels of the pictures that it was trained on.
 
     Raises:
         StorageError: The disk is full or not writable.
     """
     with atomic_folder(folder) as stage:
-        (stage / _CONFIG).write_text(json.dumps(asdict(autoencoder.config), indent=1))
+        (stage / _CONFIG).write_text(json.dumps(write_autoencoder_config(autoencoder.config, size), indent=2) + "\n")
         write_safetensors(stage / _WEIGHTS, autoencoder.state_dict())
     return folder
 
 
 def load_autoencoder(path: Path) -> Autoencoder:
-    """Read an autoencoder from its folder or from the folder of the run that made it.
+    """Read a frozen autoencoder from its folder, from the run that made it or from a bundle.
 
     Raises:
         CheckpointError: There is none, or it is not readable.
     """
-    folder = path / "autoencoder" if (path / "autoencoder" / _CONFIG).is_file() else path
-    try:
-        content = json.loads((folder / _CONFIG).read_text())
-        config = TypeAdapter(AutoencoderConfig).validate_python(content)
-    except (OSError, ValueError, ValidationError) as error:
+    places = [path / "autoencoder", path / "vae", path]
+    folder = next((place for place in places if (place / _CONFIG).is_file()), None)
+    if folder is None:
         raise CheckpointError(
-            f"'{path}' holds no finished autoencoder: {folder / _CONFIG} is missing or unreadable.",
+            f"'{path}' holds no finished autoencoder: neither {_CONFIG} nor a folder 'autoencoder' or 'vae' with it.",
+            field="autoencoder",
             hint="Name the folder that `sfumato train autoencoder` wrote.",
-        ) from error
-    autoencoder = Autoencoder(config)
-    load_weights(autoencoder, read_safetensors(folder / _WEIGHTS), str(folder / _WEIGHTS))
+        )
+    file = folder / _CONFIG
+    autoencoder = Autoencoder(read_autoencoder_config(read_json(file), str(file)))
+    source, tensors = read_weights(folder)
+    fill(autoencoder, modernised(tensors, {key: t.ndim for key, t in autoencoder.state_dict().items()}), str(source))
     return autoencoder.eval().requires_grad_(False)
 
 
 def start_weights(init_from: Path, part: str) -> dict[str, Tensor]:
-    """Read the weights of one part from a run folder or one of its checkpoints, to start another run with.
+    """Read the weights of one part to start another run with.
 
     Args:
-        init_from: The folder.
+        init_from: A run folder, one of its checkpoints, or a bundle.
         part: Name of the part, such as `unet`.
 
     Raises:
@@ -85,13 +93,15 @@ def start_weights(init_from: Path, part: str) -> dict[str, Tensor]:
     folder = init_from
     if (init_from / states.CHECKPOINTS).is_dir():
         folder = states.latest(init_from).path or init_from
-    file = folder / f"{part}.safetensors"
-    if not file.is_file():
-        raise ConfigError(
-            f"init_from is '{init_from}', which has no weights of '{part}'; a run folder or a checkpoint was needed.",
-            field="init_from",
-        )
-    return read_safetensors(file)
+    if (folder / f"{part}.safetensors").is_file():
+        return read_safetensors(folder / f"{part}.safetensors")
+    inner = folder / ("vae" if part == "autoencoder" and (folder / "vae").is_dir() else part)
+    if inner.is_dir():
+        return read_weights(inner)[1]
+    raise ConfigError(
+        f"init_from is '{init_from}', which has no weights of '{part}'; a run, a checkpoint or a bundle was needed.",
+        field="init_from",
+    )
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
