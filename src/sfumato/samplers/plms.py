@@ -24,8 +24,8 @@ ADAMS_BASHFORTH: dict[int, tuple[float, ...]] = {
 def plms(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) -> Iterator[Step]:
     """Combine the noise of up to four steps, then take the DDIM step with it.
 
-    `eps' = (55 eps_t - 59 eps_{t-1} + 37 eps_{t-2} - 9 eps_{t-3}) / 24`, the linear multistep part of [liu2022], with lower
-    orders while the history is short; then their transfer part, a DDIM step. Order 2. The first step is an improved
+    `eps' = (55 eps_t - 59 eps_{t-1} + 37 eps_{t-2} - 9 eps_{t-3}) / 24`, the linear multistep part of [liu2022], with
+    lower orders while the history is short; then their transfer part, a DDIM step. Order 2. The first step is an improved
     Euler step, so it costs one more evaluation. The formulas suppose evenly spaced times; Karras spacing loses their
     gain.
 
