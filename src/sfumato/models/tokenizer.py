@@ -25,6 +25,7 @@ from sfumato.models.tokenizer_files import (
     WORD_END,
     Merges,
     clip_backend,
+    read_added,
     read_json,
     read_pieces,
     special_token,
@@ -154,8 +155,6 @@ class Tokenizer:
         vocab, merges = read_pieces(folder)
         config = read_json(folder / "tokenizer_config.json", {})
         specials = read_json(folder / "special_tokens_map.json", {})
-        added = {token["content"]: int(key) for key, token in config.get("added_tokens_decoder", {}).items()}
-        added |= read_json(folder / "added_tokens.json", {})
         pad = specials.get("pad_token") or config.get("pad_token") or EOS
         length = config.get("model_max_length", 77)
         return cls(
@@ -163,7 +162,7 @@ class Tokenizer:
             merges,
             length if length < 1_000_000 else 77,
             pad=pad["content"] if isinstance(pad, dict) else pad,
-            added={text: index for text, index in added.items() if text not in vocab},
+            added={text: index for text, index in read_added(folder).items() if text not in vocab},
         )
 
     def save(self, folder: Path | str) -> None:
@@ -277,6 +276,11 @@ class Tokenizer:
     def _decode_known(self, ids: list[int]) -> str:
         """Return the text of ids of the vocabulary."""
         return str(self._backend.decode(ids, skip_special_tokens=False)).replace(WORD_END, " ").strip()
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Ids of all learned pieces; a piece that ends a word ends in `</w>`."""
+        return dict(self._vocab)
 
     @property
     def placeholders(self) -> Mapping[str, tuple[int, ...]]:

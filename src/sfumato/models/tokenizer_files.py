@@ -92,6 +92,25 @@ def read_pieces(folder: Path) -> tuple[dict[str, int], Merges]:
     return vocab, merges
 
 
+def read_added(folder: Path) -> dict[str, int]:
+    """Read the whole words that were given ids of their own, wherever the folder lists them.
+
+    Args:
+        folder: A tokenizer folder.
+
+    Returns:
+        Id of every such word, special tokens among them.
+
+    Raises:
+        CheckpointError: A file cannot be read as JSON.
+    """
+    listed = read_json(folder / "tokenizer.json", {}).get("added_tokens", [])
+    added = {token["content"]: int(token["id"]) for token in listed}
+    by_id = read_json(folder / "tokenizer_config.json", {}).get("added_tokens_decoder", {})
+    added |= {token["content"]: int(index) for index, token in by_id.items()}
+    return added | read_json(folder / "added_tokens.json", {})
+
+
 def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read a JSON object; `default` stands for a missing file.
 
