@@ -25,9 +25,9 @@ def plms(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) 
     """Combine the noise of up to four steps, then take the DDIM step with it.
 
     `eps' = (55 eps_t - 59 eps_{t-1} + 37 eps_{t-2} - 9 eps_{t-3}) / 24`, the linear multistep part of [liu2022], with
-    lower orders while the history is short; then their transfer part, a DDIM step. Order 2. The first step is an improved
-    Euler step, so it costs one more evaluation. The formulas suppose evenly spaced times; Karras spacing loses their
-    gain.
+    lower orders while the history is short; then their transfer part, a DDIM step. Order 2. The first step is an
+    improved Euler step, so it costs one more evaluation. The formulas suppose evenly spaced times; Karras spacing loses
+    their gain.
 
     Two steps have no room for this and take the plain DDIM step: from alpha 0, where x_0 does not follow from eps, and
     a single step to the clean level, where no network can be asked.
