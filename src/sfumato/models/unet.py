@@ -33,7 +33,8 @@ __all__ = ["UNet", "UNetConfig"]
 
 Run = Callable[..., Tensor]
 FeatureMap = Float[Tensor, "b _c _h _w"]
-TimeVector = Float[Tensor, "b _d"]
+TimeVector = Float[Tensor, "_b _d"]
+"""One row per picture, or a single row when all share one time."""
 AnyContext = Float[Tensor, "_b _l _d"] | ContextCache
 Labels = Int[Tensor, "_b"]
 AnyTimes = Float[Tensor, "_b"] | Int[Tensor, "_b"] | float | int
@@ -280,7 +281,8 @@ class UNet(nn.Module):
                 field="t",
                 hint="Give one time, or one per row.",
             )
-        embedding = sinusoidal(times.expand(len(x_t)), self.config.channels[0]).to(x_t.dtype)
+        # One time for all rows is embedded once: less work, and the same bits for any number of rows.
+        embedding = sinusoidal(times.reshape(-1), self.config.channels[0]).to(x_t.dtype)
         total: Tensor = self.time_embedding(embedding)
         if class_labels is not None:
             total = total + self.class_embedding(class_labels)

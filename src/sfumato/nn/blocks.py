@@ -90,13 +90,14 @@ class ResBlock(nn.Module):
             zero_parameters(self.conv2)
 
     def forward(
-        self, x: Float[Tensor, "b c_in h_in w_in"], time: Float[Tensor, "b d"] | None = None
+        self, x: Float[Tensor, "b c_in h_in w_in"], time: Float[Tensor, "_b d"] | None = None
     ) -> Float[Tensor, "b c_out h_out w_out"]:
         """Transform a feature map.
 
         Args:
             x: The map.
-            time: Time vector with its SiLU already applied, which all blocks of a network share.
+            time: Time vector with its SiLU already applied, which all blocks of a network share; one row per map
+                or a single row for all.
 
         Returns:
             The new map.
@@ -139,7 +140,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(
-        self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "b d"] | None = None
+        self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "_b d"] | None = None
     ) -> Float[Tensor, "b c h_out w_out"]:
         """Halve; the time is accepted and not used, so that a `ResBlock` can take this place."""
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
@@ -158,7 +159,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(
-        self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "b d"] | None = None
+        self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "_b d"] | None = None
     ) -> Float[Tensor, "b c h_out w_out"]:
         """Double; the time is accepted and not used, so that a `ResBlock` can take this place."""
         out: Tensor = self.conv(resized(x, "up"))
