@@ -215,9 +215,7 @@ class DenoiserTrainer:
             guidance_scale=preview.guidance_scale,
         )
 
-    def _losses(
-        self, x_0: Latents, t: Times, eps: Latents, context: Context | None
-    ) -> tuple[PerRow, PerRow]:
+    def _losses(self, x_0: Latents, t: Times, eps: Latents, context: Context | None) -> tuple[PerRow, PerRow]:
         """Compute weighted and plain loss of each row."""
         x_0, t, eps = (value.to(self.device) for value in (x_0, t, eps))
         batch = noised(self.schedule, self.recipe.prediction, x_0, t, eps)
@@ -281,9 +279,7 @@ class DenoiserTrainer:
         table, tokenizer = self.recipe.text_encoder, self.tokenizer
         if table is None or tokenizer is None:
             return None
-        return seeded(
-            self.recipe.seed, "text_encoder", lambda: TextEncoder(text_encoder_config(table, tokenizer))
-        )
+        return seeded(self.recipe.seed, "text_encoder", lambda: TextEncoder(text_encoder_config(table, tokenizer)))
 
 
 def _check_fit(recipe: DenoiserRecipe, autoencoder: Autoencoder) -> None:

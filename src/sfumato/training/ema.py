@@ -20,7 +20,7 @@ class EmaConfig(Section):
         warmup: Use `min(decay, (1 + n) / (10 + n))` at update n, so that early weights are soon forgotten.
     """
 
-    decay: float = Field(0.9999, ge=0, lt=1)
+    decay: float = Field(default=0.9999, ge=0, lt=1)
     warmup: bool = True
 
 

@@ -1,7 +1,7 @@
 """Keep non-finite numbers away from the weights, and say where they came from.
 
-Loss and gradient norm are checked before the optimizer moves anything. A bad step is dropped; if the next one is bad too,
-the weights themselves are suspect and the last good state comes back; after several in a row the run ends with the cause.
+Loss and gradient norm are checked before the optimizer moves anything. A bad step is dropped; if the next one is bad
+too, the weights themselves are suspect and the last good state comes back; after several the run ends with the cause.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class GuardConfig(Section):
         snapshot_every: Steps between copies of the good state, kept in memory; 0 keeps none.
     """
 
-    max_bad: int = Field(8, ge=1)
-    calm_steps: int = Field(20, ge=1)
-    snapshot_every: int = Field(100, ge=0)
+    max_bad: int = Field(default=8, ge=1)
+    calm_steps: int = Field(default=20, ge=1)
+    snapshot_every: int = Field(default=100, ge=0)
 
 
 class Guard:
@@ -144,9 +144,7 @@ class _Trace:
         return hook
 
 
-def locate(
-    modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], known: LossReport, found: str
-) -> str:
+def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], known: LossReport, found: str) -> str:
     """Repeat a bad step with every layer watched and say where the trouble starts.
 
     Args:

@@ -1,8 +1,8 @@
 """The rotating pool of encoded pictures that a denoiser learns from.
 
-Encoding costs more than composing and would be repeated for every epoch, so pictures are encoded in shards of N. At any
-time W shards are in the pool; every R steps the oldest one gives way to the next. Which picture a step sees is a function of
-the step, so a resumed run sees the same.
+Encoding at every use would cost as much as a part of the training itself, so pictures are encoded once, in shards of N.
+At any time W shards are in the pool; every R steps the oldest one gives way to the next. Which picture a step sees is a
+function of the step, so a resumed run sees the same.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class LatentPoolConfig(Section):
     """
 
     folder: Path | None = None
-    shard_size: int = Field(1024, ge=1)
-    window: int = Field(16, ge=1)
-    rotate_every: int = Field(0, ge=0)
-    encode_batch: int = Field(32, ge=1)
+    shard_size: int = Field(default=1024, ge=1)
+    window: int = Field(default=16, ge=1)
+    rotate_every: int = Field(default=0, ge=0)
+    encode_batch: int = Field(default=32, ge=1)
     keep: Literal["window", "all"] = "window"
 
 

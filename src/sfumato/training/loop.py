@@ -2,9 +2,9 @@
 
     draw → loss → backward → guard → clip → optimizer → average → log · validate · preview · save
 
-Every random number comes from the step (or from torch's global generator, which the loop seeds by the step), every save is
-atomic: a run that is interrupted at any moment and resumed ends with the same bytes as one that was not, at the same number
-of threads.
+Every random number comes from the step (or from torch's global generator, which the loop seeds by the step) and every
+save is atomic: a run that is interrupted at any moment and resumed ends with the same bytes as one that was not, at the
+same number of threads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAY_CHANGE = (
     "*.workers",
     "latents.keep",
 )
-"""Settings that a resumed run may change: they do not alter what a step does (content is compared by hash, not by path)."""
+"""Settings that a resumed run may change: they do not alter what a step does. Data are compared by hash, not by path."""
 
 
 class LoopConfig(Section):
@@ -67,16 +67,16 @@ class LoopConfig(Section):
         guard: What to do about numbers that are not finite.
     """
 
-    steps: int = Field(1000, ge=1)
-    accumulate: int = Field(1, ge=1)
-    clip_norm: float | None = Field(1.0, gt=0)
-    log_every: int = Field(10, ge=1)
-    validate_every: int = Field(0, ge=0)
-    preview_every: int = Field(0, ge=0)
-    save_every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
-    max_seconds: float | None = Field(None, gt=0)
-    threads: int | None = Field(None, ge=1)
+    steps: int = Field(default=1000, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    log_every: int = Field(default=10, ge=1)
+    validate_every: int = Field(default=0, ge=0)
+    preview_every: int = Field(default=0, ge=0)
+    save_every: int = Field(default=500, ge=1)
+    keep: int = Field(default=2, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0)
+    threads: int | None = Field(default=None, ge=1)
     tensorboard: bool = True
     guard: GuardConfig = GuardConfig()
 
@@ -150,7 +150,7 @@ class _Run:
         self.task, self.config, self.run_dir, self.settings, self.stop = task, config, run_dir, settings, stop
         self.optimizers = {phase.name: build_optimizers(phase.modules, phase.optim) for phase in task.phases}
         self.parts: dict[str, states.Saved] = {
-            **{name: module for name, module in task.saved.items()},
+            **task.saved,
             **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
             **({} if task.ema is None else {"ema": task.ema}),
         }

@@ -16,6 +16,7 @@ from sfumato.diffusion.schedules import Schedule
 from sfumato.tensors import Latents, PerRow
 from sfumato.training.section import Section
 
+PerRowInt = Int[Tensor, "b"]
 BUCKETS = 4
 
 
@@ -35,14 +36,14 @@ class DenoisingConfig(Section):
     """
 
     loss: Literal["l1", "l2", "huber", "pseudo_huber"] = "l2"
-    delta: float = Field(1.0, gt=0)
+    delta: float = Field(default=1.0, gt=0)
     weighting: Literal["none", "min_snr", "debiased"] = "none"
-    gamma: float = Field(5.0, gt=0)
+    gamma: float = Field(default=5.0, gt=0)
     times: Literal["uniform", "logit_normal"] = "uniform"
     logit_mean: float = 0.0
-    logit_std: float = Field(1.0, gt=0)
-    offset_noise: float = Field(0.0, ge=0, le=1)
-    text_dropout: float = Field(0.1, ge=0, le=1)
+    logit_std: float = Field(default=1.0, gt=0)
+    offset_noise: float = Field(default=0.0, ge=0, le=1)
+    text_dropout: float = Field(default=0.1, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Noised:
     """
 
     x_t: Latents
-    t: Int[Tensor, "b"]
+    t: PerRowInt
     wanted: Latents
 
 
-def draw_times(config: DenoisingConfig, count: int, num_train_steps: int, draw: torch.Generator) -> Int[Tensor, "b"]:
+def draw_times(config: DenoisingConfig, count: int, num_train_steps: int, draw: torch.Generator) -> PerRowInt:
     """Draw training times.
 
     Args:
@@ -83,7 +84,7 @@ def draw_eps(config: DenoisingConfig, shape: torch.Size, draw: torch.Generator) 
     return eps
 
 
-def noised(schedule: Schedule, prediction: Prediction, x_0: Latents, t: Int[Tensor, "b"], eps: Latents) -> Noised:
+def noised(schedule: Schedule, prediction: Prediction, x_0: Latents, t: PerRowInt, eps: Latents) -> Noised:
     """Noise a batch to its times and say what the network should answer there.
 
     Args:
@@ -116,7 +117,7 @@ def denoising_loss(
     return loss_weight(config.weighting, schedule.snr(batch.t), prediction, config.gamma) * plain, plain
 
 
-def bucket_means(values: PerRow, t: Int[Tensor, "b"], num_train_steps: int) -> dict[str, float]:
+def bucket_means(values: PerRow, t: PerRowInt, num_train_steps: int) -> dict[str, float]:
     """Return the mean loss in each quarter of the training times; an empty quarter is left out.
 
     A single mean hides where learning happens: the noisiest quarter decides composition, the cleanest detail.
@@ -133,8 +134,8 @@ class AutoencoderObjective(Section):
         pixel_loss: `l1` or `l2` between pictures.
         perceptual_weight: Weight of the perceptual distance; 0 leaves it out.
         perceptual_stages: Inner maps of EfficientNet-Lite0 that are compared.
-        kl_weight: Weight of the KL term, summed over a picture's latents and divided by its number of pixel values: with
-            1e-6 this is [rombach2022]'s loss up to one factor for all terms.
+        kl_weight: Weight of the KL term, summed over a picture's latents and divided by its number of pixel values:
+            with 1e-6 this is [rombach2022]'s loss up to one factor for all terms.
         codebook_weight: Weight of the quantiser's loss, `vq` only.
         adversarial_weight: Factor on the adaptive weight of the adversarial term; 0 leaves it out.
         adversarial_start: First step with the adversarial term; the discriminator learns from the same step on.
@@ -145,13 +146,13 @@ class AutoencoderObjective(Section):
     """
 
     pixel_loss: Literal["l1", "l2"] = "l1"
-    perceptual_weight: float = Field(1.0, ge=0)
+    perceptual_weight: float = Field(default=1.0, ge=0)
     perceptual_stages: tuple[int, ...] = (0, 2, 3, 4)
-    kl_weight: float = Field(1e-6, ge=0)
-    codebook_weight: float = Field(1.0, ge=0)
-    adversarial_weight: float = Field(0.0, ge=0)
-    adversarial_start: int = Field(50_001, ge=0)
+    kl_weight: float = Field(default=1e-6, ge=0)
+    codebook_weight: float = Field(default=1.0, ge=0)
+    adversarial_weight: float = Field(default=0.0, ge=0)
+    adversarial_start: int = Field(default=50_001, ge=0)
     gan_loss: Literal["hinge", "vanilla"] = "hinge"
-    discriminator_channels: int = Field(64, ge=1)
-    discriminator_layers: int = Field(3, ge=1)
+    discriminator_channels: int = Field(default=64, ge=1)
+    discriminator_layers: int = Field(default=3, ge=1)
     discriminator_norm: Literal["batch", "group"] = "batch"

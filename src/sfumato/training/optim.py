@@ -39,18 +39,18 @@ class OptimConfig(Section):
     """
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     decay_all: bool = False
-    muon_lr: float | None = Field(None, gt=0)
-    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    muon_lr: float | None = Field(default=None, gt=0)
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     muon_exclude: tuple[str, ...] = ("conv_in", "conv_out", "token_embedding", "position_embedding")
     schedule: Literal["constant", "cosine", "linear", "trapezoid"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    decay_steps: int = Field(0, ge=0)
-    final_lr: float = Field(0.0, ge=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
 
 
 def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
@@ -86,7 +86,7 @@ def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    x: Tensor = wide / (wide.norm() + 1e-7)
     for _ in range(iterations):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -96,8 +96,8 @@ def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised, for matrices and convolution kernels.
 
-    A kernel `(out, in, kh, kw)` counts as the matrix `(out, in·kh·kw)`. The update is scaled by `0.2·√max(rows, columns)`
-    so that its root mean square is that of AdamW ([liu2025] eq. 4) and one learning rate serves both.
+    A kernel `(out, in, kh, kw)` counts as the matrix `(out, in·kh·kw)`. The update is scaled by
+    `0.2·√max(rows, columns)`: its root mean square is then that of AdamW ([liu2025]) and one learning rate serves both.
     """
 
     def __init__(
@@ -117,15 +117,15 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, group)
+                    self._update(weight, weight.grad, group)
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Move one weight."""
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-        ahead = weight.grad.add(momentum, alpha=group["momentum"]).flatten(1)
+        momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
+        ahead = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
         scale = 0.2 * math.sqrt(max(ahead.shape))
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(orthogonalized(ahead).view(weight.shape), alpha=-group["lr"] * scale)
@@ -174,7 +174,8 @@ class Optimizers:
         for full_name, value in state.items():
             name, key = full_name.rsplit("/", 1)
             weight, part = owners[name]
-            kept = torch.empty_like(weight, dtype=value.dtype) if value.shape == weight.shape else torch.empty_like(value)
+            like = weight if value.shape == weight.shape else value
+            kept = torch.empty_like(like, dtype=value.dtype)
             part.state[weight][key] = kept.copy_(value)
 
     def _weights(self, part: torch.optim.Optimizer) -> list[tuple[Tensor, str]]:
@@ -217,9 +218,7 @@ def _group(config: OptimConfig, module: nn.Module, path: str, name: str, weight:
     return "decay" if matrix or config.decay_all else "plain"
 
 
-def _optimizers(
-    groups: Mapping[str, list[nn.Parameter]], config: OptimConfig
-) -> tuple[torch.optim.Optimizer, ...]:
+def _optimizers(groups: Mapping[str, list[nn.Parameter]], config: OptimConfig) -> tuple[torch.optim.Optimizer, ...]:
     """Make one optimizer for the AdamW groups and one for Muon, leaving out the empty ones."""
     parts: list[torch.optim.Optimizer] = []
     adam = [

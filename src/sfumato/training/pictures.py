@@ -41,8 +41,8 @@ class DataConfig(Section):
     seed: int = 0
     split: str = "train"
     scenes: Annotated[SceneConfig, checked_keys(SceneConfig)] = SceneConfig()
-    size: int = Field(128, ge=8)
-    workers: int = Field(1, ge=0, le=16)
+    size: int = Field(default=128, ge=8)
+    workers: int = Field(default=1, ge=0, le=16)
 
 
 class Picture(Protocol):

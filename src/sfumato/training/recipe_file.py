@@ -26,7 +26,6 @@ from sfumato.training.optim import OptimConfig
 from sfumato.training.pictures import DataConfig
 from sfumato.training.section import Section, checked_keys
 
-
 AutoencoderTable = Annotated[AutoencoderConfig, checked_keys(AutoencoderConfig)]
 UNetTable = Annotated[UNetConfig, checked_keys(UNetConfig)]
 ScheduleTable = Annotated[ScheduleConfig, checked_keys(ScheduleConfig)]
@@ -44,10 +43,10 @@ class Recipe(Section):
         loop: How long, how often.
     """
 
-    name: str = Field("mine", min_length=1)
+    name: str = Field(default="mine", min_length=1)
     seed: int = 0
     device: str = "cpu"
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     data: DataConfig = DataConfig()
     loop: LoopConfig = LoopConfig()
 
@@ -74,8 +73,8 @@ class AutoencoderRecipe(Recipe):
     optim: OptimConfig = OptimConfig()
     discriminator_optim: OptimConfig = OptimConfig()
     ema: EmaConfig | None = None
-    validation_pictures: int = Field(64, ge=1)
-    scaling_pictures: int = Field(512, ge=1)
+    validation_pictures: int = Field(default=64, ge=1)
+    scaling_pictures: int = Field(default=512, ge=1)
     shift: bool = False
 
 
@@ -90,18 +89,18 @@ class TokenizerTable(Section):
     """
 
     folder: Path | None = None
-    vocab_size: int = Field(8192, ge=514)
-    context_length: int = Field(32, ge=3)
-    captions: int = Field(20_000, ge=1)
+    vocab_size: int = Field(default=8192, ge=514)
+    context_length: int = Field(default=32, ge=3)
+    captions: int = Field(default=20_000, ge=1)
 
 
 class TextEncoderTable(Section):
     """The text encoder; vocabulary, length and special ids come from the tokenizer."""
 
-    width: int = Field(256, ge=1)
-    layers: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    mlp_width: int = Field(1024, ge=1)
+    width: int = Field(default=256, ge=1)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    mlp_width: int = Field(default=1024, ge=1)
     activation: Activation = "quick_gelu"
 
 
@@ -116,9 +115,9 @@ class PreviewTable(Section):
     """
 
     prompts: tuple[str, ...] = ()
-    count: int = Field(4, ge=1)
-    steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(4.0, ge=0)
+    count: int = Field(default=4, ge=1)
+    steps: int = Field(default=20, ge=1)
+    guidance_scale: float = Field(default=4.0, ge=0)
 
 
 class DenoiserRecipe(Recipe):
@@ -157,9 +156,9 @@ class DenoiserRecipe(Recipe):
     latents: LatentPoolConfig = LatentPoolConfig()
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
-    validation_pictures: int = Field(256, ge=0)
+    validation_pictures: int = Field(default=256, ge=0)
     preview: PreviewTable = PreviewTable()
-    bundle_every: int = Field(0, ge=0)
+    bundle_every: int = Field(default=0, ge=0)
     gradient_checkpointing: bool = False
     compile: bool = False
 

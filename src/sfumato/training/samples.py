@@ -47,8 +47,12 @@ def sample_images(
     else:
         wanted, empty = (Condition(context.expand(count, -1, -1)) for context in (cond, uncond))
         denoise = denoiser.bind_guided(wanted, empty, guidance_scale)
+
+    def draw(step: int) -> Latents:
+        return noise(tuple(latent_shape), range(count), "sampler", step).to(device)
+
     levels = spaced_levels(denoiser.schedule, steps)
     with torch.no_grad():
-        for step in ddim(denoise, x_t, levels, draw=lambda _: torch.zeros_like(x_t)):
+        for step in ddim(denoise, x_t, levels, draw=draw):
             x_t = step.x_t
         return autoencoder.to_images(x_t)

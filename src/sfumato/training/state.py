@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `checkpoints/step-XXXXXXXX`: one safetensors file per part, `state.json`, and `manifest.json`
 with the size and SHA-256 of every other file, written last. The folder is filled beside its place, flushed to the disk
-and renamed. All random draws of a run are functions of the step (see `runtime/seeding.py`), so no generator state is kept.
+and renamed. All random draws of a run are functions of the step (see `runtime/seeding.py`): no generator state is kept.
 """
 
 from __future__ import annotations

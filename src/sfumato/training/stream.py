@@ -29,7 +29,7 @@ def _die_with_parent() -> None:
 
 def _start_worker(make: Callable[[int], object]) -> None:
     """Keep the function that makes batches and watch the parent."""
-    global _make  # noqa: PLW0603 (the only way to hand a worker its state once)
+    global _make
     _make = make
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

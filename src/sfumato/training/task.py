@@ -62,8 +62,8 @@ class Phase:
     Attributes:
         name: Short name, part of file names and metrics.
         modules: The modules whose trainable weights this phase moves, by name.
-        loss: Gives the loss of a draw. A draw is `step · accumulate + part`; all random numbers must come from
-            `seeding.generator(seed, purpose, draw)` and from torch's global generator, which the loop seeds by the draw.
+        loss: Gives the loss of a draw, `step · accumulate + part`. All random numbers must come from
+            `seeding.generator(seed, purpose, draw)` or from torch's global generator, which the loop seeds by the draw.
         optim: Optimizer and schedule.
         active: Whether the phase takes part in a step.
     """
