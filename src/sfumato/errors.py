@@ -21,6 +21,7 @@
     │   ├── OutOfMemory        the device has too little memory
     │   └── CannotResume       the saved state does not belong to this run
     ├── StorageError           a result could not be written
+    ├── NotReproduced          a picture could not be drawn again with the same bytes
     └── JobError               a job cannot be started or was cancelled
 
 A message says what was given, what was needed and what to do. The same object is printed by the command
@@ -136,6 +137,10 @@ class CannotResume(TrainingError):  # noqa: N818
 
 class StorageError(SfumatoError):
     """A result could not be written."""
+
+
+class NotReproduced(SfumatoError):  # noqa: N818
+    """A picture could not be drawn again with the same bytes."""
 
 
 class JobError(SfumatoError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
-from sfumato.requests import PrimerDataRequest, Request, TrainRequest
+from sfumato.requests import GenerateRequest, PrimerDataRequest, ReplayRequest, Request, TrainRequest
 
 
 def run(request: Request) -> Events:
@@ -22,6 +22,14 @@ def run(request: Request) -> Events:
         ConfigError: No use case takes this kind of request.
     """
     match request:
+        case GenerateRequest():
+            from sfumato.operations.generate import generate
+
+            return generate(request)
+        case ReplayRequest():
+            from sfumato.operations.replay import replay
+
+            return replay(request)
         case TrainRequest():
             from sfumato.operations.train import train
 

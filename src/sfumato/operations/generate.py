@@ -1,0 +1,35 @@
+"""Draw pictures and write them with their recipes inside."""
+
+from __future__ import annotations
+
+import time
+
+from sfumato.events import Artifact, Done, Step
+from sfumato.formats.png_recipe import place_picture
+from sfumato.operations.pictures import draw
+from sfumato.operations.stream import Events
+from sfumato.pipeline import Pipeline
+from sfumato.requests import GenerateRequest
+
+
+def generate(request: GenerateRequest, pipeline: Pipeline | None = None) -> Events:
+    """Draw the pictures of a request into its folder.
+
+    Args:
+        request: What to draw and where to.
+        pipeline: A loaded base to use instead of the one that the request names.
+
+    Yields:
+        A `Step` for every sampler step, an `Artifact` for every picture, `Done`.
+
+    Raises:
+        SfumatoError: See `draw`; or a picture cannot be written.
+    """
+    started = time.perf_counter()
+    for event in draw(request, pipeline):
+        if isinstance(event, Step):
+            yield event
+        else:
+            path = place_picture(request.output, event.stem, event.to_png())
+            yield Artifact(path, "image", {"seed": event.seed, "prompt": request.prompt})
+    yield Done(time.perf_counter() - started, {"pictures": request.count})

@@ -1,0 +1,193 @@
+"""From a request to finished pictures with their recipes, in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato import __version__
+from sfumato.data.images import load_image, resize, to_pixels, to_tensor
+from sfumato.errors import ConfigError, ShapeError
+from sfumato.events import Event, Step
+from sfumato.formats.bundle import load_bundle
+from sfumato.formats.concept import Concept, load_concept
+from sfumato.formats.png_recipe import RECIPE_VERSION, encode_png, file_hash, place_picture
+from sfumato.pipeline import Drawn, Pipeline, Settings
+from sfumato.requests import GenerateRequest
+
+BLACK = (0, 0, 0)
+OF_ONE_PICTURE = ("prompt", "negative_prompt", "steps", "sampler", "guidance_scale")
+
+
+@dataclass(frozen=True)
+class Picture(Event):
+    """A finished picture.
+
+    Attributes:
+        image: The picture, RGB.
+        seed: Its seed.
+        recipe: Everything needed to draw it again.
+    """
+
+    image: Image.Image
+    seed: int
+    recipe: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """Name for its file, made of the prompt and the seed."""
+        words = re.sub(r"[^\w]+", "-", self.recipe["request"]["prompt"].lower()).strip("-_")
+        return f"{words[:48].rstrip('-_') or 'picture'}-{self.seed}"
+
+    def to_png(self) -> bytes:
+        """Return the bytes of a PNG with the recipe inside."""
+        return encode_png(self.image, self.recipe)
+
+    def save(self, path: Path | str) -> Path:
+        """Write a PNG with the recipe inside; an existing file is never replaced.
+
+        Args:
+            path: Where to; `-2` is added to the name when another picture has it already.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            ConfigError: The name does not end in .png.
+            StorageError: The file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise ConfigError(f"The name '{path.name}' was given; needed: one that ends in .png.", field="path")
+        return place_picture(path.parent, path.stem, self.to_png())
+
+
+def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generator[Step | Picture, None, None]:
+    """Draw the pictures of a request.
+
+    Args:
+        request: What to draw. Its `output` plays no part here.
+        pipeline: A loaded base to use instead of the one that the request names.
+
+    Yields:
+        A `Step` for every sampler step and a `Picture` for every finished picture.
+
+    Raises:
+        SfumatoError: A file cannot be read, the base or a concept is not usable, or values do not fit together.
+    """
+    if request.mask is not None and request.init_image is None:
+        raise ConfigError(
+            f"--mask {request.mask} was given without --init-image.",
+            field="mask",
+            hint="Name the picture that is changed with --init-image.",
+        )
+    inputs = _Inputs.read(request)
+    concepts = [(load_concept(use.path), use.strength) for use in request.concepts]
+    pipeline = pipeline or Pipeline(load_bundle(request.base))
+    recipe = _recipe(request, pipeline, inputs)
+    yield from _drawn(request, pipeline, concepts, inputs, recipe)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The picture to start from and the mask, as they are in their files."""
+
+    picture: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    @classmethod
+    def read(cls, request: GenerateRequest) -> _Inputs:
+        """Read the files that a request names."""
+        if request.init_image is None:
+            return cls()
+        picture = load_image(request.init_image).rgb
+        if request.mask is None:
+            return cls(picture)
+        mask = load_image(request.mask, BLACK).rgb
+        (height, width), (mask_height, mask_width) = picture.shape[:2], mask.shape[:2]
+        if abs(width * mask_height - mask_width * height) > max(width, mask_width):
+            raise ShapeError(
+                f"The mask {request.mask} is {mask_width}x{mask_height}, the picture {request.init_image} is "
+                f"{width}x{height}; needed: the same proportions.",
+                field="mask",
+            )
+        return cls(picture, mask)
+
+    def fitted(self, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+        """Crop the middle and scale it: picture `(1, 3, H, W)` in [-1, 1], mask `(1, 1, H, W)` in [0, 1]."""
+        picture = None if self.picture is None else to_tensor(resize(self.picture, *size))[None]
+        mask = None if self.mask is None else (to_tensor(resize(self.mask, *size)).mean(0)[None, None] + 1) / 2
+        return picture, mask
+
+
+def _drawn(
+    request: GenerateRequest,
+    pipeline: Pipeline,
+    concepts: list[tuple[Concept, float]],
+    inputs: _Inputs,
+    recipe: dict[str, Any],
+) -> Generator[Step | Picture, None, None]:
+    """Run the pipeline and turn what it draws into pictures."""
+    size = _size(request, pipeline)
+    init_image, mask = inputs.fitted(size)
+    seeds = [request.seed + number for number in range(request.count)]
+    with pipeline.using(*concepts):
+        events = pipeline.generate([request.prompt], seeds, _settings(request, size), init_image=init_image, mask=mask)
+        for event in events:
+            if isinstance(event, Step):
+                yield event
+            elif isinstance(event, Drawn):
+                image = event.image
+                if init_image is not None and mask is not None:
+                    image = torch.lerp(init_image[0], image, mask[0])  # black parts stay bit for bit
+                own = {**recipe, "request": {**recipe["request"], "seed": event.seed}}
+                yield Picture(Image.fromarray(to_pixels(image)), event.seed, own)
+
+
+def _size(request: GenerateRequest, pipeline: Pipeline) -> tuple[int, int]:
+    """Return width and height: those of the request or the base's own."""
+    native = pipeline.bundle.native_size
+    return request.size or (native, native)
+
+
+def _settings(request: GenerateRequest, size: tuple[int, int]) -> Settings:
+    """Return how the pipeline shall draw."""
+    return Settings(
+        steps=request.steps,
+        sampler=request.sampler,
+        guidance_scale=request.guidance_scale,
+        negative=request.negative_prompt,
+        size=size,
+        strength=request.strength,
+        batch_size=request.batch_size,
+    )
+
+
+def _recipe(request: GenerateRequest, pipeline: Pipeline, inputs: _Inputs) -> dict[str, Any]:
+    """Return everything that decides the pictures of a request, but for the seed."""
+    values = request.model_dump(mode="json")
+    width, height = _size(request, pipeline)
+    recipe: dict[str, Any] = {
+        "version": RECIPE_VERSION,
+        "sfumato": __version__,
+        "torch": torch.__version__,
+        "request": {key: values[key] for key in OF_ONE_PICTURE} | {"size": f"{width}x{height}"},
+        "base": {"path": request.base, "name": pipeline.bundle.name, "hash": pipeline.bundle.base_hash},
+        "concepts": [
+            {"path": str(use.path), "hash": file_hash(use.path), "strength": use.strength} for use in request.concepts
+        ],
+    }
+    if request.init_image is not None:
+        recipe["request"]["strength"] = request.strength
+        recipe["init_image"] = {"path": str(request.init_image), "hash": file_hash(request.init_image)}
+    if request.mask is not None:
+        recipe["mask"] = {"path": str(request.mask), "hash": file_hash(request.mask)}
+    return recipe

@@ -1,0 +1,141 @@
+"""Draw a picture again from the recipe inside it and compare the bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from sfumato import __version__
+from sfumato.errors import ConfigError, NotReproduced
+from sfumato.events import Artifact, Done, Step
+from sfumato.formats.bundle import load_bundle
+from sfumato.formats.png_recipe import file_hash, place_picture, read_recipe
+from sfumato.operations.pictures import Picture, draw
+from sfumato.operations.stream import Events
+from sfumato.pipeline import Pipeline
+from sfumato.requests import GenerateRequest, ReplayRequest
+
+
+def replay(request: ReplayRequest) -> Events:
+    """Draw a picture again and compare it with the file.
+
+    Args:
+        request: The picture, and where to look for files that have moved.
+
+    Yields:
+        The steps; an `Artifact` when the new picture is written; `Done`, after the bytes were found equal.
+
+    Raises:
+        ConfigError: The picture carries no usable recipe.
+        NotReproduced: A file or base is missing or another one, or the bytes differ; the message names what differs.
+    """
+    started = time.perf_counter()
+    recipe = read_recipe(request.picture)
+    places = (Path(), request.picture.parent, *request.search)
+    wanted = _request(recipe, request.picture, places)
+    pipeline = _pipeline(recipe, wanted)
+    again: Picture | None = None
+    for event in draw(wanted, pipeline):
+        if isinstance(event, Step):
+            yield event
+        else:
+            again = event
+    assert again is not None
+    again = Picture(again.image, again.seed, _with_recorded_paths(again.recipe, recipe))
+    if request.output is not None:
+        yield Artifact(place_picture(request.output, request.picture.stem, again.to_png()), "image", {})
+    if again.to_png() != request.picture.read_bytes():
+        raise _difference(request.picture, recipe, again)
+    yield Done(time.perf_counter() - started, {"identical": True})
+
+
+def _request(recipe: Mapping[str, Any], picture: Path, places: Sequence[Path]) -> GenerateRequest:
+    """Build the request that a recipe describes, with the files where they lie now."""
+    try:
+        values = dict(recipe["request"])
+        values["base"] = recipe["base"]["path"]
+        values["concepts"] = [
+            {"path": _found(f"concept {number}", used, places), "strength": used["strength"]}
+            for number, used in enumerate(recipe["concepts"], 1)
+        ]
+        for key in ("init_image", "mask"):
+            if key in recipe:
+                values[key] = _found(key, recipe[key], places)
+        return GenerateRequest.model_validate(values)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(
+            f"The recipe in {picture} is damaged or of another version: {type(error).__name__}.",
+            hint="Use the picture as sfumato wrote it.",
+        ) from error
+
+
+def _found(role: str, record: Mapping[str, str], places: Sequence[Path]) -> Path:
+    """Find a file of the recipe by its name and check that it is the same file."""
+    recorded = Path(record["path"])
+    candidates = [place / name for place in places for name in dict.fromkeys((recorded, Path(recorded.name)))]
+    present = [path for path in candidates if path.is_file()]
+    for path in present:
+        if file_hash(path) == record["hash"]:
+            return path
+    if present:
+        raise NotReproduced(
+            f"{role} differs: '{present[0]}' has SHA-256 {file_hash(present[0])[:12]}, the recipe needs "
+            f"{record['hash'][:12]}.",
+            field=role,
+            hint="Name the folder with the right file with --search.",
+        )
+    raise NotReproduced(
+        f"{role} is missing: '{recorded}' with SHA-256 {record['hash'][:12]} was not found.",
+        field=role,
+        hint="Name the folder it lies in with --search.",
+    )
+
+
+def _pipeline(recipe: Mapping[str, Any], wanted: GenerateRequest) -> Pipeline:
+    """Load the base and check that it is the same one."""
+    bundle = load_bundle(wanted.base)
+    if bundle.base_hash != recipe["base"]["hash"]:
+        raise NotReproduced(
+            f"base differs: '{wanted.base}' has hash {bundle.base_hash[:12]}, the recipe needs "
+            f"{recipe['base']['hash'][:12]}.",
+            field="base",
+            hint="Use the version of the base that drew the picture.",
+        )
+    return Pipeline(bundle)
+
+
+def _with_recorded_paths(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the paths as they were recorded: a file that has moved is still the same file."""
+    kept = {key: old[key] for key in ("init_image", "mask") if key in old}
+    return {**new, **kept, "concepts": old["concepts"], "base": {**new["base"], "path": old["base"]["path"]}}
+
+
+def _difference(picture: Path, recipe: Mapping[str, Any], again: Picture) -> NotReproduced:
+    """Say what differs between the file and the new picture."""
+    with Image.open(picture) as opened:
+        before = np.asarray(opened.convert("RGB"), dtype=np.int16)
+    after = np.asarray(again.image, dtype=np.int16)
+    reasons = [
+        f"{key}: recorded {recipe.get(key)}, here {here}"
+        for key, here in (("sfumato", __version__), ("torch", torch.__version__))
+        if recipe.get(key) != here
+    ]
+    if before.shape != after.shape:
+        reasons.append(f"size: {before.shape[1]}x{before.shape[0]} in the file, {after.shape[1]}x{after.shape[0]} here")
+    elif (before == after).all():
+        reasons.append("the pixels are the same, only the bytes around them differ")
+    else:
+        changed = (before != after).any(-1).mean()
+        reasons.append(f"{changed:.1%} of the pixels differ, by at most {abs(before - after).max()} of 255")
+    return NotReproduced(
+        f"{picture} was not reproduced byte for byte: {'; '.join(reasons)}.",
+        field=reasons[0].split(":")[0],
+        hint=f"{torch.get_num_threads()} threads were used; processors, threads and versions may round differently.",
+    )

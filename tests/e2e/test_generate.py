@@ -1,0 +1,168 @@
+"""Draw through the command line: files, recipes, one seed one picture, replay, picture-to-picture, masks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.formats.png_recipe import encode_png, read_recipe
+
+Run = Callable[..., Any]
+PROMPT = "a red fox"
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture to start from, wider than high."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    ramp = np.linspace(0, 255, 96, dtype=np.uint8)
+    Image.fromarray(np.stack(np.broadcast_arrays(ramp[None, :], ramp[:64, None], np.uint8(90)), -1)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """White on the right half, of the photo's proportions."""
+    path = tmp_path_factory.mktemp("mask") / "mask.png"
+    picture = Image.new("L", (96, 64), 0)
+    picture.paste(255, (48, 0, 96, 64))
+    picture.save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_pictures_with_recipes(sfumato: Run, base: Path) -> None:
+    answer = sfumato("generate", PROMPT, "--base", base, "-n", 2, "--steps", 2, "--seed", 5, "-o", "new/folder")
+    assert answer.code == 0, answer.err
+    assert "image: new/folder/a-red-fox-5.png" in answer.out and "image: new/folder/a-red-fox-6.png" in answer.out
+    recipe = read_recipe(Path("new/folder/a-red-fox-6.png"))
+    assert recipe["request"] == {
+        "prompt": PROMPT,
+        "negative_prompt": "",
+        "steps": 2,
+        "sampler": "dpm++2m",
+        "guidance_scale": 4.0,
+        "size": "32x32",
+        "seed": 6,
+    }
+    assert (recipe["base"]["name"], len(recipe["base"]["hash"])) == ("tiny", 64)
+    with Image.open("new/folder/a-red-fox-6.png") as picture:
+        assert picture.size == (32, 32)
+        assert "Seed: 6, Size: 32x32" in picture.text["parameters"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("sampler", ["dpm++2m", "euler-ancestral"])
+def test_one_seed_one_picture(sampler: str, sfumato: Run, base: Path) -> None:
+    common = (PROMPT, "--base", base, "--steps", 3, "--sampler", sampler)
+    assert sfumato("generate", *common, "-n", 3, "--seed", 10, "-o", "many").code == 0
+    assert sfumato("generate", *common, "-n", 3, "--seed", 10, "--batch-size", 1, "-o", "single").code == 0
+    assert sfumato("generate", *common, "--seed", 12, "-o", "alone").code == 0
+    wanted = Path("alone/a-red-fox-12.png").read_bytes()
+    assert Path("many/a-red-fox-12.png").read_bytes() == wanted == Path("single/a-red-fox-12.png").read_bytes()
+    assert (pixels(Path("many/a-red-fox-11.png")) != pixels(Path("many/a-red-fox-12.png"))).any()
+
+
+def test_nothing_is_overwritten(sfumato: Run, base: Path) -> None:
+    for steps in (2, 2, 3):
+        assert sfumato("generate", PROMPT, "--base", base, "--steps", steps).code == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a-red-fox-0-2.png", "a-red-fox-0.png"]
+
+
+def test_json_lines(sfumato: Run, base: Path) -> None:
+    answer = sfumato("generate", PROMPT, "--base", base, "--steps", 2, "--json")
+    lines = [json.loads(line) for line in answer.out.splitlines()]
+    assert [line["event"] for line in lines] == ["step", "step", "artifact", "done"]
+    assert lines[2]["path"] == "out/a-red-fox-0.png" and lines[2]["info"] == {"seed": 0, "prompt": PROMPT}
+
+
+def test_sizes_negative_and_guidance_matter(sfumato: Run, base: Path) -> None:
+    common = ("generate", PROMPT, "--base", base, "--steps", 2)
+    assert sfumato(*common, "--size", "48x32", "-o", "wide").code == 0
+    assert pixels(Path("wide/a-red-fox-0.png")).shape == (32, 48, 3)
+    for folder, options in (
+        ("plain", ()),
+        ("off", ("--guidance", 1)),
+        ("not", ("--negative", "a blue robot")),
+    ):
+        assert sfumato(*common, *options, "-o", folder).code == 0
+    seen = {pixels(Path(folder) / "a-red-fox-0.png").tobytes() for folder in ("plain", "off", "not")}
+    assert len(seen) == 3
+
+
+def test_start_from_a_picture(sfumato: Run, base: Path, photo: Path) -> None:
+    common = ("generate", PROMPT, "--base", base, "--steps", 10, "--init-image", photo)
+    assert sfumato(*common, "--strength", 0.1, "-o", "near").code == 0
+    assert sfumato(*common, "--strength", 0.9, "-o", "far").code == 0
+    recipe = read_recipe(Path("near/a-red-fox-0.png"))
+    assert recipe["init_image"]["path"] == str(photo) and recipe["request"]["strength"] == 0.1
+    assert (pixels(Path("near/a-red-fox-0.png")) != pixels(Path("far/a-red-fox-0.png"))).any()
+
+
+def test_masks_keep_what_is_black(sfumato: Run, base: Path, photo: Path, mask: Path) -> None:
+    answer = sfumato(
+        "generate", PROMPT, "--base", base, "--steps", 4, "--init-image", photo, "--mask", mask, "--strength", 1
+    )
+    assert answer.code == 0, answer.err
+    drawn = pixels(Path("out/a-red-fox-0.png"))
+    with Image.open(photo) as opened:
+        kept = np.asarray(opened.resize((32, 32), Image.Resampling.LANCZOS, box=(16, 0, 80, 64))).astype(int)
+    assert (drawn[:, :14] == kept[:, :14]).all()
+    assert (abs(drawn[:, 18:] - kept[:, 18:]) > 8).any()
+
+
+def test_replay_gives_the_same_bytes(sfumato: Run, base: Path, photo: Path, mask: Path) -> None:
+    assert sfumato("generate", PROMPT, "--base", base, "--steps", 2, "-n", 2).code == 0
+    answer = sfumato("replay", "out/a-red-fox-1.png", "-o", "again", "--json")
+    assert answer.code == 0, answer.out
+    assert json.loads(answer.out.splitlines()[-1])["info"] == {"identical": True}
+    assert Path("again/a-red-fox-1.png").read_bytes() == Path("out/a-red-fox-1.png").read_bytes()
+    inputs = ("--init-image", photo, "--mask", mask)
+    assert sfumato("generate", PROMPT, "--base", base, "--steps", 4, *inputs, "-o", "masked").code == 0
+    assert sfumato("replay", "masked/a-red-fox-0.png").code == 0
+
+
+def test_replay_finds_files_that_have_moved(sfumato: Run, base: Path, photo: Path) -> None:
+    shutil.copy(photo, "here.png")
+    assert sfumato("generate", PROMPT, "--base", base, "--steps", 2, "--init-image", "here.png").code == 0
+    Path("elsewhere").mkdir()
+    Path("here.png").rename("elsewhere/here.png")
+    missing = sfumato("replay", "out/a-red-fox-0.png")
+    assert missing.code == 2
+    assert "init_image is missing: 'here.png' with SHA-256 " in missing.err and "--search" in missing.err
+    assert sfumato("replay", "out/a-red-fox-0.png", "--search", "elsewhere").code == 0
+    Image.new("RGB", (9, 9)).save("elsewhere/here.png")
+    other = sfumato("replay", "out/a-red-fox-0.png", "--search", "elsewhere")
+    assert other.code == 2 and "init_image differs: 'elsewhere/here.png' has SHA-256 " in other.err
+
+
+def test_replay_says_what_differs(sfumato: Run, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, "base")
+    assert sfumato("generate", PROMPT, "--base", "base", "--steps", 2).code == 0
+    path = Path("out/a-red-fox-0.png")
+    recipe = read_recipe(path)
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    path.write_bytes(encode_png(picture, recipe | {"sfumato": "0.0.1"}))
+    answer = sfumato("replay", path)
+    assert answer.code == 2
+    assert "sfumato: recorded 0.0.1, here 0.1.0; the pixels are the same, only the bytes" in answer.err
+    path.write_bytes(encode_png(picture.rotate(90), recipe))
+    answer = sfumato("replay", path)
+    assert answer.code == 2 and "% of the pixels differ, by at most " in answer.err and "of 255" in answer.err
+    path.write_bytes(encode_png(picture, recipe | {"base": {**recipe["base"], "hash": "0" * 64}}))
+    answer = sfumato("replay", path)
+    assert answer.code == 2 and "base differs: 'base' has hash " in answer.err
+    path.write_bytes(encode_png(picture, {**recipe, "request": {**recipe["request"], "steps": "many"}}))
+    answer = sfumato("replay", path)
+    assert answer.code == 2 and "is damaged or of another version: ValidationError." in answer.err
