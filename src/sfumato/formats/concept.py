@@ -1,0 +1,293 @@
+"""A learned concept as one safetensors file.
+
+Tensors: `unet.<module>.lora_A.weight` (down), `.lora_B.weight` (up), the same under `text_encoder.`, with
+`lora_embedding_A/B` for embeddings: the names of PEFT and diffusers, whose `load_lora_weights` opens the file. New
+token rows are `sfumato.token_rows`. Header: `lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and
+`sfumato.concept`, one JSON object with everything else: placeholder and what it stands for, base and its hash, request,
+lineage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.errors import CheckpointError, ConfigError, UnknownFormat, WrongBase
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.detect import CONCEPT, detect_header
+from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
+
+VERSION = 1
+PARTS = ("unet", "text_encoder")
+_HEADER = "sfumato.concept"
+_ROWS = "sfumato.token_rows"
+_SIDES = {"down": ("lora_A.weight", "lora_embedding_A"), "up": ("lora_B.weight", "lora_embedding_B")}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What was learned from some pictures, apart from the base it was learned on.
+
+    Attributes:
+        placeholder: The user's word for it, such as `<fox>`.
+        class_noun: What it is, in the base's words.
+        expansion: What the placeholder becomes in a prompt, such as `sks fox` or `<fox> fox`.
+        factors: Low-rank factors by part (`unet`, `text_encoder`), as `LoRA.state()` names them.
+        configs: How the factors of each part are scaled.
+        rows: Vectors of the placeholder, `(n, width)`; None when it has none of its own.
+        base_name: Name of the base.
+        base_hash: `Bundle.base_hash` of the base.
+        request: What was asked for, as plain data.
+        lineage: What it came from: data hash, seed, steps, version.
+    """
+
+    placeholder: str
+    class_noun: str
+    expansion: str
+    factors: Mapping[str, Mapping[str, Tensor]]
+    configs: Mapping[str, LoRAConfig]
+    rows: Tensor | None
+    base_name: str
+    base_hash: str
+    request: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_base(self, bundle: Bundle) -> None:
+        """Refuse a base that the concept was not learned on.
+
+        Args:
+            bundle: The base to use it with.
+
+        Raises:
+            WrongBase: Its weights are others.
+        """
+        if bundle.base_hash != self.base_hash:
+            raise WrongBase(
+                f"The concept {self.placeholder} was learned on base '{self.base_name}' ({self.base_hash[:12]}), "
+                f"this is '{bundle.name}' ({bundle.base_hash[:12]}).",
+                field="concept",
+                hint="Use the base it was learned on, or learn it again on this one.",
+            )
+
+    def adapters(self, bundle: Bundle) -> dict[str, LoRA]:
+        """Build the adapters of the concept for a base; nothing is attached yet.
+
+        Args:
+            bundle: A base with the same layers.
+
+        Returns:
+            One adapter per part.
+
+        Raises:
+            NoTargetMatched: The base lacks a layer.
+            AdapterError: A factor does not fit.
+        """
+        made = {}
+        for part, factors in self.factors.items():
+            lora = LoRA(bundle.modules[part], self.configs[part])
+            lora.load_state(factors)
+            made[part] = lora
+        return made
+
+
+def parse_use(text: str) -> tuple[Path, float]:
+    """Read `FILE[:STRENGTH]`.
+
+    Args:
+        text: Such as `fox.safetensors` or `fox.safetensors:0.8`.
+
+    Returns:
+        File and strength, 1 when none is given.
+
+    Raises:
+        ConfigError: What follows the last colon is no number.
+    """
+    path, colon, strength = text.rpartition(":")
+    if not colon or len(path) == 1:  # no colon, or the one of a drive letter
+        return Path(text), 1.0
+    try:
+        return Path(path), float(strength)
+    except ValueError:
+        raise ConfigError(
+            f"'{text}' ends in ':{strength}', which is no number; a concept is given as FILE or FILE:STRENGTH.",
+            field="concept",
+            hint="For example fox.safetensors:0.8.",
+        ) from None
+
+
+def save_concept(
+    concept: Concept, path: Path, *, live: Mapping[str, LoRA] | None = None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a concept, open it again and compare it with what is in memory.
+
+    Args:
+        concept: What to write.
+        path: Target; ends in `.safetensors`.
+        live: The adapters it was taken from; the file must hold exactly their factors.
+        dtype: Storage precision.
+
+    Raises:
+        ConfigError: The file name has another ending.
+        StorageError: The file could not be written.
+        CheckpointError: The file does not hold what it should.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"A concept file must end in .safetensors, '{path.name}' does not.",
+            field="output",
+            hint=f"Use '{path.stem}.safetensors'.",
+        )
+    tensors = {
+        f"{part}.{module}.{_SIDES[side][_is_embedding(module)]}": tensor.to(dtype)
+        for part, factors in concept.factors.items()
+        for name, tensor in factors.items()
+        for module, _, side in [name.rpartition(".")]
+    }
+    if concept.rows is not None:
+        tensors[_ROWS] = concept.rows.detach().to(dtype)
+    write_safetensors(path, tensors, _metadata(concept))
+    expected = {part: lora.state() for part, lora in live.items()} if live is not None else concept.factors
+    _compare(load_concept(path), expected, concept.rows, dtype, path)
+
+
+def load_concept(path: Path) -> Concept:
+    """Read a concept file.
+
+    Args:
+        path: A file that `save_concept` wrote.
+
+    Returns:
+        The concept, in float32, not bound to a base yet.
+
+    Raises:
+        UnknownFormat: It is something else, or was written by a later version.
+        CheckpointError: It is missing, truncated or damaged.
+        UnsafeFile: It is a pickle.
+    """
+    path = Path(path)
+    header = read_header(path)
+    kind = detect_header(header)
+    if kind != CONCEPT:
+        raise UnknownFormat(
+            f"'{path}' is {kind}; a concept that sfumato learned was needed.",
+            field="concept",
+            hint="Give a base with --base." if "checkpoint" in kind else "Other LoRA files cannot be read yet.",
+        )
+    try:
+        about: dict[str, Any] = json.loads(header.metadata[_HEADER])
+        version = int(about.pop("version"))
+        if version > VERSION:
+            raise UnknownFormat(
+                f"'{path}' has concept format {version}; this version of sfumato reads up to {VERSION}.",
+                hint="Update sfumato.",
+            )
+        configs = {
+            part: LoRAConfig(**{**values, "targets": tuple(values["targets"])})
+            for part, values in about.pop("configs").items()
+        }
+        factors: dict[str, dict[str, Tensor]] = {part: {} for part in configs}
+        rows = None
+        for key, tensor in read_safetensors(path).items():
+            if key == _ROWS:
+                rows = tensor.float().clone()
+                continue
+            part, name = _our_name(key)
+            factors[part][name] = tensor.float().clone()
+        return Concept(factors=factors, configs=configs, rows=rows, **about)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"'{path}' is a damaged concept file: {error!r}.", hint="Copy it again, or learn the concept anew."
+        ) from error
+
+
+def taken_from(concept: Concept, adapters: Mapping[str, LoRA]) -> Concept:
+    """Return the concept with copies of the factors of live adapters.
+
+    Args:
+        concept: Everything but the factors.
+        adapters: Live adapters by part.
+
+    Returns:
+        The concept; its targets are the exact module names.
+    """
+    factors = {part: {n: t.detach().clone() for n, t in lora.state().items()} for part, lora in adapters.items()}
+    configs = {part: replace(lora.config, targets=lora.names) for part, lora in adapters.items()}
+    return replace(concept, factors=factors, configs=configs)
+
+
+def _metadata(concept: Concept) -> dict[str, str]:
+    """Write the header."""
+    peft: dict[str, Any] = {}
+    for part, config in concept.configs.items():
+        names = [name.removeprefix("text_model.") for name in config.targets]
+        peft |= {
+            f"{part}.r": config.rank,
+            f"{part}.lora_alpha": config.rank if config.alpha is None else config.alpha,
+            f"{part}.lora_dropout": config.dropout,
+            f"{part}.use_rslora": config.rank_stabilised,
+            f"{part}.target_modules": names,
+            f"{part}.bias": "none",
+            f"{part}.peft_type": "LORA",
+        }
+    about = {
+        "version": VERSION,
+        "placeholder": concept.placeholder,
+        "class_noun": concept.class_noun,
+        "expansion": concept.expansion,
+        "configs": {part: asdict(config) for part, config in concept.configs.items()},
+        "base_name": concept.base_name,
+        "base_hash": concept.base_hash,
+        "request": dict(concept.request),
+        "lineage": dict(concept.lineage),
+    }
+    return {
+        _HEADER: json.dumps(about, ensure_ascii=False, sort_keys=True),
+        "lora_adapter_metadata": json.dumps(peft, sort_keys=True),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": concept.placeholder,
+        "modelspec.trigger_phrase": concept.expansion,
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "sfumato",
+    }
+
+
+def _our_name(key: str) -> tuple[str, str]:
+    """Turn a key of the file into part and name of our factor."""
+    part, _, rest = key.partition(".")
+    for side, endings in _SIDES.items():
+        for ending in endings:
+            if part in PARTS and rest.endswith(f".{ending}"):
+                return part, f"{rest.removesuffix(f'.{ending}')}.{side}"
+    raise KeyError(key)
+
+
+def _is_embedding(module: str) -> bool:
+    """Tell whether a module of a bundle is a table of embeddings."""
+    return module.rpartition(".")[2] in ("token_embedding", "position_embedding", "class_embedding")
+
+
+def _compare(
+    read: Concept, expected: Mapping[str, Mapping[str, Tensor]], rows: Tensor | None, dtype: torch.dtype, path: Path
+) -> None:
+    """Compare what was read back with what is in memory, bit for bit at the stored precision."""
+    wanted = {f"{part}.{name}": tensor for part, state in expected.items() for name, tensor in state.items()}
+    found = {f"{part}.{name}": tensor for part, state in read.factors.items() for name, tensor in state.items()}
+    if rows is not None:
+        wanted[_ROWS] = rows.detach()
+    if read.rows is not None:
+        found[_ROWS] = read.rows
+    for name in sorted(wanted.keys() | found.keys()):
+        same = name in wanted and name in found and torch.equal(wanted[name].to(dtype).float(), found[name])
+        if not same:
+            raise CheckpointError(
+                f"'{path}' was written but does not hold what was learned: '{name}' differs.",
+                hint="Save it again; if this repeats, the disk or the memory is failing.",
+            )

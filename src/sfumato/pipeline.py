@@ -1,0 +1,392 @@
+"""Text to pictures: a base model and the concepts that are switched on.
+
+Pictures depend on their own seed alone: the same bytes come out whether a picture is drawn by itself or among others.
+Noise is drawn picture by picture on the CPU, texts are encoded one by one, and pictures share a batch only where the
+kernels of this machine were seen to give the same bits (`docs/decisions/0002-same-bytes-at-any-batch-size.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sfumato.adapters.tokens import expand_placeholder
+from sfumato.diffusion.levels import spaced_levels
+from sfumato.diffusion.noise_level import Denoise, Level
+from sfumato.diffusion.process import q_sample
+from sfumato.errors import ConfigError, ShapeError
+from sfumato.events import Event, Step
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import Concept
+from sfumato.models.denoiser import Condition
+from sfumato.runtime.seeding import noise
+from sfumato.samplers import find_sampler, inpaint
+from sfumato.tensors import Context, Images, Latents
+
+Mask = Float[Tensor, "_b 1 _H _W"]
+Pictures = Float[Tensor, "_b 3 _H _W"]
+
+
+@dataclass(frozen=True)
+class Drawn(Event):
+    """A finished picture.
+
+    Attributes:
+        index: Its number within the call.
+        prompt: What was drawn.
+        seed: Its seed.
+        image: The picture, `(3, H, W)` in [-1, 1].
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn; the same for all pictures of a call.
+
+    Args:
+        steps: Sampler steps of a full run.
+        sampler: One of `SAMPLERS`.
+        guidance_scale: 1 = off; more follows the text more strictly.
+        negative: What to keep away from; the empty text by default.
+        size: Width and height in pixels; None for the base's own.
+        strength: Share of the run to keep when there is an initial picture, in (0, 1].
+        spacing: `trailing`, `leading` or `linspace`.
+        karras: Karras spacing instead.
+        guidance_rescale: Share of the standard deviation to restore after guidance, 0 to 1.
+        guidance_interval: Noise levels sigma at which guidance acts.
+        batch_size: Most pictures computed at once; changes the speed, never the pictures.
+        options: Options of the sampler, such as `eta`.
+
+    Raises:
+        ConfigError: batch_size is below 1.
+    """
+
+    steps: int = 20
+    sampler: str = "dpm++2m"
+    guidance_scale: float = 4.0
+    negative: str = ""
+    size: tuple[int, int] | None = None
+    strength: float = 0.75
+    spacing: str = "trailing"
+    karras: bool = False
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    batch_size: int = 4
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; needed: at least 1.", field="batch_size")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is drawn, apart from which pictures share a batch."""
+
+    settings: Settings
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    levels: list[Level]
+    latent_shape: tuple[int, int, int]
+    init_image: Pictures | None
+    original: Latents | None
+    mask: Mask | None
+    keep: Tensor | None
+
+
+class Pipeline:
+    """Draw pictures with a base model.
+
+    Args:
+        bundle: The base. Its networks are used as they are; adapters may be attached.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._concepts: list[Concept] = []
+        self._contexts: dict[str, Context] = {}
+        self._same_bits: dict[tuple[int, tuple[int, int, int], bool, int], bool] = {}
+
+    @contextmanager
+    def using(self, *concepts: tuple[Concept, float], any_base: bool = False) -> Iterator[None]:
+        """Switch concepts on for the length of a `with` block.
+
+        Their factors are merged into copies of the weights, so they cost nothing per step; at the end the base is
+        restored bit for bit.
+
+        Args:
+            *concepts: Concepts, each with its strength; 1 is as learned.
+            any_base: Accept a base that a concept was not learned on.
+
+        Raises:
+            WrongBase: A concept was learned on another base.
+            ConfigError: Two concepts have the same placeholder.
+            AdapterError: A concept does not fit the base.
+        """
+        if not any_base:
+            for concept, _ in concepts:
+                concept.check_base(self.bundle)
+        with ExitStack() as stack:
+            stack.callback(self.forget)
+            for concept, strength in concepts:
+                self._switch_on(stack, concept, strength)
+            self.forget()
+            yield
+
+    def forget(self) -> None:
+        """Forget encoded texts; call it after the weights of the text encoder have changed."""
+        self._contexts.clear()
+
+    def expand(self, prompt: str) -> str:
+        """Return the text that the tokenizer sees: placeholders written out."""
+        for concept in self._concepts:
+            prompt = expand_placeholder(prompt, concept.placeholder, concept.expansion, concept.class_noun)
+        return prompt
+
+    @torch.no_grad()
+    def context(self, prompt: str) -> Context:
+        """Encode one text; the result is kept until `forget`.
+
+        Args:
+            prompt: The text, with placeholders.
+
+        Returns:
+            Features, `(1, l, d)`.
+
+        Raises:
+            DataError: The text is too long; the message names what would be cut.
+        """
+        if prompt not in self._contexts:
+            tokens = self.bundle.tokenizer.encode([self.expand(prompt)])
+            rows = [concept.rows for concept in self._concepts if concept.rows is not None]
+            features = self.bundle.text_encoder(tokens, torch.cat(rows) if rows else None)
+            self._contexts[prompt] = features.context
+        return self._contexts[prompt]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings | None = None,
+        *,
+        init_image: Pictures | None = None,
+        mask: Mask | None = None,
+    ) -> Iterator[Event]:
+        """Draw pictures.
+
+        Args:
+            prompts: One text per picture, or one for all.
+            seeds: One seed per picture.
+            settings: How; the defaults if left out.
+            init_image: Picture to start from, `(1 or n, 3, H, W)` in [-1, 1]. Its size counts.
+            mask: 1 where `init_image` is drawn anew, 0 where it stays, between for a soft seam.
+
+        Yields:
+            `Step` for every sampler step of every batch, and `Drawn` for every finished picture, in order.
+
+        Raises:
+            ConfigError: Unknown sampler or option, or a value out of range.
+            ShapeError: The size is no multiple of what the networks need, or picture and mask do not fit.
+            DataError: A text is too long.
+        """
+        job = self._plan(prompts, seeds, settings or Settings(), init_image, mask)
+        return self._run(job)
+
+    def images(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings | None = None, **pictures: Any
+    ) -> Images:
+        """Draw pictures and return them together, `(n, 3, H, W)` in [-1, 1]; see `generate`."""
+        events = self.generate(prompts, seeds, settings, **pictures)
+        return torch.stack([event.image for event in events if isinstance(event, Drawn)])
+
+    # ── private ──────────────────────────────────────────────────────────────────────────────────
+
+    def _switch_on(self, stack: ExitStack, concept: Concept, strength: float) -> None:
+        """Merge one concept in and let its placeholder be understood, until the stack closes."""
+        if any(concept.placeholder.lower() == other.placeholder.lower() for other in self._concepts):
+            raise ConfigError(
+                f"Two concepts have the placeholder '{concept.placeholder}'.",
+                field="concepts",
+                hint="Learn one of them again under another word.",
+            )
+        for lora in concept.adapters(self.bundle).values():
+            lora.strength = strength
+            stack.enter_context(lora.merged())
+        if concept.rows is not None:
+            self.bundle.tokenizer.add_placeholder(concept.placeholder, len(concept.rows))
+            stack.callback(self.bundle.tokenizer.remove_placeholder, concept.placeholder)
+        self._concepts.append(concept)
+        stack.callback(self._concepts.pop)
+
+    def _plan(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        init_image: Pictures | None,
+        mask: Mask | None,
+    ) -> _Job:
+        """Check everything that can be checked before the first step."""
+        count = len(seeds)
+        if not count or len(prompts) not in (1, count):
+            raise ConfigError(
+                f"{len(prompts)} prompts and {count} seeds given; needed: one seed per picture, and one prompt per "
+                "picture or one for all.",
+                field="prompts",
+            )
+        prompts = list(prompts) * (count // len(prompts))
+        find_sampler(settings.sampler)
+        if mask is not None and init_image is None:
+            raise ConfigError("A mask was given without an initial picture.", field="mask", hint="Give init_image too.")
+        width, height = self._size(settings, init_image)
+        for prompt in {*prompts, settings.negative}:
+            self.context(prompt)
+        original = None if init_image is None else self._original(init_image, count)
+        factor, channels = self.bundle.autoencoder.downsample_factor, self.bundle.unet.config.in_channels
+        strength = settings.strength if init_image is not None else 1.0
+        levels = spaced_levels(
+            self.bundle.schedule, settings.steps, settings.spacing, karras=settings.karras, strength=strength
+        )
+        shape = (channels, height // factor, width // factor)
+        keep = None if mask is None else self._keep(mask, count, (height, width), shape)
+        if init_image is not None:
+            init_image = init_image.expand(count, -1, -1, -1)
+        if mask is not None:
+            mask = mask.clamp(0, 1).expand(count, -1, -1, -1)
+        return _Job(settings, prompts, list(seeds), levels, shape, init_image, original, mask, keep)
+
+    def _size(self, settings: Settings, init_image: Pictures | None) -> tuple[int, int]:
+        """Return width and height, which must cut into whole latents at every level of the U-Net."""
+        native = self.bundle.native_size
+        width, height = settings.size or (native, native)
+        if init_image is not None:
+            height, width = init_image.shape[2:]
+            if settings.size not in (None, (width, height)):
+                raise ShapeError(
+                    f"The initial picture is {width}x{height}, size is {settings.size[0]}x{settings.size[1]}.",
+                    field="size",
+                    hint="Leave size out, or scale the picture first.",
+                )
+        factor = self.bundle.downsample_factor
+        if width % factor or height % factor or min(width, height) < factor:
+            near = "x".join(str(max(factor, round(side / factor) * factor)) for side in (width, height))
+            raise ShapeError(
+                f"The size is {width}x{height}; base '{self.bundle.name}' needs multiples of {factor}.",
+                field="size",
+                hint=f"The nearest such size is {near}.",
+            )
+        return width, height
+
+    @torch.no_grad()
+    def _original(self, init_image: Pictures, count: int) -> Latents:
+        """Encode the initial pictures one by one."""
+        if len(init_image) not in (1, count):
+            raise ShapeError(
+                f"{len(init_image)} initial pictures for {count} pictures; needed: 1 or {count}.", field="init_image"
+            )
+        latents = torch.cat([self.bundle.autoencoder.to_latents(row[None]) for row in init_image])
+        return latents.expand(count, -1, -1, -1)
+
+    def _keep(self, mask: Mask, count: int, size: tuple[int, int], shape: tuple[int, int, int]) -> Tensor:
+        """Shrink a mask to the latents: a latent is kept only where none of its pixels is drawn anew."""
+        if mask.shape[2:] != size or len(mask) not in (1, count):
+            raise ShapeError(
+                f"The mask has shape {tuple(mask.shape)}; needed: (1 or {count}, 1, {size[0]}, {size[1]}), the size of "
+                "the initial picture.",
+                field="mask",
+            )
+        return (1 - F.adaptive_max_pool2d(mask.clamp(0, 1), shape[1:])).expand(count, -1, -1, -1)
+
+    @torch.no_grad()
+    def _run(self, job: _Job) -> Iterator[Event]:
+        """Draw batch after batch."""
+        batch = job.settings.batch_size
+        for first in range(0, len(job.seeds), batch):
+            rows = range(first, min(first + batch, len(job.seeds)))
+            x_t = None
+            for step in self._steps(job, rows):
+                yield step
+                x_t = step.x_t
+            assert x_t is not None
+            for row, latents in zip(rows, x_t, strict=True):
+                yield Drawn(row, job.prompts[row], job.seeds[row], self._picture(job, row, latents))
+
+    def _steps(self, job: _Job, rows: range) -> Iterator[Step]:
+        """Run the sampler for the pictures of one batch."""
+        settings, seeds = job.settings, [job.seeds[row] for row in rows]
+        eps = noise(job.latent_shape, seeds)
+        x_t = eps
+        original = None if job.original is None else job.original[rows.start : rows.stop]
+        if original is not None:
+            x_t = q_sample(original, eps, job.levels[0].alpha, job.levels[0].sigma)
+        sampler = find_sampler(settings.sampler)
+        denoise = self._denoise(job, rows)
+
+        def draw(step: int) -> Tensor:
+            return noise(job.latent_shape, seeds, "sampler", step)
+
+        if job.keep is None or original is None:
+            return sampler(denoise, x_t, job.levels, draw=draw, **settings.options)
+        keep = job.keep[rows.start : rows.stop]
+        return inpaint(
+            sampler, denoise, x_t, job.levels, draw=draw, original=original, keep=keep, eps=eps, **settings.options
+        )
+
+    def _denoise(self, job: _Job, rows: range) -> Denoise:
+        """Give the guided network for a batch: all rows at once where that gives the same bits, else one by one."""
+        together = self._bound(job, rows)
+        if len(rows) == 1:
+            return together
+        alone = [self._bound(job, range(row, row + 1)) for row in rows]
+        settings = job.settings
+        low, high = settings.guidance_interval
+        split = _by_row(alone)
+
+        def denoise(x_t: Tensor, level: Level) -> Tensor:
+            guided = settings.guidance_scale not in (0, 1) and low <= level.sigma <= high
+            key = (len(rows), job.latent_shape, guided, torch.get_num_threads())
+            if key not in self._same_bits:
+                separate = split(x_t, level)
+                self._same_bits[key] = torch.equal(together(x_t, level), separate)
+                return separate
+            return together(x_t, level) if self._same_bits[key] else split(x_t, level)
+
+        return denoise
+
+    def _bound(self, job: _Job, rows: range) -> Denoise:
+        """Bind the conditions of some pictures."""
+        settings = job.settings
+        cond = Condition(torch.cat([self.context(job.prompts[row]) for row in rows]))
+        uncond = Condition(self.context(settings.negative).expand(len(rows), -1, -1))
+        return self.bundle.denoiser().bind_guided(
+            cond, uncond, settings.guidance_scale, settings.guidance_rescale, settings.guidance_interval
+        )
+
+    def _picture(self, job: _Job, row: int, latents: Tensor) -> Tensor:
+        """Decode one picture; what the mask keeps is taken from the initial picture, pixel by pixel."""
+        image = self.bundle.autoencoder.to_images(latents[None])[0].clamp(-1, 1)
+        if job.mask is None or job.init_image is None:
+            return image
+        mask, original = job.mask[row], job.init_image[row]
+        return torch.where(mask == 0, original, mask * image + (1 - mask) * original)
+
+
+def _by_row(alone: Sequence[Callable[[Tensor, Level], Tensor]]) -> Denoise:
+    """Evaluate each row by its own function."""
+
+    def denoise(x_t: Tensor, level: Level) -> Tensor:
+        return torch.cat([one(row[None], level) for one, row in zip(alone, x_t, strict=True)])
+
+    return denoise
