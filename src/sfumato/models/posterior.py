@@ -70,7 +70,7 @@ class LatentStatistics:
         return 1.0 / self.std
 
 
-def measure_scaling(latents: Iterable[Latents]) -> LatentStatistics:
+def measure_scaling(latents: Iterable[Float[Tensor, "_b _c _h _w"]]) -> LatentStatistics:
     """Measure one scale for all latents, so that the noise schedule fits them ([rombach2022] appendix G).
 
     sigma^2 = mean (z - mean z)^2 over batch, channels, height and width. One batch is enough; more are exact as well.
