@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,9 +136,10 @@ def shade(rng: np.random.Generator, name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def nearest_colour(rgb: Sequence[float]) -> str:
+def nearest_colour(rgb: Iterable[float | int]) -> str:
     """Name the palette colour nearest to this one, by distance in sRGB."""
-    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], rgb, strict=True)))
+    point = tuple(rgb)
+    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], point, strict=True)))
 
 
 def paint(background: Background) -> UInt8[np.ndarray, "128 128 3"]:

@@ -62,7 +62,7 @@ def describe(facts: Facts, rng: np.random.Generator, person: Callable[[np.random
     if thing.kind == "character":
         assert person is not None
         if rng.random() < 0.2:
-            return person(rng)
+            return person(rng).lower()
         return _portrait(person, [_background(facts.background, rng), _short(facts.background)], rng)
     if rng.random() < 0.08:
         return _name(thing, rng)
@@ -283,7 +283,7 @@ def _fit(parts: Sequence[str]) -> str:
 def _portrait(person: Callable[[np.random.Generator], str], grounds: Sequence[str], rng: np.random.Generator) -> str:
     """Describe a person and the ground; a description that leaves no room for the ground is drawn anew."""
     for _ in range(8):
-        subject = person(rng)
+        subject = person(rng).lower()
         for ground in grounds:
             caption = _join([subject, ground])
             if count_words(caption) <= MAX_WORDS:

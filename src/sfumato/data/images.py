@@ -143,7 +143,7 @@ def resize(
         )
     image = Image.fromarray(pixels)
     box = crop_box(image.width, image.height, width / height)
-    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
+    return np.asarray(image.crop(box).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def to_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 H W"]:

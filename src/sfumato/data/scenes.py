@@ -95,13 +95,13 @@ class SceneConfig:
 
 
 def _check_weights(name: str, weights: Mapping[Any, float], known: Sequence[str]) -> None:
-    """Refuse weights of unknown things, negative ones, and those that leave nothing to draw."""
+    """Refuse weights of unknown things, negative ones, and all 0; groups that are not named count as 1."""
     for key, weight in weights.items():
         if key not in known:
             raise ConfigError(f"{name} names '{key}'; known: {', '.join(known)}.", field=name)
         if not 0 <= weight < float("inf"):
             raise ConfigError(f"{name}: '{key}' is {weight}; a weight is a number from 0 on.", field=name)
-    if known and not sum(weights.values()) > 0:
+    if name != "group_weights" and not sum(weights.values()) > 0:
         raise ConfigError(f"{name}: all are 0; at least one must be more.", field=name)
 
 

@@ -81,7 +81,7 @@ class Primer:
         self.manifest = manifest
         self._cache: OrderedDict[str, Sprite] = OrderedDict()
         self._cache_bytes = cache_bytes
-        self._used_bytes = 0
+        self.used_bytes = 0  # of the decoded pictures that are kept
 
     @classmethod
     def open(cls, folder: Path | str, *, cache_bytes: int = 512 * 2**20) -> Primer:
@@ -148,9 +148,9 @@ class Primer:
             return self._cache[file]
         sprite = _read_sprite(self.folder / file)
         self._cache[file] = sprite
-        self._used_bytes += _bytes(sprite)
-        while self._used_bytes > self._cache_bytes and len(self._cache) > 1:
-            self._used_bytes -= _bytes(self._cache.popitem(last=False)[1])
+        self.used_bytes += _bytes(sprite)
+        while self.used_bytes > self._cache_bytes and len(self._cache) > 1:
+            self.used_bytes -= _bytes(self._cache.popitem(last=False)[1])
         return sprite
 
 
