@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class DataConfig(Section):
     workers: int = Field(default=1, ge=0, le=16)
 
 
+@runtime_checkable
 class Picture(Protocol):
     """One picture with its caption."""
 
@@ -59,6 +60,7 @@ class Picture(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """Anything that gives pictures by index; picture i is always the same."""
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ _STATE = "state.json"
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
+@runtime_checkable
 class Saved(Protocol):
     """Anything whose state is a dict of named tensors: a module, an average, the moments of an optimizer."""
 
