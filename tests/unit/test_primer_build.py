@@ -239,6 +239,14 @@ def test_opening_names_what_is_wrong(tmp_path: Path) -> None:
         Primer.open(out)
 
 
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    out = build_tiny_primer(tmp_path)
+    manifest = json.loads((out / "manifest.json").read_text())
+    write_json(out / "manifest.json", {**manifest, "vocabulary": "0123456789abcdef"})
+    with pytest.raises(DataError, match="another vocabulary than this version has .hash 01234567 instead of"):
+        Primer.open(out)
+
+
 def test_the_cache_keeps_to_its_room(built: Path) -> None:
     primer = Primer.open(built, cache_bytes=200_000)
     for icon in primer.icons:

@@ -71,6 +71,11 @@ def build_primer(
     yield Done(time.monotonic() - begun, manifest["counts"])
 
 
+def vocabulary_hash() -> str:
+    """Return the hash of the vocabulary of drawn people; records can only be read with the one that wrote them."""
+    return hashlib.sha256(Path(__file__).with_name("characters.json").read_bytes()).hexdigest()
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Read a file with one JSON object a line.
 
@@ -189,6 +194,7 @@ def _manifest(
         "name": "primer",
         "seed": seed,
         "characters": people is not None,
+        "vocabulary": vocabulary_hash(),
         "sha256": digest.hexdigest(),
         "renderer": f"resvg_py {version('resvg_py')}",
         "held_out_concepts": sorted(HELD_OUT_CONCEPTS),

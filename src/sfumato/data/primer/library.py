@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sfumato.data.backgrounds import COLOURS
-from sfumato.data.primer.build import FORMAT, read_records
+from sfumato.data.primer.build import FORMAT, read_records, vocabulary_hash
 from sfumato.errors import DataError, UnreadableImage
 
 SPLITS = ("train", "held_out_pair", "held_out_concept")
@@ -92,7 +92,7 @@ class Primer:
             cache_bytes: Room for decoded pictures; those used longest ago are decoded again.
 
         Raises:
-            DataError: The folder is missing, unfinished, of another format, or a record is damaged.
+            DataError: The folder is missing, unfinished, of another format or vocabulary, or a record is damaged.
         """
         folder = Path(folder)
         hint = "Build it with 'sfumato data primer'."
@@ -104,6 +104,12 @@ class Primer:
             ) from error
         if manifest.get("format") != FORMAT:
             raise DataError(f"{folder} has format {manifest.get('format')}; this version reads {FORMAT}.", hint=hint)
+        if manifest["characters"] and manifest.get("vocabulary") != vocabulary_hash():
+            raise DataError(
+                f"The characters in {folder} were drawn with another vocabulary than this version has "
+                f"(hash {str(manifest.get('vocabulary'))[:8]} instead of {vocabulary_hash()[:8]}).",
+                hint="Build the set again with 'sfumato data primer'.",
+            )
         records = read_records(folder / "icons.jsonl")
         people = read_records(folder / "characters.jsonl") if manifest["characters"] else []
         try:
