@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sfumato.data.backgrounds import Background
+from sfumato.data.backgrounds import Background, Kind
 from sfumato.data.facts import Facts, Relation, Thing
 
 MAX_WORDS = 27
@@ -40,6 +40,54 @@ _PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "bottom right": ("in the bottom right corner", "in the lower right", "bottom right"),
 }
 _SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "big")}
+_GROUNDS: dict[Kind, tuple[str, ...]] = {
+    "plain": (
+        "on {a_one} background",
+        "on {a_one} background",
+        ", {one} background",
+        "on a plain {one} background",
+        "on {one}",
+        "against {a_one} background",
+        "in front of {a_one} wall",
+    ),
+    "grain": ("on a grainy {one} background", "on a speckled {one} background", ", textured {one} background"),
+    "gradient": (
+        "on {a_one} to {two} gradient",
+        ", background fading from {one} to {two}",
+        "on a gradient background from {one} to {two}",
+        ", {one} to {two} gradient {way}",
+    ),
+    "split": (
+        "on a half {one}, half {two} background",
+        ", background {one} {first} and {two} {second}",
+        "on a split {one} and {two} background",
+    ),
+    "stripes": (
+        "on {a_one} and {two} striped background",
+        ", striped {one} and {two} background",
+        "on {direction} {one} and {two} stripes",
+        "on {one} and {two} stripes",
+    ),
+    "checks": (
+        "on {a_one} and {two} checkered background",
+        ", {one} and {two} checks",
+        "on a checkerboard of {one} and {two}",
+    ),
+    "dots": (
+        "on {a_one} background with {two} dots",
+        ", {one} background with {two} polka dots",
+        "on {one} with {two} dots",
+    ),
+}
+_SHORT_GROUNDS: dict[Kind, str] = {
+    "plain": "on {a_one} background",
+    "grain": "on a grainy {one} background",
+    "gradient": "on {a_one} to {two} gradient",
+    "split": "on a half {one}, half {two} background",
+    "stripes": "on {direction} {one} and {two} stripes",
+    "checks": "on {one} and {two} checks",
+    "dots": "on {one} with {two} dots",
+}
 _DRAWING = ("icon", "icon", "icon", "emoji", "drawing", "picture")
 
 
@@ -193,77 +241,29 @@ def _two(facts: Facts, rng: np.random.Generator) -> str:
 
 def _background(ground: Background, rng: np.random.Generator) -> str:
     """Describe the background in one of several ways; starts with a comma where it reads as an afterthought."""
-    one, two = ground.colours[0], ground.colours[-1]
-    across = ground.direction == "horizontal"
-    a = with_article
-    if ground.kind == "plain":
-        options: tuple[str, ...] = (
-            f"on {a(one)} background",
-            f"on {a(one)} background",
-            f", {one} background",
-            f"on a plain {one} background",
-            f"on {one}",
-            f"against {a(one)} background",
-            f"in front of {a(one)} wall",
-        )
-    elif ground.kind == "grain":
-        options = (f"on a grainy {one} background", f"on a speckled {one} background", f", textured {one} background")
-    elif ground.kind == "gradient":
-        way = "from left to right" if across else "from top to bottom"
-        options = (
-            f"on {a(one)} to {two} gradient",
-            f", background fading from {one} to {two}",
-            f"on a gradient background from {one} to {two}",
-            f", {one} to {two} gradient {way}",
-        )
-    elif ground.kind == "split":
-        sides = ("on the left", "on the right") if across else ("at the top", "at the bottom")
-        options = (
-            f"on a half {one}, half {two} background",
-            f", background {one} {sides[0]} and {two} {sides[1]}",
-            f"on a split {one} and {two} background",
-        )
-    elif ground.kind == "stripes":
-        one, two = _swap(one, two, rng)
-        options = (
-            f"on {a(one)} and {two} striped background",
-            f", striped {one} and {two} background",
-            f"on {ground.direction} {one} and {two} stripes",
-            f"on {one} and {two} stripes",
-        )
-    elif ground.kind == "checks":
-        one, two = _swap(one, two, rng)
-        options = (
-            f"on {a(one)} and {two} checkered background",
-            f", {one} and {two} checks",
-            f"on a checkerboard of {one} and {two}",
-        )
-    else:
-        options = (
-            f"on {a(one)} background with {two} dots",
-            f", {one} background with {two} polka dots",
-            f"on {one} with {two} dots",
-        )
-    return _choose(rng, options)
+    swapped = ground.kind in ("stripes", "checks") and rng.random() < 0.5  # neither colour comes first
+    return _fill(_choose(rng, _GROUNDS[ground.kind]), ground, swapped)
 
 
 def _short(ground: Background) -> str:
     """Describe the background in the fewest words that say it all."""
-    one, two = ground.colours[0], ground.colours[-1]
-    return {
-        "plain": f"on {with_article(one)} background",
-        "grain": f"on a grainy {one} background",
-        "gradient": f"on {with_article(one)} to {two} gradient",
-        "split": f"on a half {one}, half {two} background",
-        "stripes": f"on {ground.direction} {one} and {two} stripes",
-        "checks": f"on {one} and {two} checks",
-        "dots": f"on {one} with {two} dots",
-    }[ground.kind]
+    return _fill(_SHORT_GROUNDS[ground.kind], ground)
 
 
-def _swap(one: str, two: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Name two equal colours in either order."""
-    return (one, two) if rng.random() < 0.5 else (two, one)
+def _fill(template: str, ground: Background, swapped: bool = False) -> str:
+    """Put colours and directions into a phrase."""
+    colours = ground.colours[::-1] if swapped else ground.colours
+    one, two = colours[0], colours[-1]
+    across = ground.direction == "horizontal"
+    return template.format(
+        one=one,
+        two=two,
+        a_one=with_article(one),
+        direction=ground.direction,
+        way="from left to right" if across else "from top to bottom",
+        first="on the left" if across else "at the top",
+        second="on the right" if across else "at the bottom",
+    )
 
 
 def _join(parts: Sequence[str]) -> str:
