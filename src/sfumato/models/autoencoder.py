@@ -163,7 +163,7 @@ class Autoencoder(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight at which the adversarial weight is measured ([esser2021] eq. 7)."""
+        """The weight at which the adversarial weight is measured ([esser2021])."""
         weight = self.decoder.conv_out.weight
         assert isinstance(weight, nn.Parameter)
         return weight

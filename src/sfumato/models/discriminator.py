@@ -15,7 +15,7 @@ _GROUP_CHANNELS = 16
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN: one verdict per overlapping patch, high for real ([isola2017] 3.2).
+    """PatchGAN: one verdict per overlapping patch, high for real ([isola2017]).
 
     With three strided layers a verdict sees 70×70 pixels. Keys are those of the `NLayerDiscriminator` of the released
     code (`main.0.weight`, …).
@@ -102,8 +102,8 @@ def adaptive_weight(
 ) -> Float[Tensor, ""]:
     """Weigh the adversarial loss so that both losses pull equally hard at the last layer of the decoder.
 
-    w = |grad rec| / (|grad gan| + 1e-4), clamped to [0, 1e4], without gradient ([esser2021] eq. 7). Costs one extra
-    backward pass through the discriminator.
+    w = |grad rec| / (|grad gan| + 1e-4), clamped to [0, 1e4], without gradient ([esser2021], with the 1e-4 of
+    its released code where the paper has 1e-6). Costs one extra backward pass through the discriminator.
 
     Args:
         rec_loss: Reconstruction loss (pixels and perceptual) whose graph holds the last layer.
