@@ -183,6 +183,7 @@ class Pipeline:
         *,
         init_image: Pictures | None = None,
         mask: Mask | None = None,
+        decode: bool = True,
     ) -> Iterator[Event]:
         """Draw pictures.
 
@@ -192,6 +193,7 @@ class Pipeline:
             settings: How; the defaults if left out.
             init_image: Picture to start from, `(1 or n, 3, H, W)` in [-1, 1]. Its size counts.
             mask: 1 where `init_image` is drawn anew, 0 where it stays, between for a soft seam.
+            decode: False to stop at the latents of the last `Step`, without `Drawn`.
 
         Yields:
             `Step` for every sampler step of every batch, and `Drawn` for every finished picture, in order.
@@ -202,7 +204,7 @@ class Pipeline:
             DataError: A text is too long.
         """
         job = self._plan(prompts, seeds, settings or Settings(), init_image, mask)
-        return self._run(job)
+        return self._run(job, decode)
 
     def images(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings | None = None, **pictures: Any
@@ -310,7 +312,7 @@ class Pipeline:
         return (1 - F.adaptive_max_pool2d(mask.clamp(0, 1), shape[1:])).expand(count, -1, -1, -1)
 
     @torch.no_grad()
-    def _run(self, job: _Job) -> Iterator[Event]:
+    def _run(self, job: _Job, decode: bool) -> Iterator[Event]:
         """Draw batch after batch."""
         batch = job.settings.batch_size
         for first in range(0, len(job.seeds), batch):
@@ -320,7 +322,7 @@ class Pipeline:
                 yield step
                 x_t = step.x_t
             assert x_t is not None
-            for row, latents in zip(rows, x_t, strict=True):
+            for row, latents in zip(rows, x_t, strict=True) if decode else ():
                 yield Drawn(row, job.prompts[row], job.seeds[row], self._picture(job, row, latents))
 
     def _steps(self, job: _Job, rows: range) -> Iterator[Step]:

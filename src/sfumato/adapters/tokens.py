@@ -80,7 +80,8 @@ def rare_identifier(vocabulary: Mapping[str, int], *, seed: int = 0, avoid: Sequ
 
     The paper draws from rare token ids that decode to at most three characters without blanks. In a byte-pair
     vocabulary an id tells when a piece was joined, so high ids are rare pieces; the draw is among the rarest 5 % (at
-    least 16) of the whole-word pieces with two or three Latin letters. Random letter strings would split into common pieces.
+    least 16) of the whole-word pieces with two or three Latin letters. Random letter strings would split into
+    common pieces.
 
     Args:
         vocabulary: Id of every piece; whole words end in `</w>`.

@@ -59,10 +59,10 @@ class Guard:
 
     def good(self) -> None:
         """Note a good step."""
-        self.counters["bad_in_a_row"] = 0
+        self.counters["bad_in_a_row"] = 0.0
         self.counters["good_in_a_row"] += 1
         if self.counters["good_in_a_row"] >= self.config.calm_steps:
-            self.counters["bad"] = 0
+            self.counters["bad"] = 0.0
 
     def bad(self, step: int, cause: str) -> str:
         """Note a bad step; from the second in a row on bring the last good state back.
@@ -79,7 +79,7 @@ class Guard:
         """
         for counter in ("bad", "bad_in_a_row", "dropped"):
             self.counters[counter] += 1
-        self.counters["good_in_a_row"] = 0
+        self.counters["good_in_a_row"] = 0.0
         restored = self.counters["bad_in_a_row"] > 1 and bool(self._snapshot)
         if restored:
             for name, state in self._snapshot.items():

@@ -1,0 +1,343 @@
+"""Teach a base one subject from a few pictures: LoRA beside its weights, and a word for the subject.
+
+One table row of the methods: what learns (factors on attention, optionally rows of a new word), what is drawn (the
+subject's pictures, optionally pictures of its class), which losses (denoising, optionally prior preservation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sfumato import __version__
+from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
+from sfumato.errors import ConfigError
+from sfumato.events import Artifact, Event, Preview, Progress
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import Concept, save_concept, taken_from
+from sfumato.pipeline import Pipeline, Settings
+from sfumato.runtime.seeding import generator
+from sfumato.tensors import Context, PerRow
+from sfumato.training.loop import LoopConfig, train
+from sfumato.training.objectives import DenoisingConfig, denoising_loss, draw_eps, draw_times, noised
+from sfumato.training.optim import OptimConfig
+from sfumato.training.section import Section
+from sfumato.training.sheets import save_sheet
+from sfumato.training.subject import Samples, class_samples, pick, read_subject
+from sfumato.training.task import LossReport, Phase, Task
+
+
+class LearnConfig(Section):
+    """How a subject is learned.
+
+    Attributes:
+        folder: Its pictures, with captions beside them if there are any.
+        placeholder: The user's word for it, such as `<fox>`.
+        class_noun: What it is, in the base's words.
+        output: The concept file.
+        identifier: `new` gives the word vectors of its own, started from the class noun; `rare` uses a word that the
+            base hardly knows.
+        word: The rare word to use; None picks one by the paper's rule.
+        num_vectors: Vectors of a new word.
+        rank: Rank of the factors.
+        alpha: Their scale is alpha / rank; None for a scale of 1.
+        dropout: Rate on their input.
+        targets: Layers of the U-Net that learn.
+        text_encoder: Learn in the text encoder's attention too.
+        prior_weight: Weight of the class pictures that keep the class as it was; 0 for none.
+        num_class_images: How many of them.
+        batch_size: Pictures of the subject per step, and as many of the class.
+        flip: Add every picture mirrored; not for subjects whose sides differ.
+        seed: Seed of everything drawn.
+        objective: The loss.
+        optim: The optimizer.
+        loop: How long, how often.
+        preview_prompts: Texts that are drawn at every preview.
+    """
+
+    folder: Path
+    placeholder: str = Field(min_length=1)
+    class_noun: str = Field(min_length=1)
+    output: Path
+    identifier: Literal["new", "rare"] = "new"
+    word: str | None = None
+    num_vectors: int = Field(default=1, ge=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ("attention",)
+    text_encoder: bool = True
+    prior_weight: float = Field(default=0.0, ge=0)
+    num_class_images: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    flip: bool = False
+    seed: int = 0
+    objective: DenoisingConfig = DenoisingConfig(text_dropout=0.0)
+    optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=5, schedule="cosine", final_lr=0.1)
+    loop: LoopConfig = LoopConfig(steps=150, log_every=10, save_every=50, tensorboard=False)
+    preview_prompts: tuple[str, ...] = ()
+
+
+def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False) -> Iterator[Event]:
+    """Learn a subject; at the end the concept file is written, opened again and compared.
+
+    The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
+
+    Args:
+        config: What and how.
+        bundle: The base.
+        run_dir: Folder of checkpoints, previews and class pictures.
+        resume: Go on from the newest checkpoint; the result has the same bytes as that of an uninterrupted run.
+
+    Yields:
+        `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`.
+
+    Raises:
+        EmptyDataset: The folder holds no picture.
+        UnreadableImage: A picture cannot be read.
+        DataError: A caption is too long for the base.
+        NoTargetMatched: `targets` fits no layer.
+        SfumatoError: See `loop.train`.
+    """
+    if config.output.suffix != ".safetensors":
+        raise ConfigError(
+            f"The output '{config.output}' does not end in .safetensors.",
+            field="output",
+            hint=f"Use '{config.output.with_suffix('.safetensors')}'.",
+        )
+    bundle.freeze()
+    yield Progress("pictures", 0, 1)
+    samples = read_subject(config.folder, config.placeholder, config.class_noun, bundle, flip=config.flip)
+    yield Progress("pictures", 1, 1)
+    prior = None
+    if config.prior_weight:
+        pipeline, prompt = Pipeline(bundle), f"a {config.class_noun}"
+        for event in class_samples(pipeline, prompt, config.num_class_images, config.seed, run_dir):
+            if isinstance(event, Samples):
+                prior = event
+            else:
+                yield event
+    learner = Learner(config, bundle, samples, prior)
+    try:
+        yield from train(learner.task(), config.loop, run_dir, settings=learner.settings, resume=resume)
+    finally:
+        learner.close()
+
+
+class Learner:
+    """Holds what learns, attached to the base, and computes the loss.
+
+    Args:
+        config: What and how.
+        bundle: The base, frozen.
+        samples: The subject.
+        prior: The class; None without prior preservation.
+    """
+
+    def __init__(self, config: LearnConfig, bundle: Bundle, samples: Samples, prior: Samples | None) -> None:
+        self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
+        self.base_hash = bundle.base_hash
+        self.rows: TokenRows | None = None
+        self.expansion = self._expansion()
+        self.adapters = self._adapters()
+        if config.identifier == "new":
+            self.rows = self._new_rows()
+        self._fixed: dict[str, Context] = {}
+        self._is_open = True
+        for lora in self.adapters.values():
+            lora.attach()
+            lora.train()
+        try:
+            self._tokens = {text: self._encode(text) for text in self._texts()}
+        except BaseException:
+            self.close()
+            raise
+        learning = {**self.adapters, **({} if self.rows is None else {"word": self.rows})}
+        self.learning: dict[str, nn.Module] = {f"learned-{name}": module for name, module in learning.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the run, as plain data."""
+        values = self.config.model_dump(mode="json", exclude={"folder", "output"})
+        facts = {"data": self.samples.data_hash, "base": self.base_hash, "expansion": self.expansion}
+        return {**values, **facts}
+
+    def task(self) -> Task:
+        """Return what the loop needs."""
+        return Task(
+            [Phase("learn", self.learning, self.loss, self.config.optim)],
+            self.learning,
+            self.config.seed,
+            watched={"unet": self.bundle.unet, "text_encoder": self.bundle.text_encoder},
+            preview=self.preview,
+            finish=self.finish,
+        )
+
+    def loss(self, draw: int) -> LossReport:
+        """Compute the loss of a draw: subject and class in one batch, each with its own times and noise."""
+        config, size = self.config, self.config.batch_size
+        names, per_row, plain = self._losses(draw)
+        instance = per_row[:size].mean()
+        if self.prior is None:
+            return LossReport(instance, {"plain": plain.mean().detach()}, names, per_row.detach(), size)
+        prior = per_row[size:].mean()
+        metrics = {"subject": instance.detach(), "prior": prior.detach()}
+        return LossReport(instance + config.prior_weight * prior, metrics, names, per_row.detach(), 2 * size)
+
+    def preview(self, step: int, folder: Path) -> Iterator[Event]:
+        """Draw the preview prompts exactly as the finished concept would draw them."""
+        if not self.config.preview_prompts:
+            return
+        pipeline = Pipeline(self.bundle)
+        concept = self.concept(step)
+        self._detach()
+        try:
+            with pipeline.using((concept, 1.0), any_base=True):
+                settings = Settings(steps=16, batch_size=4)
+                rows = [pipeline.images([prompt], range(4), settings) for prompt in self.config.preview_prompts]
+        finally:
+            self._attach()
+        yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
+
+    def concept(self, step: int) -> Concept:
+        """Return what has been learned so far."""
+        config = self.config
+        bare = Concept(
+            placeholder=config.placeholder,
+            class_noun=config.class_noun,
+            expansion=self.expansion,
+            factors={},
+            configs={},
+            rows=None if self.rows is None else self.rows.rows.detach().clone(),
+            base_name=self.bundle.name,
+            base_hash=self.base_hash,
+            request=config.model_dump(mode="json", exclude={"folder", "output"}),
+            lineage={
+                "data_hash": self.samples.data_hash,
+                "pictures": list(self.samples.names),
+                "seed": config.seed,
+                "steps": step,
+                "sfumato": __version__,
+            },
+        )
+        return taken_from(bare, self.adapters)
+
+    def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Write the concept file and prove that it holds what was learned."""
+        concept = self.concept(step)
+        save_concept(concept, self.config.output, live=self.adapters)
+        info = {"placeholder": concept.placeholder, "expansion": concept.expansion, "base": concept.base_name}
+        yield Artifact(self.config.output, "concept", {**info, "bytes": self.config.output.stat().st_size})
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        if self._is_open:
+            self._detach()
+            self._is_open = False
+
+    # ── private ──────────────────────────────────────────────────────────────────────────────────
+
+    def _expansion(self) -> str:
+        """Choose what the placeholder becomes in a prompt."""
+        config = self.config
+        if config.identifier == "new":
+            if config.word is not None:
+                raise ConfigError(
+                    f"word is '{config.word}' but identifier is 'new', which makes its own.",
+                    field="word",
+                    hint="Use identifier 'rare' with it.",
+                )
+            return f"{config.placeholder} {config.class_noun}"
+        avoid = (*self.samples.captions, config.class_noun)
+        word = config.word or rare_identifier(self.bundle.tokenizer.vocabulary, seed=config.seed, avoid=avoid)
+        return f"{word} {config.class_noun}"
+
+    def _adapters(self) -> dict[str, LoRA]:
+        """Make the low-rank factors."""
+        config, modules = self.config, self.bundle.modules
+        targets = {"unet": config.targets} | ({"text_encoder": ("attention",)} if config.text_encoder else {})
+        return {
+            part: LoRA(
+                modules[part],
+                LoRAConfig(config.rank, config.alpha, config.dropout, chosen),
+                generator=generator(config.seed, f"train/{part}"),
+            )
+            for part, chosen in targets.items()
+        }
+
+    def _new_rows(self) -> TokenRows:
+        """Make vectors for the placeholder, started from the class noun."""
+        config, tokenizer = self.config, self.bundle.tokenizer
+        table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
+        pieces = [piece.id for piece in tokenizer.pieces(config.class_noun)]
+        rows = initial_rows(table, pieces, config.num_vectors, seed=config.seed)
+        tokenizer.add_placeholder(config.placeholder, config.num_vectors)
+        return TokenRows(config.placeholder, rows)
+
+    def _texts(self) -> set[str]:
+        """All texts of the run."""
+        return {*self.samples.captions, *(() if self.prior is None else self.prior.captions), ""}
+
+    def _encode(self, text: str) -> Tensor:
+        """Turn a text into token ids, the placeholder written out."""
+        config = self.config
+        expanded = expand_placeholder(text, config.placeholder, self.expansion, config.class_noun)
+        tokens: Tensor = self.bundle.tokenizer.encode([expanded])
+        return tokens
+
+    def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
+        """Return names, weighted and plain loss of every row of a draw."""
+        config, bundle = self.config, self.bundle
+        names: list[str] = []
+        captions: list[str] = []
+        latents: list[Tensor] = []
+        for samples, purpose in ((self.samples, "subject"), (self.prior, "class")):
+            if samples is None:
+                continue
+            rows = pick(len(samples), config.batch_size, config.seed, f"train/{purpose}", draw)
+            names += [samples.names[row] for row in rows]
+            captions += [samples.captions[row] for row in rows]
+            latents.append(samples.latents(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
+        x_0 = torch.cat(latents)
+        times, count = bundle.schedule.num_train_steps, len(names)
+        t = draw_times(config.objective, count, times, generator(config.seed, "train/times", draw))
+        eps = draw_eps(config.objective, x_0.shape, generator(config.seed, "train/noise", draw))
+        dropped = torch.rand(count, generator=generator(config.seed, "train/dropout", draw))
+        chance = config.objective.text_dropout
+        captions = ["" if float(d) < chance else text for text, d in zip(captions, dropped, strict=True)]
+        batch = noised(bundle.schedule, bundle.prediction, x_0, t, eps)
+        output = bundle.unet(batch.x_t, batch.t, self._context(captions))
+        weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch)
+        return names, weighted, plain
+
+    def _context(self, captions: list[str]) -> Context:
+        """Encode captions; once for the whole run where nothing on the text side learns."""
+        if "text_encoder" not in self.adapters and self.rows is None:
+            with torch.no_grad():
+                for text in set(captions) - self._fixed.keys():
+                    self._fixed[text] = self.bundle.text_encoder(self._tokens[text]).context
+            return torch.cat([self._fixed[text] for text in captions])
+        texts = list(dict.fromkeys(captions))  # equal captions are encoded once per step
+        tokens = torch.cat([self._tokens[text] for text in texts])
+        features: Tensor = self.bundle.text_encoder(tokens, None if self.rows is None else self.rows.rows).context
+        return features[[texts.index(caption) for caption in captions]]
+
+    def _attach(self) -> None:
+        """Make the base compute with what is learned, and the tokenizer understand the new word."""
+        for lora in self.adapters.values():
+            lora.attach()
+        if self.rows is not None:
+            self.bundle.tokenizer.add_placeholder(self.config.placeholder, self.config.num_vectors)
+
+    def _detach(self) -> None:
+        """Take everything away from the base again."""
+        for lora in self.adapters.values():
+            lora.detach()
+        if self.rows is not None:
+            self.bundle.tokenizer.remove_placeholder(self.config.placeholder)

@@ -1,0 +1,247 @@
+"""Learning a subject: the loss falls, the file works, the base stays, and resume gives the same bytes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.adapters.lora import Adapted
+from sfumato.errors import CannotResume, ConfigError, DataError, EmptyDataset, NoTargetMatched, UnreadableImage
+from sfumato.events import Artifact, Checkpoint, Event, Metric, Preview, Progress, Step
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import load_concept
+from sfumato.formats.safe_io import content_hash
+from sfumato.pipeline import Pipeline, Settings
+from sfumato.training.loop import LoopConfig
+from sfumato.training.optim import OptimConfig
+from sfumato.training.personalise import LearnConfig, learn
+from sfumato.training.subject import pick, read_subject, subject_caption
+from tiny import tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of one red disc on different grounds."""
+    folder = tmp_path_factory.mktemp("pictures")
+    y, x = np.mgrid[:40, :40]
+    for index in range(3):
+        pixels = np.full((40, 40, 3), 60 * index + 60, np.uint8)
+        pixels[(y - 20) ** 2 + (x - 18 - index) ** 2 < 120] = (220, 30, 40)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    (folder / "1.txt").write_text("a <fox> on a grey background")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def base_stays(bundle: Bundle) -> Iterator[None]:
+    """Whatever happens, the base is as it was."""
+    before = {part: copy.deepcopy(module.state_dict()) for part, module in bundle.modules.items()}
+    yield
+    for part, module in bundle.modules.items():
+        assert content_hash(module.state_dict()) == content_hash(before[part])
+        assert all(torch.equal(tensor, before[part][name]) for name, tensor in module.state_dict().items())
+        assert not any(isinstance(child, Adapted) for child in module.modules())
+    assert bundle.tokenizer.placeholders == {}
+
+
+def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
+    loop = {"steps": 6, "log_every": 1, "save_every": 3, "tensorboard": False, **changes.pop("loop", {})}
+    values: dict[str, Any] = {
+        "folder": folder,
+        "placeholder": "<fox>",
+        "class_noun": "fox",
+        "output": output,
+        "rank": 4,
+        "batch_size": 2,
+        "loop": LoopConfig(**loop),
+        **changes,
+    }
+    return LearnConfig(**values)
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [
+        event.values["learn/loss"] for event in events if isinstance(event, Metric) and "learn/loss" in event.values
+    ]
+
+
+def test_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(
+        pictures,
+        tmp_path / "fox.safetensors",
+        batch_size=4,
+        targets=("all",),
+        loop={"steps": 120, "save_every": 120},
+        optim=OptimConfig(lr=1e-2, weight_decay=0.0),
+    )
+    events = list(learn(chosen, bundle, tmp_path / "run"))
+    values = losses(events)
+    assert np.mean(values[-20:]) < 0.8 * np.mean(values[:10])
+    artifact = next(event for event in events if isinstance(event, Artifact))
+    assert artifact.kind == "concept"
+    assert artifact.info["expansion"] == "<fox> fox"
+    concept = load_concept(artifact.path)
+    samples = read_subject(pictures, "<fox>", "fox", bundle)
+    pipeline, settings = Pipeline(bundle), Settings(steps=8, guidance_scale=1.0)
+
+    def distance(prompt: str) -> float:
+        """Of sampled latents to the nearest picture; the random decoder of the tiny base would blur everything."""
+        *_, last = pipeline.generate([prompt], [1, 2, 3, 4], settings, decode=False)
+        assert isinstance(last, Step)
+        drawn = last.x_t
+        return float((drawn[:, None] - samples.mean[None]).square().mean((2, 3, 4)).min(1).values.mean())
+
+    before = distance("a fox")
+    with pipeline.using((concept, 1.0)):
+        assert distance("a <fox>") < 0.7 * before
+
+
+@pytest.mark.parametrize("changes", [{}, {"identifier": "rare", "text_encoder": False}, {"prior_weight": 0.5}])
+def test_resumed_run_ends_with_the_same_bytes(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    changes |= {"num_class_images": 3, "dropout": 0.1, "flip": True}
+    whole = config(pictures, tmp_path / "whole.safetensors", **changes)
+    parted = config(pictures, tmp_path / "parted.safetensors", **changes)
+    list(learn(whole, bundle, tmp_path / "whole"))
+    run = learn(parted, bundle, tmp_path / "parted")
+    for event in run:
+        if isinstance(event, Metric) and event.step == 5:  # two steps after the checkpoint: closing saves step 5
+            break
+    run.close()  # type: ignore[attr-defined]
+    assert not parted.output.exists()
+    events = list(learn(parted, bundle, tmp_path / "parted", resume=True))
+    assert losses(events) != []
+    assert [event.step for event in events if isinstance(event, Checkpoint)] == [6]
+    assert parted.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    whole = config(pictures, tmp_path / "whole.safetensors")
+    list(learn(whole, bundle, tmp_path / "run"))
+    last = tmp_path / "run" / "checkpoints" / "step-00000006"
+    (last / "learned-unet.safetensors").write_bytes(b"cut short")  # what a crash of the machine could leave
+    again = config(pictures, tmp_path / "again.safetensors")
+    list(learn(again, bundle, tmp_path / "run", resume=True))
+    assert again.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_another_setting_or_picture_is_not_resumed(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    list(learn(config(pictures, tmp_path / "a.safetensors"), bundle, tmp_path / "run"))
+    with pytest.raises(CannotResume, match="rank: 4 → 8"):
+        list(learn(config(pictures, tmp_path / "a.safetensors", rank=8), bundle, tmp_path / "run", resume=True))
+    with pytest.raises(CannotResume, match="already holds a run"):
+        list(learn(config(pictures, tmp_path / "a.safetensors"), bundle, tmp_path / "run"))
+
+
+def test_class_pictures_are_drawn_once_by_the_plain_base(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "a.safetensors", prior_weight=1.0, num_class_images=5)
+    events = list(learn(chosen, bundle, tmp_path / "run"))
+    drawn = [event for event in events if isinstance(event, Progress) and event.phase == "class pictures"]
+    assert [event.done for event in drawn] == [4, 5]
+    metrics = [event.values for event in events if isinstance(event, Metric)]
+    assert all("learn/prior" in values and "learn/subject" in values for values in metrics)
+    events = list(learn(chosen, bundle, tmp_path / "run", resume=True))
+    assert not [event for event in events if isinstance(event, Progress) and event.phase == "class pictures"]
+
+
+def test_rare_word_is_kept_in_the_file(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    for word, name in ((None, "a"), ("zq", "b")):
+        chosen = config(pictures, tmp_path / f"{name}.safetensors", identifier="rare", word=word, text_encoder=False)
+        list(learn(chosen, bundle, tmp_path / name))
+        concept = load_concept(chosen.output)
+        assert concept.rows is None
+        assert set(concept.factors) == {"unet"}
+        given, noun = concept.expansion.split(" ")
+        assert noun == "fox"
+        assert len(bundle.tokenizer.pieces(given)) == 1
+        assert word in (None, given)
+
+
+def test_lineage_and_request_stand_in_the_file(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors", seed=5, num_vectors=2)
+    list(learn(chosen, bundle, tmp_path / "run"))
+    concept = load_concept(chosen.output)
+    assert concept.base_hash == bundle.base_hash
+    assert concept.base_name == "tiny"
+    assert concept.lineage["pictures"] == ["0.png", "1.png", "2.png"]
+    assert concept.lineage["steps"] == 6
+    assert concept.lineage["seed"] == 5
+    assert len(concept.lineage["data_hash"]) == 64
+    assert concept.request["rank"] == 4
+    assert concept.rows is not None
+    assert concept.rows.shape == (2, 32)
+
+
+def test_preview_draws_like_the_finished_concept(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    plain = config(pictures, tmp_path / "a.safetensors")
+    shown = config(
+        pictures, tmp_path / "b.safetensors", preview_prompts=("a <fox>",), loop={"preview_every": 3, "steps": 6}
+    )
+    list(learn(plain, bundle, tmp_path / "a"))
+    events = list(learn(shown, bundle, tmp_path / "b"))
+    assert [event.path.is_file() for event in events if isinstance(event, Preview)] == [True, True]
+    one, other = load_concept(plain.output), load_concept(shown.output)
+    assert all(torch.equal(tensor, other.factors["unet"][name]) for name, tensor in one.factors["unet"].items())
+
+
+def test_bad_input_is_named(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    for folder in (empty, broken):
+        folder.mkdir()
+    (broken / "x.png").write_bytes(b"not a picture")
+    output = tmp_path / "a.safetensors"
+    for folder, error, message in (
+        (empty, EmptyDataset, "empty holds no pictures"),
+        (tmp_path / "gone", DataError, "gone does not exist"),
+        (broken, UnreadableImage, r"x\.png is not a readable picture"),
+    ):
+        with pytest.raises(error, match=message):
+            list(learn(config(folder, output), bundle, tmp_path / "run"))
+    for changes, wrong, message in (
+        ({"output": tmp_path / "a.pt"}, ConfigError, r"a\.pt' does not end in \.safetensors"),
+        ({"targets": ("attn3",)}, NoTargetMatched, "The pattern 'attn3'"),
+        ({"word": "zq"}, ConfigError, "word is 'zq' but identifier is 'new'"),
+        ({"placeholder": "two words"}, ConfigError, "'two words' is not one word"),
+        ({"placeholder": "fox"}, ConfigError, "'fox' is one token"),
+    ):
+        with pytest.raises(wrong, match=message):
+            list(learn(config(pictures, **{"output": output, **changes}), bundle, tmp_path / "run"))
+
+
+def test_caption_that_is_too_long_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a <fox> " + "in the snow " * 12)
+    with pytest.raises(DataError, match="the limit is 32"):
+        list(learn(config(tmp_path, tmp_path / "out.safetensors"), bundle, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("a <FOX> asleep", "a <FOX> asleep"),
+        ("a red fox, asleep", "a red <fox>, asleep"),
+        ("asleep on a sofa", "a <fox>, asleep on a sofa"),
+    ],
+)
+def test_captions_name_the_placeholder(given: str, made: str) -> None:
+    assert subject_caption(given, "<fox>", "fox") == made
+
+
+def test_every_picture_is_seen_once_per_round() -> None:
+    seen = [row for draw in range(5) for row in pick(4, 4, 0, "x", draw)]
+    assert all(sorted(seen[start : start + 4]) == [0, 1, 2, 3] for start in range(0, 20, 4))
+    spanning = [row for draw in range(4) for row in pick(4, 3, 0, "x", draw)]
+    assert spanning == seen[:12]
