@@ -62,7 +62,11 @@ def test_pointwise_convolution_is_a_convolution() -> None:
     layer, x = PointwiseConv(6, 4), channels_last(2, 6, 3, 5)
     assert isinstance(layer, nn.Conv2d)
     assert layer.weight.shape == (4, 6, 1, 1)
-    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias))
+    expected = F.conv2d(x, layer.weight, layer.bias)
+    for given in (x, x.contiguous()):
+        torch.testing.assert_close(layer(given), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(given), expected)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,7 @@ def test_pointwise_convolution_is_a_convolution() -> None:
 )
 def test_blocks_keep_channels_last_memory(block: nn.Module) -> None:
     x = channels_last(2, 8, 4, 4)
+    block = block.to(memory_format=torch.channels_last)
     out = block(x, torch.randn(2, 3, 5)) if isinstance(block, SpatialTransformer) else block(x)
     assert out.is_contiguous(memory_format=torch.channels_last)
 
