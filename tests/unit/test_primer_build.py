@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 from io import BytesIO
 from pathlib import Path
 
@@ -124,6 +125,15 @@ def test_a_held_out_concept_must_exist(tmp_path: Path) -> None:
         write_json(modules / package / "icons.json", content)
     with pytest.raises(DataError, match="held-out concept 'robot' is in none of the icon sets noto, blob"):
         list(build_primer(tmp_path / "out", packages_dir=modules, characters=False, workers=1))
+
+
+def test_a_missing_renderer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("sfumato.data.primer.build.version", missing)
+    with pytest.raises(DataError, match=r"'resvg_py', which renders .* pip install \"sfumato\[train\]\""):
+        list(build_primer(tmp_path / "out", characters=False))
 
 
 def test_damaged_packages_are_named(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def describe(facts: Facts, rng: np.random.Generator, person: Callable[[np.random
             return person(rng).lower()
         return _portrait(person, [_background(facts.background, rng), _short(facts.background)], rng)
     if rng.random() < 0.08:
-        return _name(thing, rng)
+        return thing.label
     if rng.random() < 0.12:
         return _fit([_single(thing, rng)])
     return _fit([_single(thing, rng), _background(facts.background, rng)])
@@ -177,7 +177,7 @@ def _name(thing: Thing, rng: np.random.Generator) -> str:
     synonyms, keywords = thing.attributes.get("synonyms", ()), thing.attributes.get("rare_keywords", ())
     if chance < 0.06 and synonyms:
         return _choose(rng, synonyms)
-    if chance > 0.96 and keywords:
+    if chance > 0.98 and keywords:
         return _choose(rng, keywords)
     return thing.label
 

@@ -9,13 +9,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sfumato.data.primer.characters import build_characters
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, Concept, read_concepts, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render_all
+from sfumato.data.primer.looks import load_styles
 from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages
 from sfumato.errors import DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Notice, Progress
@@ -49,10 +50,11 @@ def build_primer(
         `Progress` for each phase, `Notice` for everything that was skipped, one `Artifact`, `Done`.
 
     Raises:
-        DataError: Packages are missing or unreadable, or a held-out concept is in no icon set.
+        DataError: The renderer or packages are missing or unreadable, or a held-out concept is in no icon set.
         StorageError: The folder cannot be written.
     """
     begun = time.monotonic()
+    renderer = _renderer()
     if packages_dir is None:
         modules = yield from ensure_packages(cache)
     else:
@@ -65,7 +67,7 @@ def build_primer(
     if characters:
         yield from build_characters(out, modules, seed=seed, workers=workers)
         people = read_records(out / "characters.jsonl")
-    manifest = _manifest(out, seed, icons, people if characters else None)
+    manifest = _manifest(out, seed, renderer, icons, people if characters else None)
     _write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     yield Artifact(out, "dataset", manifest["counts"])
     yield Done(time.monotonic() - begun, manifest["counts"])
@@ -96,6 +98,17 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}, line {number} is not a JSON object.", hint="Build the training set again.")
         records.append(record)
     return records
+
+
+def _renderer() -> str:
+    """Name the renderer and its version, which decides about the pixels."""
+    try:
+        return f"resvg_py {version('resvg_py')}"
+    except PackageNotFoundError as error:
+        raise DataError(
+            "The package 'resvg_py', which renders the pictures, is not installed.",
+            hint='Install it with: pip install "sfumato[train]".',
+        ) from error
 
 
 def _start(out: Path) -> None:
@@ -173,7 +186,11 @@ def _record(concept: Concept, style: str, split: str) -> dict[str, Any]:
 
 
 def _manifest(
-    out: Path, seed: int, icons: Sequence[Mapping[str, Any]], people: Sequence[Mapping[str, Any]] | None
+    out: Path,
+    seed: int,
+    renderer: str,
+    icons: Sequence[Mapping[str, Any]],
+    people: Sequence[Mapping[str, Any]] | None,
 ) -> dict[str, Any]:
     """Describe the whole set: sources, licences, counts, and a hash over every record and picture."""
     counts: dict[str, Any] = {
@@ -196,12 +213,16 @@ def _manifest(
         "characters": people is not None,
         "vocabulary": vocabulary_hash(),
         "sha256": digest.hexdigest(),
-        "renderer": f"resvg_py {version('resvg_py')}",
+        "renderer": renderer,
         "held_out_concepts": sorted(HELD_OUT_CONCEPTS),
         "counts": counts,
         "sources": [
             {"package": p.name, "version": p.version, "licence": p.licence, "attribution": p.attribution}
             for p in PACKAGES
+        ],
+        "character_styles": [
+            {"style": style.key, "licence": style.licence, "attribution": f"{style.name} by {style.author}"}
+            for style in load_styles().values()
         ],
     }
 

@@ -24,7 +24,7 @@ _RARE = 4
 
 @dataclass(frozen=True)
 class IconRecord:
-    """One icon of the set; `rare_keywords` are those that at most four concepts share."""
+    """One icon of the set; `rare_keywords` add to the label and are shared by at most four concepts."""
 
     concept: str
     style: str
@@ -172,12 +172,17 @@ def _icon_records(records: Sequence[Mapping[str, Any]]) -> list[IconRecord]:
             record["group"],
             tuple(record["keywords"]),
             tuple(record["synonyms"]),
-            tuple(word for word in record["keywords"] if shared[word] <= _RARE),
+            tuple(w for w in record["keywords"] if shared[w] <= _RARE and not _repeats(w, record["label"])),
             record["split"],
             record["file"],
         )
         for record in records
     ]
+
+
+def _repeats(word: str, label: str) -> bool:
+    """Tell whether a keyword is only a word of the label again, or its plural, as `dogs` for `dog`."""
+    return word.rstrip("s") in {part.rstrip("s") for part in label.split()}
 
 
 def _read_sprite(path: Path) -> Sprite:
