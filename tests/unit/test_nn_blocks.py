@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.nn.attention import Attention, GatedLinear, PointwiseConv, SpatialTransformer, attend, to_map, to_tokens
+from sfumato.nn.attention import Attention, GatedLinear, SpatialTransformer, attend, to_map, to_tokens
 from sfumato.nn.blocks import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
 from sfumato.nn.embeddings import sinusoidal
 
@@ -56,17 +56,6 @@ def test_gated_linear_uses_exact_gelu_of_the_second_half() -> None:
     hidden = layer.proj(x)
     gate = 0.5 * hidden[..., 2:] * (1 + torch.erf(hidden[..., 2:] / math.sqrt(2)))
     torch.testing.assert_close(layer(x), hidden[..., :2] * gate)
-
-
-def test_pointwise_convolution_is_a_convolution() -> None:
-    layer, x = PointwiseConv(6, 4), channels_last(2, 6, 3, 5)
-    assert isinstance(layer, nn.Conv2d)
-    assert layer.weight.shape == (4, 6, 1, 1)
-    expected = F.conv2d(x, layer.weight, layer.bias)
-    for given in (x, x.contiguous()):
-        torch.testing.assert_close(layer(given), expected)
-        with torch.no_grad():
-            torch.testing.assert_close(layer(given), expected)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ class UNet(nn.Module):
     """Predict noise, `x_0` or `v` from noisy latents.
 
     The memory layout follows the weights: after `unet.to(memory_format=torch.channels_last)` all maps inside are
-    channels-last, which samples about a tenth faster on a CPU.
+    channels-last.
 
     Args:
         config: Shape of the network.

@@ -1,8 +1,7 @@
 """Attention over feature maps and texts ([rombach2022] 3.3, [vaswani2017] 3.2).
 
-Feature maps are best kept in channels-last memory (`unet.to(memory_format=torch.channels_last)`), where
-`(b, c, h, w)` and the token view `(b, h*w, c)` are the same numbers in the same order: changing between them costs
-nothing.
+In channels-last memory (`unet.to(memory_format=torch.channels_last)`) a feature map `(b, c, h, w)` and its token view
+`(b, h*w, c)` are the same numbers in the same order, and changing between them costs nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,29 +28,6 @@ def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:
 def to_map(tokens: Float[Tensor, "b l c"], height: int, width: int) -> Float[Tensor, "b c {height} {width}"]:
     """View tokens as a channels-last feature map, the inverse of `to_tokens`."""
     return tokens.reshape(tokens.shape[0], height, width, -1).permute(0, 3, 1, 2)
-
-
-class PointwiseConv(nn.Conv2d):
-    """A 1x1 convolution that samples as one matrix product over all positions.
-
-    The weight keeps its four dimensions, so checkpoints and adapters see a convolution. Without gradients and on
-    channels-last memory no number is moved, where the CPU's own 1x1 convolution copies its input; with gradients
-    the convolution is the faster of the two.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the result.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
-
-    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c_out h w"]:
-        """Mix the channels of every position."""
-        positions = x.permute(0, 2, 3, 1)
-        if torch.is_grad_enabled() or not positions.is_contiguous():
-            return super().forward(x)
-        return F.linear(positions, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def split_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b {heads} l d"]:
@@ -266,7 +241,7 @@ class SpatialTransformer(nn.Module):
 
     def _projection(self, channels: int) -> nn.Module:
         """Return a layer that mixes channels at each position."""
-        return nn.Linear(channels, channels) if self.linear_projection else PointwiseConv(channels, channels)
+        return nn.Linear(channels, channels) if self.linear_projection else nn.Conv2d(channels, channels, 1)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"] | ContextCache

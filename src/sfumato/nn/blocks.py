@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.nn.attention import PointwiseConv, attend, check_heads, split_heads, to_map, to_tokens
+from sfumato.nn.attention import attend, check_heads, split_heads, to_map, to_tokens
 
 Resample = Literal["up", "down"]
 
@@ -85,7 +85,7 @@ class ResBlock(nn.Module):
         self.norm2 = group_norm(out_channels, groups, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = None if in_channels == out_channels else PointwiseConv(in_channels, out_channels)
+        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         if zero_init:
             zero_parameters(self.conv2)
 
