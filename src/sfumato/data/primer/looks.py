@@ -142,5 +142,6 @@ def _style(key: str, entry: Mapping[str, Any]) -> Style:
 def _look(name: str, entry: Mapping[str, Any]) -> Look:
     """Build a look from its entry; an option may be one value or a list of values that look alike."""
     options = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in entry["set"].items()}
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "set"}
+    others = {key: value for key, value in entry.items() if key != "set"}
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in others.items()}
     return Look(name=name, options=options, **plain)
