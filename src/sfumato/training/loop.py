@@ -46,7 +46,7 @@ MAY_CHANGE = (
     "*.workers",
     "latents.keep",
 )
-"""Settings that a resumed run may change: they do not alter what a step does. Data are compared by hash, not by path."""
+"""Settings that a resumed run may change: they do not alter a step. Data are compared by hash, not by path."""
 
 
 class LoopConfig(Section):

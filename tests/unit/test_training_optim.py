@@ -1,0 +1,192 @@
+"""Learning rates, groups, Muon, moving averages."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sfumato.errors import ConfigError
+from sfumato.training.ema import Ema, EmaConfig
+from sfumato.training.optim import Muon, OptimConfig, build_optimizers, lr_factor, orthogonalized
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        ("constant", 0, 0.25),
+        ("constant", 3, 1.0),
+        ("constant", 99, 1.0),
+        ("cosine", 4, 1.0),
+        ("cosine", 52, 0.1 + 0.9 * 0.5),
+        ("cosine", 100, 0.1),
+        ("linear", 52, 0.1 + 0.9 * 0.5),
+        ("trapezoid", 79, 1.0),
+        ("trapezoid", 90, 0.1 + 0.9 * 0.5),
+    ],
+)
+def test_learning_rate_follows_its_schedule(schedule: str, step: int, expected: float) -> None:
+    config = OptimConfig(schedule=schedule, warmup_steps=4, decay_steps=20, final_lr=0.1)  # type: ignore[arg-type]
+    assert lr_factor(config, step, 100) == pytest.approx(expected)
+
+
+def test_no_schedule_leaves_its_range_beyond_the_end() -> None:
+    for schedule in ("cosine", "linear", "trapezoid"):
+        config = OptimConfig(schedule=schedule, final_lr=0.2, decay_steps=5)  # type: ignore[arg-type]
+        assert lr_factor(config, 1000, 10) == pytest.approx(0.2)
+
+
+class Net(nn.Module):
+    """One weight of every sort."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.token_embedding = nn.Embedding(5, 4)
+        self.conv_in = nn.Conv2d(3, 8, 3)
+        self.body = nn.Conv2d(8, 4, 3)
+        self.norm = nn.GroupNorm(2, 4)
+        self.linear = nn.Linear(4, 6)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def decays(net: Net, config: OptimConfig) -> dict[str, float]:
+    optimizers = build_optimizers({"net": net}, config)
+    return {
+        optimizers.names[weight]: group["weight_decay"]
+        for part in optimizers.parts
+        for group in part.param_groups
+        for weight in group["params"]
+    }
+
+
+def test_norms_biases_and_embeddings_do_not_decay_unless_asked() -> None:
+    plain = decays(Net(), OptimConfig(weight_decay=0.1))
+    assert {name for name, decay in plain.items() if decay} == {
+        "net.conv_in.weight",
+        "net.body.weight",
+        "net.linear.weight",
+    }
+    assert not any("frozen" in name for name in plain)
+    assert set(decays(Net(), OptimConfig(weight_decay=0.1, decay_all=True)).values()) == {0.1}
+
+
+def test_muon_takes_inner_matrices_and_kernels_only() -> None:
+    optimizers = build_optimizers({"net": Net()}, OptimConfig(name="muon", lr=1e-3, muon_lr=5e-3))
+    muon = next(part for part in optimizers.parts if isinstance(part, Muon))
+    names = {optimizers.names[weight] for weight in muon.param_groups[0]["params"]}
+    assert names == {"net.body.weight", "net.linear.weight"}
+    assert muon.param_groups[0]["peak_lr"] == 5e-3
+
+
+def test_every_option_reaches_its_optimizer() -> None:
+    config = OptimConfig(name="muon", lr=3e-4, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.2, muon_momentum=0.7)
+    adam, muon = build_optimizers({"net": Net()}, config).parts
+    group = adam.param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-4, (0.8, 0.9), 1e-6, 0.2)
+    assert (muon.param_groups[0]["momentum"], muon.param_groups[0]["weight_decay"]) == (0.7, 0.2)
+
+
+def test_set_lr_scales_every_group_from_its_own_peak() -> None:
+    optimizers = build_optimizers({"net": Net()}, OptimConfig(name="muon", lr=1e-3, muon_lr=4e-3, warmup_steps=4))
+    assert optimizers.set_lr(1, 10) == pytest.approx(5e-4)
+    assert optimizers.parts[1].param_groups[0]["lr"] == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (9, 9)])
+def test_orthogonalized_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalized(matrix))
+    assert values.min() > 0.5 and values.max() < 1.3
+    assert torch.linalg.svdvals(orthogonalized(matrix * 1000)).max() < 1.3
+
+
+def test_muon_update_has_the_size_of_an_adam_update() -> None:
+    weight = nn.Parameter(torch.zeros(64, 32, 3, 3))
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    Muon([weight], lr=1.0).step()
+    assert 0.1 < float(weight.detach().square().mean().sqrt()) < 0.3
+
+
+def test_muon_decays_weights_apart_from_the_gradient() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    weight.grad = torch.zeros(4, 4)
+    Muon([weight], lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 4), 0.95))
+
+
+def test_muon_refuses_a_closure() -> None:
+    with pytest.raises(ConfigError, match=r"no closure: given one"):
+        Muon([nn.Parameter(torch.zeros(2, 2))], lr=0.1).step(lambda: 0.0)
+
+
+def test_nothing_trainable_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"Nothing to train: no weight of head requires"):
+        build_optimizers({"head": nn.Linear(2, 2).requires_grad_(False)}, OptimConfig())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_state_of_an_optimizer_goes_round_bit_for_bit(name: str) -> None:
+    def stepped(net: Net, start: dict[str, torch.Tensor] | None, steps: int) -> dict[str, torch.Tensor]:
+        optimizers = build_optimizers({"net": net}, OptimConfig(name=name, lr=1e-2))  # type: ignore[arg-type]
+        if start is not None:
+            optimizers.load_state_dict(start)
+        for _ in range(steps):
+            optimizers.zero_grad()
+            loss = net.linear(net.norm(net.body(net.conv_in(torch.ones(2, 3, 8, 8)))).mean((2, 3)))
+            (loss.square().mean() + net.token_embedding.weight.square().sum()).backward()
+            optimizers.step()
+        return {key: value.clone() for key, value in optimizers.state_dict().items()}
+
+    whole, halves = Net().to(memory_format=torch.channels_last), Net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stepped(whole, None, 4)
+    stepped(halves, stepped(halves, None, 2), 2)
+    for a, b in zip(whole.parameters(), halves.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_ema_follows_its_formula_with_and_without_warm_up() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 0.0)
+    ema = Ema({"net": net}, EmaConfig(decay=0.9, warmup=True))
+    assert ema.decay == pytest.approx(0.1)
+    nn.init.constant_(net.weight, 1.0)
+    ema.update()
+    assert float(ema.state_dict()["net.weight"]) == pytest.approx(0.9)
+    assert ema.decay == pytest.approx(2 / 11)
+    for _ in range(200):
+        ema.update()
+    assert ema.decay == 0.9
+    assert Ema({"net": net}, EmaConfig(decay=0.9, warmup=False)).decay == 0.9
+
+
+def test_applied_swaps_and_gives_back_the_same_bits() -> None:
+    net = nn.Linear(2, 2)
+    ema = Ema({"net": net}, EmaConfig(decay=0.5, warmup=False))
+    before = net.weight.detach().clone()
+    with torch.no_grad():
+        net.weight.add_(1)
+    ema.update()
+    with pytest.raises(RuntimeError, match="inside"), ema.applied():
+        torch.testing.assert_close(net.weight.detach(), before + 0.5)
+        raise RuntimeError("inside")
+    assert torch.equal(net.weight, before + 1)
+
+
+def test_ema_covers_every_module_and_no_frozen_weight() -> None:
+    net = Net()
+    names = set(Ema({"unet": net, "text_encoder": nn.Linear(1, 1)}, EmaConfig()).state_dict())
+    assert {"unet.body.weight", "text_encoder.weight", "updates"} <= names
+    assert not any("frozen" in name for name in names)
+
+
+def test_ema_state_goes_round() -> None:
+    net = nn.Linear(2, 2)
+    ema, other = Ema({"net": net}, EmaConfig()), Ema({"net": nn.Linear(2, 2)}, EmaConfig())
+    for _ in range(3):
+        ema.update()
+    other.load_state_dict({key: value.clone() for key, value in ema.state_dict().items()})
+    assert other.updates == 3 and math.isclose(other.decay, ema.decay)
+    assert torch.equal(other.state_dict()["net.weight"], ema.state_dict()["net.weight"])
