@@ -140,7 +140,11 @@ class GenerateRequest(Request):
 class LearnRequest(Request):
     """Teach a base model a subject from a few pictures."""
 
-    folder: Annotated[Path, Field(description="Folder with the pictures of the subject."), Flag((), "DIR", True)]
+    folder: Annotated[
+        Path,
+        Field(description="Folder with the pictures of the subject; a text file beside a picture is its caption."),
+        Flag((), "DIR", True),
+    ]
     placeholder: Annotated[
         str,
         Field(min_length=1, description="Word that will stand for the subject, for example '<fox>'."),
@@ -152,16 +156,23 @@ class LearnRequest(Request):
         Flag(("--class",), "NOUN"),
     ]
     method: Annotated[Literal["lora"], Field(description="How to learn.")] = "lora"
+    identifier: Annotated[
+        Literal["new", "rare"],
+        Field(description="Give the word vectors of its own, or use a word that the base hardly knows."),
+    ] = "new"
     base: BaseName = "primer"
     steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps.")] = 150
-    batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures a step.")] = 4
-    lr: Annotated[float, Field(gt=0, le=1, description="Learning rate.")] = 1e-3
+    batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
+    lr: Annotated[float, Field(gt=0, le=1, description="Highest learning rate.")] = 1e-3
     rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
     text_encoder: Annotated[bool, Field(description="Learn in the text encoder too.")] = True
     prior_weight: Annotated[
-        float, Field(ge=0, le=10, description="Weight of the class pictures that keep the class as it was; 0: none.")
+        float, Field(ge=0, le=10, description="Weight of class pictures that keep the class as it was; 0 for none.")
     ] = 0.0
+    num_class_images: Annotated[int, Field(ge=1, le=10_000, description="Number of class pictures.")] = 32
+    flip: Annotated[bool, Field(description="Add every picture mirrored.")] = False
     seed: Seed = 0
+    resume: Annotated[bool, Field(description="Go on where an interrupted run stopped.")] = False
     output: Annotated[
         Path | None,
         Field(description="The concept file; default: the word and .safetensors."),

@@ -19,7 +19,7 @@ from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
 from sfumato.models.unet_config import UNetConfig
 
-CONTEXT_LENGTH = 16
+CONTEXT_LENGTH = 32
 SIDE = 32
 TEXTS = ["a red fox on a blue background", "a big green robot", "two yellow stars left of a house"] * 4
 

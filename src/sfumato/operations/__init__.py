@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
-from sfumato.requests import GenerateRequest, PrimerDataRequest, ReplayRequest, Request, TrainRequest
+from sfumato.requests import (
+    DemoRequest,
+    GenerateRequest,
+    LearnRequest,
+    PrimerDataRequest,
+    ReplayRequest,
+    Request,
+    TrainRequest,
+)
 
 
 def run(request: Request) -> Events:
@@ -30,6 +38,14 @@ def run(request: Request) -> Events:
             from sfumato.operations.replay import replay
 
             return replay(request)
+        case LearnRequest():
+            from sfumato.operations.learn import learn
+
+            return learn(request)
+        case DemoRequest():
+            from sfumato.operations.demo import demo
+
+            return demo(request)
         case TrainRequest():
             from sfumato.operations.train import train
 

@@ -1,0 +1,97 @@
+"""The small Python interface: what the command line does, with values in place of files where that is handier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import SfumatoError
+from sfumato.events import Artifact
+from sfumato.formats.bundle import load_bundle
+from sfumato.operations.learn import learn as learn_subject
+from sfumato.operations.pictures import Picture, draw
+from sfumato.pipeline import Pipeline
+from sfumato.requests import GenerateRequest, LearnRequest
+from sfumato.resolve import resolve
+
+
+def load(base: str | Path = "primer") -> Pipeline:
+    """Load a base model once, for many calls.
+
+    Args:
+        base: `primer`, or a folder in diffusers layout.
+
+    Returns:
+        A pipeline; its `bundle` holds the networks, plain torch modules.
+
+    Raises:
+        CheckpointError: The base is missing, damaged or of another kind.
+    """
+    return Pipeline(load_bundle(base))
+
+
+def generate(
+    prompt: str,
+    *,
+    base: str | Path | Pipeline = "primer",
+    concepts: Sequence[str | Path | tuple[str | Path, float]] = (),
+    **options: Any,
+) -> list[Picture]:
+    """Draw pictures.
+
+    Args:
+        prompt: What to draw.
+        base: A loaded pipeline, `primer`, or a folder in diffusers layout.
+        concepts: Concept files, each alone or with its strength.
+        **options: Other fields of `GenerateRequest`, such as `count`, `seed`, `steps`, `size` or `init_image`.
+
+    Returns:
+        Pictures; `image` is a PIL image, `save` writes a PNG with the recipe inside.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        SfumatoError: A file or the base is not usable.
+    """
+    uses = [{"path": use} if isinstance(use, str | Path) else {"path": use[0], "strength": use[1]} for use in concepts]
+    pipeline = base if isinstance(base, Pipeline) else None
+    name = str(base) if pipeline is None else str(pipeline.bundle.source or pipeline.bundle.name)
+    request = resolve(GenerateRequest, flags={"prompt": prompt, "base": name, "concepts": uses, **options}).request
+    return [event for event in draw(request, pipeline) if isinstance(event, Picture)]
+
+
+def learn(
+    folder: str | Path, *, placeholder: str, class_noun: str, base: str | Path | Pipeline = "primer", **options: Any
+) -> Path:
+    """Learn a subject from the pictures in a folder.
+
+    Args:
+        folder: 3 to 5 pictures; a text file beside a picture is its caption.
+        placeholder: Word that will stand for the subject, such as `<fox>`.
+        class_noun: What it is, such as `fox`.
+        base: A loaded pipeline, `primer`, or a folder in diffusers layout; it is left as it was.
+        **options: Other fields of `LearnRequest`, such as `steps`, `rank`, `seed` or `output`.
+
+    Returns:
+        The concept file.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        SfumatoError: A picture or the base is not usable, or the run did not come to its end.
+    """
+    pipeline = base if isinstance(base, Pipeline) else None
+    given = {"folder": folder, "placeholder": placeholder, "class_noun": class_noun, **options}
+    if pipeline is None:
+        given["base"] = str(base)
+    request = resolve(LearnRequest, flags=given).request
+    written = None
+    for event in learn_subject(request, None if pipeline is None else pipeline.bundle):
+        if isinstance(event, Artifact) and event.kind == "concept":
+            written = event.path
+    if pipeline is not None:
+        pipeline.forget()
+    if written is None:
+        raise SfumatoError(
+            f"Learning {placeholder} was stopped before step {request.steps}.", hint="Go on with resume=True."
+        )
+    return written

@@ -1,0 +1,105 @@
+"""Learn a bundled subject that the base has never seen and draw it in new settings, on one sheet."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from PIL import Image
+
+from sfumato.data.images import list_images, load_image
+from sfumato.events import Artifact, Done, Notice, Step
+from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.formats.bundle import Bundle, load_bundle
+from sfumato.formats.png_recipe import place_picture
+from sfumato.operations.contact_sheet import Row, contact_sheet
+from sfumato.operations.learn import learn
+from sfumato.operations.pictures import Picture, draw
+from sfumato.operations.stream import Events
+from sfumato.pipeline import Pipeline
+from sfumato.requests import DemoRequest, GenerateRequest, LearnRequest
+
+PHOTOS = Path(__file__).resolve().parents[1] / "assets" / "demo" / "unicorn"
+PLACEHOLDER, CLASS_NOUN = "<unicorn>", "horse face"
+PROMPTS = (
+    "a <unicorn> on a red background",
+    "a small <unicorn> on a purple background",
+    "a <unicorn> next to a house",
+    "a <unicorn> on a striped background",
+)
+PICTURES_PER_PROMPT = 5
+
+
+def demo(request: DemoRequest) -> Events:
+    """Run the whole way once: pictures in, concept, new pictures out.
+
+    Args:
+        request: The base, the number of steps, the seed, the folder.
+
+    Yields:
+        The events of learning and drawing, and an `Artifact` of kind `report` for the contact sheet.
+
+    Raises:
+        SfumatoError: The base is not usable, or the folder cannot be written.
+    """
+    started = time.perf_counter()
+    bundle = load_bundle(request.base)
+    photos = [Image.fromarray(load_image(path).rgb) for path in list_images(PHOTOS)]
+    yield Notice(0, f"Learning {PLACEHOLDER} from {len(photos)} pictures with base '{bundle.name}'.")
+    concept = request.output / "unicorn.safetensors"
+    lesson = LearnRequest(
+        folder=PHOTOS,
+        placeholder=PLACEHOLDER,
+        class_noun=CLASS_NOUN,
+        steps=request.steps,
+        seed=request.seed,
+        output=concept,
+        resume=(request.output / "unicorn.run").is_dir(),
+    )
+    for event in learn(lesson, bundle):
+        if not isinstance(event, Done):
+            yield event
+            continue
+        if event.info.get("stopped"):
+            yield event
+            return
+    rows = [Row("What it learns from", photos)]
+    for prompt in PROMPTS:
+        pictures = yield from _drawn(prompt, concept, request, bundle)
+        rows.append(Row(prompt, pictures))
+    yield _written(contact_sheet(rows), request.output / "contact-sheet.png")
+    yield Done(time.perf_counter() - started, {"prompts": len(PROMPTS)})
+
+
+def _drawn(
+    prompt: str, concept: Path, request: DemoRequest, bundle: Bundle
+) -> Generator[Step, None, list[Image.Image]]:
+    """Draw one prompt; every picture is written with its recipe."""
+    asked = GenerateRequest.model_validate(
+        {
+            "prompt": prompt,
+            "base": request.base,
+            "concepts": [{"path": concept}],
+            "count": PICTURES_PER_PROMPT,
+            "seed": request.seed,
+            "batch_size": PICTURES_PER_PROMPT,
+        }
+    )
+    images: list[Image.Image] = []
+    for event in draw(asked, Pipeline(bundle)):
+        if isinstance(event, Step):
+            yield event
+        elif isinstance(event, Picture):
+            images.append(event.image)
+            place_picture(request.output, event.stem, event.to_png())
+    return images
+
+
+def _written(sheet: Image.Image, path: Path) -> Artifact:
+    """Write the sheet."""
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    atomic_write_bytes(path, buffer.getvalue())
+    return Artifact(path, "report", {})

@@ -1,0 +1,89 @@
+"""Teach a base a subject from a few pictures."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from sfumato.errors import ConfigError
+from sfumato.events import Artifact
+from sfumato.formats.bundle import Bundle, load_bundle
+from sfumato.operations.stream import Events
+from sfumato.requests import LearnRequest
+from sfumato.training.loop import LoopConfig
+from sfumato.training.optim import OptimConfig
+from sfumato.training.personalise import LearnConfig
+from sfumato.training.personalise import learn as learn_subject
+
+
+def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
+    """Learn a subject and write it as one file.
+
+    The state of an unfinished run lies beside the file in a folder that ends in `.run`, until the file is written.
+
+    Args:
+        request: What to learn, how, and where to.
+        bundle: A loaded base to use instead of the one that the request names; it is left as it was.
+
+    Yields:
+        The events of the training, and an `Artifact` of kind `concept`.
+
+    Raises:
+        SfumatoError: A picture or the base is not usable, or the file cannot be written.
+    """
+    output = request.output or concept_file(request.placeholder)
+    run_dir = output.parent / f"{output.stem}.run"
+    finished = False
+    for event in learn_subject(
+        _config(request, output), bundle or load_bundle(request.base), run_dir, resume=request.resume
+    ):
+        finished = finished or (isinstance(event, Artifact) and event.kind == "concept")
+        yield event
+    if finished:
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def concept_file(placeholder: str) -> Path:
+    """Name the file of a concept after its word.
+
+    Args:
+        placeholder: Such as `<fox>`.
+
+    Returns:
+        Such as `fox.safetensors`.
+
+    Raises:
+        ConfigError: The word holds no letter and no digit.
+    """
+    stem = re.sub(r"[^\w]+", "-", placeholder.lower()).strip("-_")
+    if not stem:
+        raise ConfigError(
+            f"--as: given {placeholder!r}; needed a word with at least one letter or digit.",
+            field="placeholder",
+            hint="For example --as '<fox>'.",
+        )
+    return Path(f"{stem}.safetensors")
+
+
+def _config(request: LearnRequest, output: Path) -> LearnConfig:
+    """Translate a request for the trainer; what it does not name keeps the trainer's default."""
+    default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
+    optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": request.lr})
+    loop = LoopConfig.model_validate({**default.loop.model_dump(), "steps": request.steps})
+    return LearnConfig(
+        folder=request.folder,
+        placeholder=request.placeholder,
+        class_noun=request.class_noun,
+        output=output,
+        identifier=request.identifier,
+        rank=request.rank,
+        text_encoder=request.text_encoder,
+        prior_weight=request.prior_weight,
+        num_class_images=request.num_class_images,
+        batch_size=request.batch_size,
+        flip=request.flip,
+        seed=request.seed,
+        optim=optim,
+        loop=loop,
+    )

@@ -1,0 +1,133 @@
+"""Learn a subject through the command line and from Python, use it, replay it; the demo; the examples."""
+
+from __future__ import annotations
+
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import sfumato as package
+from sfumato.errors import ConfigError
+from sfumato.formats.png_recipe import read_recipe
+
+Run = Callable[..., Any]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOX = ("--as", "<fox>", "--class", "fox", "--steps", 3, "--batch-size", 2, "--rank", 2)
+
+
+def test_learn_and_use(sfumato: Run, base: Path, photos: Path) -> None:
+    answer = sfumato("learn", photos, *FOX, "--base", base)
+    assert answer.code == 0, answer.err
+    assert "concept: fox.safetensors" in answer.out
+    assert not Path("fox.run").exists()
+    prompt = ("generate", "a <fox> on a green background", "--base", base, "--steps", 2)
+    assert sfumato(*prompt, "--concept", "fox.safetensors:0.8", "-n", 2).code == 0
+    path = Path("out/a-fox-on-a-green-background-1.png")
+    (used,) = read_recipe(path)["concepts"]
+    assert (used["path"], used["strength"], len(used["hash"])) == ("fox.safetensors", 0.8, 64)
+    with Image.open(path) as picture:
+        assert f'Lora hashes: "fox: {used["hash"][:12]}"' in picture.text["parameters"]  # type: ignore[attr-defined]
+    assert sfumato("replay", path).code == 0
+    Path("fox.safetensors").unlink()
+    missing = sfumato("replay", path)
+    assert missing.code == 2 and "concept 1 is missing: 'fox.safetensors'" in missing.err
+
+
+def test_learning_is_repeatable(sfumato: Run, base: Path, photos: Path) -> None:
+    for name in ("one", "two"):
+        assert sfumato("learn", photos, *FOX, "--base", base, "-o", f"{name}.safetensors").code == 0
+    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("empty", *FOX), "empty holds no pictures (0 other entries)"),
+        (("nowhere", *FOX), "nowhere does not exist; a folder of pictures is needed"),
+        (("broken", *FOX), "a.png is not a readable picture"),
+        (("broken", "--as", "<>", "--class", "fox"), "--as: given '<>'; needed a word with at least one letter"),
+        (("broken", "--class", "fox"), "--as is missing; needed a text of at least 1 character"),
+        (("broken", *FOX, "-o", "fox.pt"), "fox.pt"),
+        (("broken", *FOX, "--method", "lore"), "--method: given 'lore'; needed one of lora (Did you mean 'lora'?)"),
+    ],
+)
+def test_bad_lessons(words: tuple[object, ...], message: str, sfumato: Run, base: Path) -> None:
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/a.png").write_bytes(b"no picture")
+    answer = sfumato("learn", *words, "--base", base)
+    assert answer.code == 2 and message in answer.err, answer.err
+    assert answer.err.count("\n") == 1
+    assert not list(Path().glob("*.safetensors"))
+
+
+def test_another_base_is_refused(sfumato: Run, base: Path, photos: Path) -> None:
+    bundle = package.load_bundle(base)
+    bundle.unet.conv_in.weight.mul_(2)
+    package.save_bundle(bundle, Path("other"))
+    assert sfumato("learn", photos, *FOX, "--base", base).code == 0
+    answer = sfumato("generate", "a <fox>", "--base", "other", "--concept", "fox.safetensors", "--steps", 2)
+    assert answer.code == 2 and "The concept <fox> was learned on base 'tiny'" in answer.err
+
+
+def test_ctrl_c_saves_and_resume_gives_the_same_bytes(base: Path, photos: Path, tmp_path: Path, sfumato: Run) -> None:
+    words = ["learn", photos, "--as", "<fox>", "--class", "fox", "--steps", "400", "--batch-size", "1", "--rank", "1"]
+    command = [sys.executable, "-m", "sfumato", *map(str, words), "--base", str(base)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "fox.run" / "events.jsonl"
+    deadline = time.monotonic() + 60
+    while not (journal.is_file() and journal.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Resume goes on" in out and "Traceback" not in err
+    again = sfumato(*words, "--base", base)
+    assert again.code == 2 and "already holds a run. Resume it (--resume)" in again.err
+    assert sfumato(*words, "--base", base, "--resume").code == 0
+    assert sfumato(*words, "--base", base, "-o", "whole.safetensors").code == 0
+    assert Path("fox.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+def test_demo(sfumato: Run, base: Path) -> None:
+    answer = sfumato("demo", "--base", base, "--steps", 2)
+    assert answer.code == 0, answer.err
+    assert "report: out/demo/contact-sheet.png" in answer.out
+    with Image.open("out/demo/contact-sheet.png") as sheet:
+        assert sheet.width > 900 and sheet.height > 1000
+    assert len(list(Path("out/demo").glob("a-*.png"))) == 20
+
+
+def test_python_interface(base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = package.load(base)
+    before, after = package.generate("a fox", base=pipeline, count=2, steps=2, seed=3)
+    assert (before.seed, after.seed, before.image.size) == (3, 4, (32, 32))
+    assert package.generate("a fox", base=base, steps=2, seed=4)[0].image.tobytes() == after.image.tobytes()
+    concept = package.learn(photos, placeholder="<fox>", class_noun="fox", base=pipeline, steps=2, rank=2)
+    assert package.generate("a fox", base=pipeline, steps=2, seed=4)[0].image.tobytes() == after.image.tobytes()
+    (fox,) = package.generate("a <fox>", base=pipeline, concepts=[concept], steps=2)
+    assert package.read_recipe(fox.save("fox.png")) == fox.recipe
+    with pytest.raises(ConfigError, match="unknown key 'stpes'. Did you mean 'steps'?"):
+        package.generate("a fox", base=pipeline, stpes=2)
+    with pytest.raises(ConfigError, match="The name 'fox.jpg' was given; needed: one that ends in .png"):
+        fox.save("fox.jpg")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.py"))])
+def test_examples(name: str, base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    main(*((str(photos), str(base), 2) if name == "draw_and_learn" else (str(base),)))
+    if name == "draw_and_learn":
+        assert read_recipe(Path("fox.png"))["request"]["prompt"] == "a <fox> on a green background"
+    if name == "follow_events":
+        assert [path.name for path in Path("out").iterdir()] == ["a-robot-0.png"]
