@@ -159,8 +159,9 @@ def load(folder: Path, parts: Mapping[str, Saved]) -> None:
         try:
             part.load_state_dict(tensors)
         except (RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
             raise CannotResume(
-                f"Part '{name}' of '{folder}' does not fit this run: {error}.",
+                f"Part '{name}' of '{folder}' does not fit this run: {reason}.",
                 hint="Start a new run folder, or use init_from to take the weights only.",
             ) from error
 
