@@ -79,7 +79,7 @@ def test_another_base_is_refused(sfumato: Run, base: Path, photos: Path) -> None
 
 
 def test_ctrl_c_saves_and_resume_gives_the_same_bytes(base: Path, photos: Path, tmp_path: Path, sfumato: Run) -> None:
-    words = ["learn", photos, "--as", "<fox>", "--class", "fox", "--steps", "400", "--batch-size", "1", "--rank", "1"]
+    words = ["learn", photos, "--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1"]
     command = [sys.executable, "-m", "sfumato", *map(str, words), "--base", str(base)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "fox.run" / "events.jsonl"

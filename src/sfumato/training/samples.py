@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sfumato.diffusion.levels import spaced_levels
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Condition, Denoiser
 from sfumato.runtime.seeding import noise
 from sfumato.samplers.ddim import ddim
-from sfumato.tensors import Context, Images, Latents
+from sfumato.tensors import Images, Latents
+
+OneText = Float[Tensor, "1 l d"]
 
 
 def sample_images(
     denoiser: Denoiser,
     autoencoder: Autoencoder,
     latent_shape: Sequence[int],
-    cond: Context | None,
-    uncond: Context | None,
+    cond: OneText | None,
+    uncond: OneText | None,
     *,
     count: int,
     steps: int,
