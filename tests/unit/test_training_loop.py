@@ -7,12 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from sfumato.errors import CannotResume
+from sfumato.errors import CannotResume, OutOfMemory
 from sfumato.events import Artifact, Checkpoint, Event, Notice, Preview
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
@@ -218,3 +219,32 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [item.step for item in board.Scalars("main/loss")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_one_error_that_says_what_to_change(tmp_path: Path, error: Exception) -> None:
+    def spoil(draw: int, x: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    with pytest.raises(OutOfMemory, match=r"A step with 3 batch.*does not fit.*set loop\.accumulate to 6"):
+        run(tmp_path, short(accumulate=3), spoil=spoil)
+
+
+def test_other_run_time_errors_pass_through(tmp_path: Path) -> None:
+    def spoil(draw: int, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("another bug")
+
+    with pytest.raises(RuntimeError, match="another bug"):
+        run(tmp_path, short(), spoil=spoil)
+
+
+def test_a_run_in_another_thread_catches_no_signals(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert done(pool.submit(run, tmp_path, short(steps=1)).result()).info["step"] == 1

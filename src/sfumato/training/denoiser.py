@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError, DataError
-from sfumato.events import Artifact, Event, Metric, Notice, Preview, Progress
+from sfumato.events import Artifact, Done, Event, Metric, Notice, Preview, Progress
 from sfumato.formats.bundle import Bundle, save_bundle
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
@@ -56,6 +56,8 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
     if recipe.autoencoder_recipe is not None:
         place = run_dir / "autoencoder"
         yield from _first_stage(recipe.autoencoder_recipe, place)
+        if not (place / "autoencoder").is_dir():
+            return
     if place is None:
         raise ConfigError(
             "Neither autoencoder nor autoencoder_recipe is given; a denoiser works on an autoencoder's latents.",
@@ -71,14 +73,14 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
 
 
 def _first_stage(recipe_file: Path, run_dir: Path) -> Iterator[Event]:
-    """Train the autoencoder that the denoiser's recipe names, unless that is done."""
+    """Train the autoencoder that the denoiser's recipe names, unless that is done; `Done` only if it was stopped."""
     if (run_dir / "autoencoder").is_dir():
         return
     recipe = load_recipe(recipe_file, AutoencoderRecipe)
     for event in train_autoencoder(recipe, run_dir, resume=True):
         if isinstance(event, Metric):
             yield Progress("autoencoder", event.step, recipe.loop.steps)
-        elif isinstance(event, Notice):
+        elif isinstance(event, Notice) or (isinstance(event, Done) and not (run_dir / "autoencoder").is_dir()):
             yield event
 
 

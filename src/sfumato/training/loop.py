@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.errors import CannotResume, StorageError
+from sfumato.errors import CannotResume, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
@@ -112,11 +112,28 @@ def train(
         with StopRequest() as stop, torch.random.fork_rng(devices=[]):
             run = _Run(task, config, run_dir, settings, stop)
             yield from run.go(resume)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(config, str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise _out_of_memory(config, str(error)) from error
     finally:
         if run is not None:
             run.close()
         task.close()
         torch.set_num_threads(threads)
+
+
+def _out_of_memory(config: LoopConfig, reason: str) -> OutOfMemory:
+    """Say what to change when a step does not fit."""
+    first = reason.strip().splitlines()[0] if reason.strip() else "no memory left"
+    return OutOfMemory(
+        f"A step with {config.accumulate} batch(es) does not fit into memory: {first}",
+        field="batch_size",
+        hint=f"Halve batch_size and set loop.accumulate to {2 * config.accumulate} (the same step in smaller parts), "
+        "or switch gradient_checkpointing on.",
+    )
 
 
 @dataclass
