@@ -1,0 +1,213 @@
+"""Concept files: round trip, what is refused, and the proof after writing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.errors import CheckpointError, ConfigError, StorageError, UnknownFormat, UnsafeFile, WrongBase
+from sfumato.formats import concept as concept_file
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import Concept, load_concept, parse_use, save_concept, taken_from
+from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
+from tiny import tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
+
+
+def live(bundle: Bundle) -> dict[str, LoRA]:
+    """Adapters on Linear, Conv2d and Embedding layers, all factors different from zero."""
+    generator = torch.Generator().manual_seed(0)
+    adapters = {
+        "unet": LoRA(bundle.unet, LoRAConfig(3, 6.0, 0.1, ("attention", "conv1"), rank_stabilised=True)),
+        "text_encoder": LoRA(bundle.text_encoder, LoRAConfig(2, targets=("q_proj", "token_embedding"))),
+    }
+    for lora in adapters.values():
+        for parameter in lora.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    return adapters
+
+
+def concept(bundle: Bundle) -> Concept:
+    bare = Concept(
+        "<fox>",
+        "fox",
+        "<fox> fox",
+        {},
+        {},
+        torch.randn(2, 32, generator=torch.Generator().manual_seed(1)),
+        bundle.name,
+        bundle.base_hash,
+        {"steps": 3, "note": "für"},
+        {"seed": 1, "pictures": ["a.png"]},
+    )
+    return taken_from(bare, live(bundle))
+
+
+def same(one: Concept, other: Concept) -> bool:
+    plain = all(
+        getattr(one, name) == getattr(other, name)
+        for name in (
+            "placeholder",
+            "class_noun",
+            "expansion",
+            "configs",
+            "base_name",
+            "base_hash",
+            "request",
+            "lineage",
+        )
+    )
+    assert one.rows is not None
+    assert other.rows is not None
+    tensors = torch.equal(one.rows, other.rows) and one.factors.keys() == other.factors.keys()
+    return (
+        plain
+        and tensors
+        and all(
+            torch.equal(tensor, other.factors[part][name])
+            for part, state in one.factors.items()
+            for name, tensor in state.items()
+        )
+    )
+
+
+def test_round_trip_and_equal_bytes(bundle: Bundle, tmp_path: Path) -> None:
+    given = concept(bundle)
+    save_concept(given, tmp_path / "a.safetensors", live=live(bundle))
+    save_concept(load_concept(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    assert same(load_concept(tmp_path / "a.safetensors"), given)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: Path) -> None:
+    save_concept(concept(bundle), tmp_path / "a.safetensors")
+    header = read_header(tmp_path / "a.safetensors")
+    names = set(header.tensors)
+    attention = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert {f"{attention}.lora_A.weight", f"{attention}.lora_B.weight"} < names
+    assert header.tensors[f"{attention}.lora_A.weight"].shape == (3, 64)
+    table = "text_encoder.text_model.embeddings.token_embedding"
+    assert {f"{table}.lora_embedding_A", f"{table}.lora_embedding_B", "sfumato.token_rows"} < names
+    metadata = json.loads(header.metadata["lora_adapter_metadata"])
+    assert metadata["unet.r"] == 3
+    assert metadata["unet.lora_alpha"] == 6.0
+    assert metadata["unet.use_rslora"] is True
+    assert "encoder.layers.0.self_attn.q_proj" in metadata["text_encoder.target_modules"]
+    assert header.metadata["modelspec.trigger_phrase"] == "<fox> fox"
+
+
+def test_half_precision_is_smaller_and_checked(bundle: Bundle, tmp_path: Path) -> None:
+    given = concept(bundle)
+    save_concept(given, tmp_path / "a.safetensors")
+    save_concept(given, tmp_path / "b.safetensors", dtype=torch.float16)
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.7 * (tmp_path / "a.safetensors").stat().st_size
+    rows = load_concept(tmp_path / "b.safetensors").rows
+    assert rows is not None
+    assert given.rows is not None
+    assert torch.equal(rows, given.rows.half().float())
+
+
+def test_file_that_differs_from_the_live_adapter_is_noticed(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = live(bundle)
+    given = taken_from(concept(bundle), adapters)
+    name = adapters["unet"].names[0]
+    with torch.no_grad():
+        adapters["unet"].paths[0].down.add_(1e-3)  # type: ignore[operator, union-attr]
+    with pytest.raises(CheckpointError, match=f"does not hold what was learned: 'unet.{name}.down' differs"):
+        save_concept(given, tmp_path / "a.safetensors", live=adapters)
+
+    def flip(path: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
+        write_safetensors(path, {**tensors, "sfumato.token_rows": tensors["sfumato.token_rows"] * 2}, metadata)
+
+    monkeypatch.setattr(concept_file, "write_safetensors", flip)
+    with pytest.raises(CheckpointError, match=r"'sfumato\.token_rows' differs"):
+        save_concept(given, tmp_path / "b.safetensors")
+
+
+def test_wrong_base_names_both(bundle: Bundle) -> None:
+    other = tiny_bundle(7)
+    given = concept(bundle)
+    given.check_base(bundle)
+    with pytest.raises(WrongBase) as caught:
+        given.check_base(replace(other, name="other"))
+    for text in ("<fox>", "'tiny'", "'other'", bundle.base_hash[:12], other.base_hash[:12]):
+        assert text in str(caught.value)
+
+
+def rewritten(source: Path, target: Path, **changes: Any) -> Path:
+    """Copy a concept with another header object; None removes a key."""
+    about = json.loads(read_header(source).metadata["sfumato.concept"]) | changes
+    about = {key: value for key, value in about.items() if value is not None}
+    write_safetensors(target, read_safetensors(source), {"sfumato.concept": json.dumps(about)})
+    return target
+
+
+def test_what_is_no_concept_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    good, other = tmp_path / "good.safetensors", tmp_path / "other.safetensors"
+    save_concept(concept(bundle), good)
+    with pytest.raises(UnknownFormat, match="concept format 2; this version of sfumato reads up to 1"):
+        load_concept(rewritten(good, other, version=2))
+    with pytest.raises(CheckpointError, match="damaged concept file.*placeholder"):
+        load_concept(rewritten(good, other, placeholder=None))
+    with pytest.raises(CheckpointError, match="damaged concept file.*text_encoder"):
+        load_concept(rewritten(good, other, configs={}))
+    for key, kind in (
+        ("lora_unet_down.lora_down.weight", "kohya layout"),
+        ("model.diffusion_model.out.weight", "single-file Stable Diffusion checkpoint"),
+        ("base_model.model.q.lora_A.weight", "PEFT layout"),
+        ("unet.q.lora_A.weight", "diffusers layout"),
+        ("emb_params", "Textual Inversion embedding"),
+    ):
+        write_safetensors(other, {key: torch.zeros(1, 1), "x": torch.zeros(1)})
+        with pytest.raises(UnknownFormat, match=f"is a .*{kind[:12]}"):
+            load_concept(other)
+    write_safetensors(other, {"a": torch.zeros(1), "b": torch.zeros(1)})
+    with pytest.raises(UnknownFormat, match="of no known layout"):
+        load_concept(other)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(UnsafeFile, match=r"a\.pt"):
+        load_concept(tmp_path / "a.pt")
+    good.write_bytes(good.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_concept(good)
+
+
+def test_output_name_and_place_are_checked(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'fox\.pt' does not") as caught:
+        save_concept(concept(bundle), tmp_path / "fox.pt")
+    assert caught.value.hint == "Use 'fox.safetensors'."
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Could not write"):
+        save_concept(concept(bundle), tmp_path / "file" / "fox.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "strength"),
+    [
+        ("fox.safetensors", "fox.safetensors", 1.0),
+        ("a/fox.safetensors:0.8", "a/fox.safetensors", 0.8),
+        ("fox.safetensors:-1", "fox.safetensors", -1.0),
+        ("C:\\fox.safetensors", "C:\\fox.safetensors", 1.0),
+        ("C:\\fox.safetensors:0.5", "C:\\fox.safetensors", 0.5),
+    ],
+)
+def test_strength_behind_a_colon(text: str, path: str, strength: float) -> None:
+    assert parse_use(text) == (Path(path), strength)
+
+
+def test_strength_that_is_no_number() -> None:
+    with pytest.raises(ConfigError, match="ends in ':strong', which is no number"):
+        parse_use("fox.safetensors:strong")
