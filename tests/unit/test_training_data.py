@@ -1,0 +1,214 @@
+"""Pictures by index, batches made ahead, the rotating pool of latents."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.data.shapes import ShapeSampler
+from sfumato.errors import ConfigError
+from sfumato.training.latents import LatentPool, LatentPoolConfig
+from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, fingerprint, open_source
+from sfumato.training.sheets import psnr, save_sheet, to_pixels
+from sfumato.training.stream import Prefetched
+
+SHAPES = DataConfig(kind="shapes", size=16, workers=0)
+
+
+def test_shapes_are_a_function_of_seed_and_index() -> None:
+    one, same, other = ShapeSampler(1, 16).scene(5), ShapeSampler(1, 16).scene(5), ShapeSampler(2, 16).scene(5)
+    assert np.array_equal(one.image, same.image) and one.caption == same.caption
+    assert not np.array_equal(one.image, other.image)
+    assert one.image.shape == (16, 16, 3) and " on a " in one.caption
+
+
+def test_shapes_too_small_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"size is 7; needed: at least 8 pixels"):
+        ShapeSampler(size=7)
+
+
+def test_a_batch_holds_consecutive_pictures_with_names() -> None:
+    batches = PictureBatches(SHAPES, 3)
+    batch = batches(2)
+    assert batch.pixels.shape == (3, 16, 16, 3)
+    assert np.array_equal(batch.pixels[1], ShapeSampler(0, 16).scene(7).image)
+    assert batch.ids[0].startswith("picture 6 (a ")
+    images = batch.images()
+    assert images.shape == (3, 3, 16, 16) and images.min() >= -1 and images.max() <= 1
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_validation_pictures_are_others() -> None:
+    assert not np.array_equal(PictureBatches(SHAPES, 3)(0).pixels, PictureBatches(SHAPES, 3, "validation")(0).pixels)
+
+
+def test_batches_travel_without_their_source() -> None:
+    batches = PictureBatches(SHAPES, 2)
+    expected = batches(1).pixels
+    assert "_source" in batches.__dict__
+    copy = pickle.loads(pickle.dumps(batches))
+    assert "_source" not in copy.__dict__ and np.array_equal(copy(1).pixels, expected)
+
+
+def test_primer_without_a_folder_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.folder is missing; data of kind 'primer' needs the folder"):
+        open_source(DataConfig(kind="primer"))
+
+
+def test_the_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("1" if name != "c" else "2")
+    a, b, c = (fingerprint(DataConfig(folder=tmp_path / name)) for name in "abc")
+    assert a == b != c
+
+
+class Slow:
+    """Makes a number, with the process that made it."""
+
+    def __call__(self, index: int) -> tuple[int, int]:
+        time.sleep(0.001)
+        return index * index, os.getpid()
+
+
+def test_a_worker_makes_the_same_batches_in_any_order() -> None:
+    with Prefetched(Slow(), workers=1, ahead=2) as stream:
+        made = [stream.get(index) for index in (0, 1, 2, 7, 7, 3)]
+    assert [value for value, _ in made] == [0, 1, 4, 49, 49, 9]
+    assert os.getpid() not in {process for _, process in made}
+    inline = Prefetched(Slow(), workers=0)
+    assert inline.get(3) == (9, os.getpid())
+
+
+class Fails:
+    """Cannot make anything."""
+
+    def __call__(self, index: int) -> int:
+        raise ConfigError(f"batch {index} is bad", field="x", hint="Change it.")
+
+
+def test_an_error_of_the_worker_reaches_the_caller() -> None:
+    with Prefetched(Fails(), workers=1) as stream, pytest.raises(ConfigError, match=r"batch 4 is bad"):
+        stream.get(4)
+
+
+def encode(batch: PictureBatch) -> tuple[Tensor, Tensor]:
+    """Encode a picture as one number with a small spread."""
+    mean = torch.from_numpy(batch.pixels.astype(np.float32)).mean((1, 2, 3), keepdim=True) / 255
+    return mean, torch.full_like(mean, 0.01)
+
+
+def pool(folder: Path, calls: list[int] | None = None, **config: Any) -> LatentPool:
+    """Make a pool of four pictures in two shards."""
+    made = PictureBatches(SHAPES, 2)
+
+    def make(index: int) -> PictureBatch:
+        if calls is not None:
+            calls.append(index)
+        return made(index)
+
+    values = {"shard_size": 4, "window": 2, "encode_batch": 2, **config}
+    return LatentPool(LatentPoolConfig(**values), folder, {"data": 1}, Prefetched(make, workers=0), encode, seed=0)
+
+
+def test_each_round_shows_every_picture_once_in_a_new_order(tmp_path: Path) -> None:
+    p = pool(tmp_path)
+    events = list(p.move_to(0))
+    assert [(event.done, event.total) for event in events] == [(1, 2), (2, 2)]  # type: ignore[attr-defined]
+    rounds = [[name for draw in range(r * 4, r * 4 + 4) for name in p.batch(draw, 2).ids] for r in range(2)]
+    assert all(len(set(names)) == 8 for names in rounds)
+    assert set(rounds[0]) == set(rounds[1]) and rounds[0] != rounds[1]
+
+
+def test_a_batch_is_drawn_from_the_distribution_of_its_pictures(tmp_path: Path) -> None:
+    p = pool(tmp_path)
+    list(p.move_to(0))
+    draws = torch.stack([p.batch(draw, 8).x_0.flatten().sort().values for draw in range(300)])
+    expected = torch.stack([encode(PictureBatches(SHAPES, 8)(0))[0].flatten()]).sort().values
+    assert (draws.mean(0) - expected).abs().max() < 0.01
+    assert not torch.equal(p.batch(0, 8).x_0, p.batch(8, 8).x_0)
+    assert torch.equal(p.batch(5, 3).x_0, p.batch(5, 3).x_0)
+
+
+def test_a_caption_belongs_to_its_latent(tmp_path: Path) -> None:
+    p = pool(tmp_path)
+    list(p.move_to(0))
+    batch = p.batch(1, 4)
+    for x_0, caption, name in zip(batch.x_0, batch.captions, batch.ids, strict=True):
+        picture = ShapeSampler(0, 16).scene(int(name.split()[1]))
+        assert picture.caption == caption and f"({caption})" in name
+        assert abs(float(x_0) - picture.image.mean() / 255) < 0.05
+
+
+def test_the_window_moves_and_forgets(tmp_path: Path) -> None:
+    calls: list[int] = []
+    p = pool(tmp_path, calls, rotate_every=3)
+    shown: Counter[int] = Counter()
+    for step in range(9):
+        list(p.move_to(step))
+        shown.update(int(name.split()[1]) // 4 for name in p.batch(step, 2).ids)
+        assert set(shown) <= set(range(step // 3 + 2))
+    assert set(shown) == {0, 1, 2, 3}
+    assert calls == [0, 1, 2, 3, 4, 5, 6, 7]
+    kept = sorted(file.name for file in tmp_path.rglob("*.safetensors"))
+    assert kept == ["shard-000002.safetensors", "shard-000003.safetensors"]
+
+
+def test_a_resumed_run_sees_the_same_batches(tmp_path: Path) -> None:
+    whole, late = pool(tmp_path / "a", rotate_every=3), pool(tmp_path / "b", rotate_every=3)
+    for step in range(8):
+        list(whole.move_to(step))
+    list(late.move_to(7))
+    assert torch.equal(whole.batch(7, 4).x_0, late.batch(7, 4).x_0)
+    assert whole.batch(7, 4).captions == late.batch(7, 4).captions
+
+
+def test_shards_are_used_again_and_remade_when_damaged(tmp_path: Path) -> None:
+    calls: list[int] = []
+    first = pool(tmp_path, calls)
+    list(first.move_to(0))
+    again = pool(tmp_path, calls)
+    list(again.move_to(0))
+    assert calls == [0, 1, 2, 3]
+    os.truncate(next(tmp_path.rglob("shard-000001.safetensors")), 50)
+    mended = pool(tmp_path, calls)
+    list(mended.move_to(0))
+    assert calls == [0, 1, 2, 3, 2, 3]
+    assert torch.equal(mended.batch(3, 8).x_0, first.batch(3, 8).x_0)
+
+
+def test_other_content_lies_in_another_folder(tmp_path: Path) -> None:
+    config, stream = LatentPoolConfig(shard_size=2, window=1, encode_batch=2), Prefetched(PictureBatches(SHAPES, 2), 0)
+    for identity in ({"autoencoder": "a"}, {"autoencoder": "b"}):
+        list(LatentPool(config, tmp_path, identity, stream, encode, 0).move_to(0))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_sheet_holds_every_picture(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rows = [torch.full((3, 3, 8, 8), 1.0), torch.full((2, 3, 8, 8), -1.0)]
+    with Image.open(save_sheet(rows, tmp_path / "a" / "sheet.png")) as sheet:
+        assert sheet.size == (3 * 8 + 4, 2 * 8 + 2)
+        assert sheet.getpixel((0, 0)) == (255, 255, 255) and sheet.getpixel((0, 12)) == (0, 0, 0)
+
+
+def test_pixels_are_clamped_and_rounded() -> None:
+    values = torch.tensor([-2.0, -1.0, 0.0, 0.004, 1.0, 2.0]).view(1, 1, 1, 6).expand(1, 3, 1, 6)
+    assert to_pixels(values)[0, 0, :, 0].tolist() == [0, 0, 128, 128, 255, 255]
+
+
+def test_psnr_by_hand() -> None:
+    zeros = torch.zeros(2, 3, 4, 4)
+    assert psnr(zeros + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1), zeros).tolist() == pytest.approx(
+        [20.0, 40.0], abs=1e-3
+    )
