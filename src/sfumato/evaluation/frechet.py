@@ -18,7 +18,7 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     nuclear norm of `A Bᵀ / sqrt((n - 1)(m - 1))` for the centred feature matrices `A` and `B`, which is exact also when
     there are fewer pictures than feature dimensions and needs no matrix square root.
 
-    The value falls with the number of pictures (bias of the sample covariance): compare only distances of equal `n`, `m`.
+    The value falls with the number of pictures (bias of the sample covariance): compare only equal `n` and `m`.
 
     Args:
         a: Features of the first set, one row a picture, at least two rows.
