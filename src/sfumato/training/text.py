@@ -28,11 +28,9 @@ def learned_tokenizer(recipe: DenoiserRecipe, run_dir: Path) -> Tokenizer | None
     if recipe.text_encoder is None:
         return None
     kept = run_dir / "tokenizer"
-    origins = [recipe.tokenizer.folder, kept, recipe.init_from and recipe.init_from / "tokenizer"]
-    for place in origins:
-        if place is not None and (place == recipe.tokenizer.folder or place.is_dir()):
-            tokenizer = Tokenizer.load(place)
-            break
+    place = recipe.tokenizer.folder or next((place for place in (kept, *_origins(recipe)) if place.is_dir()), None)
+    if place is not None:
+        tokenizer = Tokenizer.load(place)
     else:
         table = recipe.tokenizer
         tokenizer = Tokenizer.train(_captions(recipe), table.vocab_size, table.context_length)
@@ -59,6 +57,12 @@ def text_encoder_config(table: TextEncoderTable, tokenizer: Tokenizer) -> TextEn
         pad_id=tokenizer.pad_id,
         **table.model_dump(),
     )
+
+
+def _origins(recipe: DenoiserRecipe) -> tuple[Path, ...]:
+    """Return where the tokenizer of the first weights may lie: in a run or bundle, or above one of its checkpoints."""
+    start = recipe.init_from
+    return () if start is None else (start / "tokenizer", start.parent.parent / "tokenizer")
 
 
 def _captions(recipe: DenoiserRecipe) -> Iterator[str]:

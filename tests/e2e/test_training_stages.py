@@ -1,0 +1,258 @@
+"""Both stages of training on pictures drawn in code: they learn, resume to the same bytes, and give usable parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sfumato.errors import CheckpointError, ConfigError
+from sfumato.events import Artifact, Checkpoint, Event, Preview, Progress
+from sfumato.formats.bundle import load_bundle
+from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder
+from sfumato.training.denoiser import DenoiserTrainer, train_denoiser
+from sfumato.training.parts import load_autoencoder, start_weights
+from sfumato.training.pictures import DataConfig, PictureBatches
+from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, parse_recipe
+from training_task import done, last_checkpoint, metrics, notices, stop_after, tensor_bytes
+
+DATA = {"kind": "shapes", "size": 16, "workers": 0}
+LOOP = {"steps": 4, "save_every": 2, "log_every": 1, "tensorboard": False}
+FIRST: dict[str, Any] = {
+    "kind": "autoencoder",
+    "batch_size": 4,
+    "validation_pictures": 4,
+    "scaling_pictures": 64,
+    "data": DATA,
+    "autoencoder": {
+        "channels": [8, 16],
+        "blocks_per_level": 1,
+        "latent_channels": 4,
+        "norm_groups": 8,
+        "mid_attention": False,
+    },
+    "objective": {"perceptual_weight": 0.0},
+    "optim": {"lr": 2e-3},
+    "ema": {"decay": 0.9},
+    "loop": LOOP,
+}
+SECOND: dict[str, Any] = {
+    "kind": "denoiser",
+    "name": "small",
+    "batch_size": 4,
+    "validation_pictures": 8,
+    "prediction": "v",
+    "data": DATA,
+    "tokenizer": {"vocab_size": 600, "context_length": 24, "captions": 128},
+    "text_encoder": {"width": 32, "layers": 1, "heads": 2, "mlp_width": 32},
+    "unet": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "channels": [16, 32],
+        "blocks_per_level": 1,
+        "attention_downsamples": [2],
+        "num_heads": 2,
+        "context_dim": 32,
+        "norm_groups": 8,
+        "dropout": 0.1,
+    },
+    "schedule": {"zero_terminal_snr": True},
+    "objective": {"weighting": "min_snr", "offset_noise": 0.05, "text_dropout": 0.3},
+    "latents": {"shard_size": 8, "window": 2, "rotate_every": 2, "encode_batch": 4},
+    "optim": {"name": "muon", "lr": 1e-3},
+    "ema": {"decay": 0.9},
+    "preview": {"prompts": ["a small red ring on a white background"], "count": 2, "steps": 2},
+    "loop": LOOP,
+}
+GAN = {"adversarial_weight": 0.5, "adversarial_start": 2, "discriminator_channels": 8, "discriminator_layers": 1}
+
+
+def first(**changes: Any) -> AutoencoderRecipe:
+    """The first stage."""
+    return parse_recipe({**FIRST, **changes}, AutoencoderRecipe, "first")
+
+
+def second(place: Path, **changes: Any) -> DenoiserRecipe:
+    """The second stage on a trained first one."""
+    return parse_recipe({**SECOND, "autoencoder": str(place), **changes}, DenoiserRecipe, "second")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a trained first stage."""
+    folder = tmp_path_factory.mktemp("first")
+    list(train_autoencoder(first(loop={**LOOP, "steps": 40, "save_every": 100}), folder))
+    return folder
+
+
+def artifact(events: list[Event]) -> Artifact:
+    """Return the one artifact."""
+    (found,) = [event for event in events if isinstance(event, Artifact)]
+    return found
+
+
+def test_reconstruction_gets_better_and_latents_get_unit_variance(autoencoder: Path) -> None:
+    before = AutoencoderTrainer(first()).validate(0)
+    after = AutoencoderTrainer(first(init_from=str(autoencoder), ema=None)).validate(0)
+    assert after["validation/l1"] < 0.9 * before["validation/l1"]
+    assert after["validation/psnr"] > before["validation/psnr"]
+    trained = load_autoencoder(autoencoder)
+    images = PictureBatches(DataConfig(**DATA), 64)(0).images()
+    latents = trained.to_latents(images, torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert 0.9 < float(latents.std()) < 1.1
+    assert not any(weight.requires_grad for weight in trained.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": {"perceptual_weight": 0.0, **GAN}},
+        {
+            "objective": {"perceptual_weight": 0.0, **GAN, "discriminator_norm": "group"},
+            "autoencoder": {**FIRST["autoencoder"], "kind": "vq", "codebook_size": 32},
+            "ema": None,
+            "shift": True,
+        },
+    ],
+    ids=["kl", "vq"],
+)
+def test_the_first_stage_resumes_to_the_same_bytes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = first(**changes)
+    whole = list(train_autoencoder(recipe, tmp_path / "a"))
+    stop_after(train_autoencoder(recipe, tmp_path / "b"), 3)
+    rest = list(train_autoencoder(recipe, tmp_path / "b", resume=True))
+    assert tensor_bytes(last_checkpoint(whole)) == tensor_bytes(last_checkpoint(rest))
+    assert set(metrics(whole, "autoencoder/adversarial")) == set(metrics(whole, "discriminator/loss")) == {3, 4}
+    assert tensor_bytes(artifact(whole).path) == tensor_bytes(artifact(rest).path)
+    assert load_autoencoder(tmp_path / "a").config.kind == recipe.autoencoder.kind
+    assert artifact(whole).info["scaling_factor"] > 0
+    assert (artifact(whole).info["shift_factor"] != 0) == recipe.shift
+
+
+def test_the_perceptual_term_is_part_of_the_loss() -> None:
+    changed = {**DATA, "size": 32}
+    trainer = AutoencoderTrainer(first(data=changed, objective={"perceptual_weight": 0.5, "kl_weight": 0.0}))
+    report = trainer.loss(0)
+    expected = float(report.metrics["pixel"]) + 0.5 * float(report.metrics["perceptual"])
+    assert float(report.loss.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(report.metrics["perceptual"]) > 0 and float(report.metrics["regulariser"]) == 0
+    assert trainer.validate(0)["validation/perceptual"] > 0
+
+
+def test_the_second_stage_resumes_to_the_same_bytes_and_writes_a_bundle(tmp_path: Path, autoencoder: Path) -> None:
+    recipe = second(autoencoder, loop={**LOOP, "validate_every": 2, "preview_every": 4}, bundle_every=2)
+    whole = list(train_denoiser(recipe, tmp_path / "a"))
+    stop_after(train_denoiser(recipe, tmp_path / "b"), 3)
+    rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))
+    assert tensor_bytes(last_checkpoint(whole)) == tensor_bytes(last_checkpoint(rest))
+    assert {"unet.safetensors", "text_encoder.safetensors", "ema.safetensors"} <= set(
+        tensor_bytes(last_checkpoint(whole))
+    )
+    assert {event.phase for event in whole if isinstance(event, Progress)} == {"tokenizer", "latents"}
+    assert [event.path.name for event in whole if isinstance(event, Preview)] == ["step-00000004.png"]
+    assert set(metrics(whole, "validation/loss")) == {2, 4} and set(metrics(whole, "validation/loss_raw")) == {2, 4}
+    assert [event.info["step"] for event in whole if isinstance(event, Artifact)] == [2, 4]
+    bundle = load_bundle(tmp_path / "a" / "bundle")
+    assert (bundle.name, bundle.native_size, bundle.prediction) == ("small", 16, "v")
+    averaged = start_weights(last_checkpoint(whole), "ema")["unet.conv_in.weight"]
+    torch.testing.assert_close(bundle.unet.conv_in.weight.detach(), averaged.half().float())
+
+
+def test_the_denoising_loss_falls(tmp_path: Path, autoencoder: Path) -> None:
+    recipe = second(
+        autoencoder,
+        loop={**LOOP, "steps": 40, "save_every": 100, "validate_every": 39},
+        objective={"text_dropout": 0.1},
+        optim={"lr": 3e-3},
+    )
+    losses = metrics(list(train_denoiser(recipe, tmp_path)), "validation/loss_raw")
+    assert losses[40] < 0.95
+
+
+def test_another_run_starts_from_the_weights_and_the_tokenizer(tmp_path: Path, autoencoder: Path) -> None:
+    one = list(train_denoiser(second(autoencoder), tmp_path / "a"))
+    frozen = {**LOOP, "steps": 1}
+    for name, place in (("run", tmp_path / "a"), ("checkpoint", last_checkpoint(one)), ("bundle", artifact(one).path)):
+        recipe = second(autoencoder, init_from=str(place), loop=frozen, optim={"lr": 1e-30, "weight_decay": 0.0})
+        list(train_denoiser(recipe, tmp_path / name))
+        for part, key in (("unet", "conv_in.weight"), ("text_encoder", "text_model.final_layer_norm.weight")):
+            given, kept = start_weights(place, part)[key].float(), start_weights(tmp_path / name, part)[key]
+            torch.testing.assert_close(given, kept, rtol=0, atol=0)
+    vocabularies = {file.read_bytes() for file in tmp_path.glob("*/tokenizer/vocab.json")}
+    assert len(vocabularies) == 1
+
+
+def test_a_denoiser_without_text_trains_and_says_that_it_has_no_bundle(tmp_path: Path, autoencoder: Path) -> None:
+    unet = {**SECOND["unet"], "context_dim": None}
+    recipe = second(autoencoder, unet=unet, text_encoder=None, loop={**LOOP, "steps": 1, "preview_every": 1})
+    events = list(train_denoiser(recipe, tmp_path))
+    assert "A denoiser without text has no bundle" in notices(events)[-1]
+    assert any(isinstance(event, Preview) for event in events)
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_one_recipe_can_train_both_stages(tmp_path: Path) -> None:
+    text = Path(__file__).parents[2] / "recipes" / "tiny-autoencoder.toml"
+    short = text.read_text().replace("steps = 60", "steps = 2")
+    (tmp_path / "first.toml").write_text(short)
+    recipe = parse_recipe(
+        {
+            **SECOND,
+            "autoencoder_recipe": str(tmp_path / "first.toml"),
+            "data": {**DATA, "size": 32},
+            "loop": {**LOOP, "steps": 1},
+        },
+        DenoiserRecipe,
+        "both",
+    )
+    events = list(train_denoiser(recipe, tmp_path / "run"))
+    assert next(event.phase for event in events if isinstance(event, Progress)) == "autoencoder"
+    assert done(events).info["step"] == 1
+    assert not any(event.path.parent.parent.name == "autoencoder" for event in events if isinstance(event, Checkpoint))
+
+
+def test_gradient_checkpointing_reaches_the_network(tmp_path: Path, autoencoder: Path) -> None:
+    recipe = second(
+        autoencoder, gradient_checkpointing=True, text_encoder=None, unet={**SECOND["unet"], "context_dim": None}
+    )
+    assert DenoiserTrainer(recipe, tmp_path, load_autoencoder(autoencoder), None).unet.gradient_checkpointing
+
+
+def test_gradient_checkpointing_gives_the_same_bytes(tmp_path: Path, autoencoder: Path) -> None:
+    folders = []
+    for on in (False, True):
+        events = list(train_denoiser(second(autoencoder, gradient_checkpointing=on), tmp_path / str(on)))
+        folders.append(tensor_bytes(last_checkpoint(events)))
+    assert folders[0] == folders[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"autoencoder": None}, r"Neither autoencoder nor autoencoder_recipe is given"),
+        ({"unet": {**SECOND["unet"], "in_channels": 3}}, r"unet\.in_channels is 3; the autoencoder .* need 4"),
+        ({"unet": {**SECOND["unet"], "context_dim": 64}}, r"unet\.context_dim is 64; .* need 32"),
+        ({"init_from": "/nowhere"}, r"init_from is '/nowhere', which has no weights of 'unet'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_is_computed(
+    tmp_path: Path, autoencoder: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        list(train_denoiser(second(autoencoder, **changes), tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_folder_without_an_autoencoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"'{tmp_path}' holds no finished autoencoder: neither config\.json nor"):
+        load_autoencoder(tmp_path)
+
+
+def test_weights_of_another_size_are_refused_by_name(autoencoder: Path) -> None:
+    wider = {**FIRST["autoencoder"], "channels": [16, 16]}
+    with pytest.raises(
+        CheckpointError, match=rf"The weights of '{autoencoder}' do not fit the Autoencoder.*size mismatch"
+    ):
+        AutoencoderTrainer(first(autoencoder=wider, init_from=str(autoencoder)))
