@@ -24,8 +24,9 @@ def test_public_names_exist_and_are_few() -> None:
 
 
 def test_import_is_quick() -> None:
-    code = "import torch, time; start = time.perf_counter(); import sfumato; print(time.perf_counter() - start)"
-    seconds = statistics.median(float(run_python(code)) for _ in range(5))
+    # Seconds of the processor, so that a busy machine does not count.
+    code = "import torch, time; start = time.process_time(); import sfumato; print(time.process_time() - start)"
+    seconds = statistics.median(float(run_python(code)) for _ in range(3))
     assert seconds <= MAX_IMPORT_S, f"import sfumato takes {seconds:.2f} s beyond torch, at most {MAX_IMPORT_S} s"
 
 

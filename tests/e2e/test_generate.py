@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,18 @@ def test_replay_says_what_differs(sfumato: Run, base: Path, tmp_path: Path) -> N
     path.write_bytes(encode_png(picture, {**recipe, "request": {**recipe["request"], "steps": "many"}}))
     answer = sfumato("replay", path)
     assert answer.code == 2 and "is damaged or of another version: ValidationError." in answer.err
+
+
+def test_cold_start(base: Path, tmp_path: Path) -> None:
+    """From nothing to the first PNG: at most 4 s of the processor, and only what drawing needs is imported."""
+    code = (
+        "import sys, time; from sfumato.cli.main import main\n"
+        f"code = main(['generate', 'a red fox', '--base', {str(base)!r}, '--steps', '2'])\n"
+        "print(code, time.process_time(), *sorted({m.split('.')[0] for m in sys.modules} | set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    code_, seconds, *modules = done.stdout.splitlines()[-1].split()
+    assert code_ == "0" and float(seconds) <= 4
+    heavy = {"torch._dynamo", "sympy", "transformers", "diffusers", "peft", "sklearn", "scipy", "tensorboard", "rich"}
+    assert not heavy & set(modules)
+    assert not {name for name in modules if name.startswith(("sfumato.training", "sfumato.evaluation"))}
