@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those that are named: `python -m benchmarks [NAME ...] [--tiny] [options of the one named]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [NAME ...] [--tiny] [options of the one named]`."""
 
 from __future__ import annotations
 

@@ -68,9 +68,7 @@ def report(title: str, result: Comparison, peak: Peak, *, items: int = 0, unit: 
         unit: Name of these things.
         memory: Print the peak memory of each process too.
     """
-    lines = [
-        f"  {title}: ratio {result.ratio:.2f} (diffusers' time by ours, median of {len(result.seconds[SIDES[0]])})"
-    ]
+    lines = [f"  {title}: ratio {result.ratio:.2f} (their time by ours, median of {len(result.seconds[SIDES[0]])})"]
     for side in SIDES:
         taken, facts = median(result.seconds[side]), result.facts[side]
         rate = facts["flops"] / taken / 1e9
