@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sfumato.errors import ConfigError
+from sfumato.models.autoencoder import AUTOENCODERS
+from sfumato.models.presets import unet_churches, unet_text2img256
 from sfumato.models.unet_config import UNetConfig
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, load_recipe, parse_recipe, settings_of
 
@@ -33,12 +36,26 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))
-def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
+TRAINING = [path for path in sorted(RECIPES.rglob("*.toml")) if re.search(r"^kind = ", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_training_recipe_of_the_repository_is_valid(path: Path) -> None:
     kind = AutoencoderRecipe if 'kind = "autoencoder"' in path.read_text() else DenoiserRecipe
     recipe = load_recipe(path, kind)
     nested = getattr(recipe, "autoencoder_recipe", None)
     assert nested is None or load_recipe(nested, AutoencoderRecipe).kind == "autoencoder"
+
+
+@pytest.mark.parametrize(("name", "unet"), [("ldm-8-churches", unet_churches()), ("text2img256", unet_text2img256())])
+def test_the_paper_recipes_hold_the_published_networks(name: str, unet: UNetConfig) -> None:
+    assert load_recipe(RECIPES / "paper" / f"{name}.toml", DenoiserRecipe).unet == unet
+
+
+@pytest.mark.parametrize("name", ["kl-f8", "vq-f4"])
+def test_the_paper_recipes_hold_the_published_first_stages(name: str) -> None:
+    given = load_recipe(RECIPES / "paper" / f"{name}.toml", AutoencoderRecipe).autoencoder
+    assert replace(given, scaling_factor=1.0) == replace(AUTOENCODERS[name](), scaling_factor=1.0)
 
 
 def test_tables_become_configurations(tmp_path: Path) -> None:

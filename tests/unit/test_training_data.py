@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from sfumato.data.folder import FolderSampler
 from sfumato.data.shapes import ShapeSampler
-from sfumato.errors import ConfigError
+from sfumato.errors import CaptionMissing, ConfigError
 from sfumato.training.latents import LatentPool, LatentPoolConfig
 from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, fingerprint, open_source
 from sfumato.training.sheets import psnr, save_sheet, to_pixels
@@ -70,6 +72,67 @@ def test_the_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
         (tmp_path / name / "manifest.json").write_text("1" if name != "c" else "2")
     a, b, c = (fingerprint(DataConfig(folder=tmp_path / name)) for name in "abc")
     assert a == b != c
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Sixty pictures of different grey; the first has a caption."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(60):
+        left = np.full((8, 4, 3), 4 * n, np.uint8)
+        Image.fromarray(np.concatenate([left, np.zeros_like(left)], axis=1)).save(folder / f"{n:02d}.png")
+    (folder / "00.txt").write_text("black")
+    return folder
+
+
+def greys(sampler: FolderSampler, count: int) -> list[int]:
+    """Return the shade of the first pictures."""
+    return [int(sampler.scene(index).image.max()) for index in range(count)]
+
+
+def test_a_folder_is_shown_round_by_round_in_new_orders(photos: Path) -> None:
+    sampler = FolderSampler(photos, 0, 8, split="all")
+    first, second = greys(sampler, 120)[:60], greys(sampler, 120)[60:]
+    assert sorted(first) == sorted(second) == list(range(0, 240, 4)) and first != second
+    assert first == greys(FolderSampler(photos, 0, 8, split="all"), 60)
+    assert first != greys(FolderSampler(photos, 1, 8, split="all"), 60)
+
+
+def test_held_out_pictures_are_never_learned_and_stay_held_out(photos: Path) -> None:
+    train, held_out = FolderSampler(photos, 0, 8), FolderSampler(photos, 0, 8, split="held_out")
+    assert not set(train.files) & set(held_out.files)
+    assert len(train.files) + len(held_out.files) == 60 and held_out.files
+    (photos / "99.png").write_bytes((photos / "03.png").read_bytes())
+    assert set(held_out.files) <= set(FolderSampler(photos, 0, 8, split="held_out").files)
+    validation = open_source(DataConfig(kind="folder", folder=photos, size=8), "validation")
+    assert isinstance(validation, FolderSampler) and set(held_out.files) <= set(validation.files)
+
+
+def test_half_of_the_pictures_are_mirrored_if_asked(photos: Path) -> None:
+    sampler = FolderSampler(photos, 0, 8, flip=True, split="all")
+    mirrored = [bool(sampler.scene(index).image[0, 0, 0] < sampler.scene(index).image[0, -1, 0]) for index in range(60)]
+    assert 15 < sum(mirrored) < 45
+
+
+def test_captions_come_from_text_files_or_the_recipe(photos: Path) -> None:
+    shown = {FolderSampler(photos, 0, 8, caption="grey", split="all").scene(index).caption for index in range(60)}
+    assert shown == {"grey", "black"}
+    with pytest.raises(CaptionMissing, match=r"has no caption: there is no"):
+        [FolderSampler(photos, 0, 8, caption=None, split="all").scene(index) for index in range(60)]
+
+
+def test_an_unknown_split_of_a_folder_is_refused(photos: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split is 'test'; needed: one of train, held_out, all\."):
+        FolderSampler(photos, 0, 8, split="test")
+
+
+def test_the_fingerprint_of_a_folder_follows_its_files(photos: Path) -> None:
+    config = DataConfig(kind="folder", folder=photos, size=8)
+    before = fingerprint(config)
+    assert before == fingerprint(config)
+    (photos / "61.png").write_bytes(b"x")
+    assert before != fingerprint(config)
 
 
 class Slow:
@@ -194,8 +257,6 @@ def test_other_content_lies_in_another_folder(tmp_path: Path) -> None:
 
 
 def test_a_sheet_holds_every_picture(tmp_path: Path) -> None:
-    from PIL import Image
-
     rows = [torch.full((3, 3, 8, 8), 1.0), torch.full((2, 3, 8, 8), -1.0)]
     with Image.open(save_sheet(rows, tmp_path / "a" / "sheet.png")) as sheet:
         assert sheet.size == (3 * 8 + 4, 2 * 8 + 2)

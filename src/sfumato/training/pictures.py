@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sfumato.data.folder import FolderSampler
+from sfumato.data.images import list_images
 from sfumato.data.primer.library import Primer
 from sfumato.data.scenes import SceneConfig, SceneSampler
 from sfumato.data.shapes import ShapeSampler
@@ -27,21 +29,26 @@ class DataConfig(Section):
     """Which pictures are learned from.
 
     Attributes:
-        kind: `primer` (scenes composed from the folder that `sfumato data primer` wrote) or `shapes` (drawn in code).
-        folder: The folder, for `primer`.
+        kind: `primer` (scenes composed from the folder that `sfumato data primer` wrote), `folder` (your pictures, with
+            captions in text files of the same name) or `shapes` (drawn in code).
+        folder: The folder, for `primer` and `folder`.
         seed: Seed of the pictures.
         split: Which part of the primer's pictures may appear.
         scenes: What the primer's scenes are made of.
-        size: Height and width of `shapes`; the primer's is fixed.
+        size: Height and width of `shapes` and `folder`, in pixels; the primer's is fixed.
+        caption: Caption of the pictures of a `folder` that have no text file.
+        flip: Mirror half of the pictures of a `folder`.
         workers: Processes that compose pictures ahead; 0 composes when needed.
     """
 
-    kind: Literal["primer", "shapes"] = "primer"
+    kind: Literal["primer", "folder", "shapes"] = "primer"
     folder: Path | None = None
     seed: int = 0
     split: str = "train"
     scenes: Annotated[SceneConfig, checked_keys(SceneConfig)] = SceneConfig()
     size: int = Field(default=128, ge=8)
+    caption: str = ""
+    flip: bool = False
     workers: int = Field(default=1, ge=0, le=16)
 
 
@@ -103,19 +110,27 @@ def open_source(config: DataConfig, purpose: str = "") -> Source:
     if config.kind == "shapes":
         return ShapeSampler(seed, config.size)
     if config.folder is None:
+        wanted = "`sfumato data primer OUT` wrote" if config.kind == "primer" else "holds your pictures"
         raise ConfigError(
-            "data.folder is missing; data of kind 'primer' needs the folder that `sfumato data primer OUT` wrote.",
+            f"data.folder is missing; data of kind {config.kind!r} needs the folder that {wanted}.",
             field="data.folder",
             hint="Set it in the recipe or with --set data.folder=OUT.",
         )
+    if config.kind == "folder":
+        split = "held_out" if purpose == "validation" else config.split
+        flip = config.flip and not purpose
+        return FolderSampler(config.folder, seed, config.size, caption=config.caption, flip=flip, split=split)
     return SceneSampler(Primer.open(config.folder), seed, config.split, config.scenes)
 
 
 def fingerprint(config: DataConfig) -> Mapping[str, Any]:
     """Return what identifies the pictures, wherever the folder lies."""
     facts = config.model_dump(mode="json", exclude={"folder", "workers"})
+    if config.kind == "folder" and config.folder is not None:
+        sizes = "".join(f"{path.name} {path.stat().st_size}\n" for path in list_images(config.folder))
+        facts["files"] = hashlib.sha256(sizes.encode()).hexdigest()
     manifest = None if config.folder is None else config.folder / "manifest.json"
-    if manifest is not None and manifest.is_file():
+    if config.kind == "primer" and manifest is not None and manifest.is_file():
         facts["manifest"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
     return facts
 

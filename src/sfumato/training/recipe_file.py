@@ -148,7 +148,7 @@ class DenoiserRecipe(Recipe):
     autoencoder: Path | None = None
     autoencoder_recipe: Path | None = None
     tokenizer: TokenizerTable = TokenizerTable()
-    text_encoder: TextEncoderTable | None = TextEncoderTable()
+    text_encoder: TextEncoderTable | None = None
     unet: UNetTable
     schedule: ScheduleTable = ScheduleConfig()
     prediction: Prediction = "eps"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.tensors import Images
 
+Row = Float[Tensor, "_b 3 H W"]
 _GAP = 2
 
 
@@ -23,7 +26,7 @@ def to_pixels(images: Images) -> np.ndarray:
     return array
 
 
-def save_sheet(rows: list[Images], path: Path) -> Path:
+def save_sheet(rows: Sequence[Row], path: Path) -> Path:
     """Write rows of pictures as one PNG.
 
     Args:

@@ -1,0 +1,84 @@
+"""A folder of the user's pictures as an endless series that is a function of (seed, index)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sfumato.data.images import list_images, load_image, read_caption, resize
+from sfumato.errors import ConfigError
+from sfumato.runtime.seeding import derive_seed
+
+HELD_OUT_SHARE = 0.05
+SPLITS = ("train", "held_out", "all")
+
+
+@dataclass(frozen=True)
+class FolderPicture:
+    """One picture, cropped to a square, with its caption."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    caption: str
+
+
+class FolderSampler:
+    """Shows the pictures of a folder round after round, each round in a new order.
+
+    One picture in twenty, chosen by its file name, is held out, so that loss and reconstruction can be measured on
+    pictures that were never learned; adding files moves no other picture across that line.
+
+    Args:
+        folder: Pictures, with captions in text files of the same name.
+        seed: Seed of the order and of the flips.
+        size: Height and width of the squares, in pixels.
+        caption: Caption of pictures without a text file; `None` makes the file necessary.
+        flip: Mirror half of the pictures.
+        split: `train`, `held_out` or `all`. A folder too small for a held-out picture shows all in every split.
+
+    Raises:
+        ConfigError: Unknown split.
+        DataError: The folder does not exist.
+        EmptyDataset: It holds no pictures.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        seed: int,
+        size: int,
+        *,
+        caption: str | None = "",
+        flip: bool = False,
+        split: str = "train",
+    ) -> None:
+        if split not in SPLITS:
+            raise ConfigError(f"split is {split!r}; needed: one of {', '.join(SPLITS)}.", field="split")
+        files = list_images(folder)
+        held_out = [path for path in files if derive_seed(0, path.name) % 1000 < 1000 * HELD_OUT_SHARE]
+        if split == "all" or not held_out or len(held_out) == len(files):
+            self.files = files
+        else:
+            chosen = set(held_out)
+            self.files = [path for path in files if (path in chosen) == (split == "held_out")]
+        self._seed, self._size, self._caption, self._flip = seed, size, caption, flip
+        self._round: tuple[int, list[int]] | None = None
+
+    def scene(self, index: int) -> FolderPicture:
+        """Return picture number `index` of the series.
+
+        Raises:
+            UnreadableImage: The file is not a readable picture.
+            CaptionMissing: It has no caption and none was given for all.
+        """
+        turn, place = divmod(index, len(self.files))
+        if self._round is None or self._round[0] != turn:
+            order = np.random.default_rng(derive_seed(self._seed, "data/order", turn)).permutation(len(self.files))
+            self._round = (turn, order.tolist())
+        path = self.files[self._round[1][place]]
+        image = resize(load_image(path).rgb, self._size)
+        if self._flip and derive_seed(self._seed, "data/flip", index) % 2:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return FolderPicture(image, read_caption(path, self._caption))
