@@ -12,7 +12,14 @@ from sfumato.errors import ConfigError
 from sfumato.models.autoencoder import AUTOENCODERS
 from sfumato.models.presets import unet_churches, unet_text2img256
 from sfumato.models.unet_config import UNetConfig
-from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, load_recipe, parse_recipe, settings_of
+from sfumato.training.recipe_file import (
+    AutoencoderRecipe,
+    DenoiserRecipe,
+    defaults_of,
+    load_recipe,
+    parse_recipe,
+    settings_of,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = """
@@ -107,6 +114,12 @@ def test_a_recipe_can_be_plain_data() -> None:
     content = {"kind": "autoencoder", "autoencoder": {"channels": [32, 32], "latent_channels": 2}}
     recipe = parse_recipe(content, AutoencoderRecipe, "test")
     assert recipe.autoencoder.downsample_factor == 2
+
+
+def test_defaults_are_the_keys_that_the_recipe_does_not_change(tmp_path: Path) -> None:
+    defaults = defaults_of(load_recipe(written(tmp_path, SMALL), DenoiserRecipe, {"optim.lr": "1e-4"}))
+    assert {"optim.lr", "optim.name", "data.flip", "loop.guard.max_bad"} <= defaults
+    assert not {"loop.steps", "unet.channels", "autoencoder"} & defaults
 
 
 def test_settings_hold_every_value_and_the_facts(tmp_path: Path) -> None:

@@ -166,6 +166,15 @@ def test_more_steps_may_be_asked_for_but_no_other_recipe(tmp_path: Path) -> None
         run(tmp_path, short(steps=3), settings={**settings, "lr": 0.2, "seed": 4}, resume=True)
 
 
+def test_a_run_from_before_an_option_existed_goes_on_while_it_stands_at_its_default(tmp_path: Path) -> None:
+    run(tmp_path, short(steps=2), settings={"lr": 0.1})
+    task, now = tiny_task(), {"lr": 0.1, "new": {"option": False}}
+    list(train(task, short(steps=3), tmp_path, settings=now, defaults={"lr", "new.option"}, resume=True))
+    changed = {**now, "other": True}
+    with pytest.raises(CannotResume, match=r"other: 'absent' → True"):
+        list(train(tiny_task(), short(steps=4), tmp_path, settings=changed, defaults={"new.option"}, resume=True))
+
+
 def test_the_record_reads_as_if_nothing_had_been_interrupted(tmp_path: Path) -> None:
     config = short(steps=5, save_every=2)
     events = train(tiny_task(), config, tmp_path, settings={})

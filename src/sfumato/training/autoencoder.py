@@ -21,7 +21,7 @@ from sfumato.training.ema import Ema
 from sfumato.training.loop import train
 from sfumato.training.parts import load_weights, save_autoencoder, seeded, start_weights
 from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
-from sfumato.training.recipe_file import AutoencoderRecipe, settings_of
+from sfumato.training.recipe_file import AutoencoderRecipe, defaults_of, settings_of
 from sfumato.training.sheets import psnr, save_sheet
 from sfumato.training.stream import Prefetched
 from sfumato.training.task import LossReport, Phase, Task
@@ -46,7 +46,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, run_dir: Path, resume: bool = F
     """
     settings = settings_of(recipe, data=fingerprint(recipe.data))
     trainer = AutoencoderTrainer(recipe)
-    yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, resume=resume)
+    defaults = defaults_of(recipe)
+    yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
 
 
 @dataclass

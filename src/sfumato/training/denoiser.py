@@ -28,7 +28,7 @@ from sfumato.training.loop import train
 from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
 from sfumato.training.parts import load_autoencoder, load_weights, seeded, start_weights, weights_hash
 from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
-from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, load_recipe, settings_of
+from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, defaults_of, load_recipe, settings_of
 from sfumato.training.samples import sample_images
 from sfumato.training.sheets import save_sheet
 from sfumato.training.stream import Prefetched
@@ -69,7 +69,8 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
     tokenizer = learned_tokenizer(recipe, run_dir)
     yield Progress("tokenizer", 1, 1)
     trainer = DenoiserTrainer(recipe, run_dir, autoencoder, tokenizer)
-    yield from train(trainer.task(), recipe.loop, run_dir, settings=trainer.settings, resume=resume)
+    settings, defaults = trainer.settings, defaults_of(recipe)
+    yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
 
 
 def _first_stage(recipe_file: Path, run_dir: Path) -> Iterator[Event]:

@@ -10,7 +10,7 @@ same number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,13 @@ class LoopConfig(Section):
 
 
 def train(
-    task: Task, config: LoopConfig, run_dir: Path, *, settings: Mapping[str, Any], resume: bool = False
+    task: Task,
+    config: LoopConfig,
+    run_dir: Path,
+    *,
+    settings: Mapping[str, Any],
+    defaults: Collection[str] = (),
+    resume: bool = False,
 ) -> Iterator[Event]:
     """Run a task to its last step, from the beginning or from its newest checkpoint.
 
@@ -94,6 +100,7 @@ def train(
         config: How long, how often.
         run_dir: Folder for checkpoints, previews and the record of events; made if missing.
         settings: The effective recipe as plain data; a resumed run must have the same.
+        defaults: Dotted keys of settings that stand at their default; an older run may lack them.
         resume: Go on from the newest whole checkpoint; without one the run begins.
 
     Yields:
@@ -110,7 +117,7 @@ def train(
     run = None
     try:
         with StopRequest() as stop, torch.random.fork_rng(devices=[]):
-            run = _Run(task, config, run_dir, settings, stop)
+            run = _Run(task, config, run_dir, settings, stop, defaults)
             yield from run.go(resume)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(config, str(error)) from error
@@ -162,9 +169,16 @@ class _Run:
     """One run of a task in a folder."""
 
     def __init__(
-        self, task: Task, config: LoopConfig, run_dir: Path, settings: Mapping[str, Any], stop: StopRequest
+        self,
+        task: Task,
+        config: LoopConfig,
+        run_dir: Path,
+        settings: Mapping[str, Any],
+        stop: StopRequest,
+        defaults: Collection[str],
     ) -> None:
-        self.task, self.config, self.run_dir, self.settings, self.stop = task, config, run_dir, settings, stop
+        self.task, self.config, self.run_dir, self.stop = task, config, run_dir, stop
+        self.settings, self.defaults = settings, defaults
         self.optimizers = {phase.name: build_optimizers(phase.modules, phase.optim) for phase in task.phases}
         self.parts: dict[str, states.Saved] = {
             **task.saved,
@@ -345,7 +359,7 @@ class _Run:
         if found.path is None:
             return
         saved = states.read_state(found.path)
-        states.check_settings(saved.settings, self.settings, MAY_CHANGE)
+        states.check_settings(saved.settings, self.settings, MAY_CHANGE, self.defaults)
         states.load(found.path, self.parts)
         self.guard.counters |= saved.counters
         self.step = self.saved_step = saved.step

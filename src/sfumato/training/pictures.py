@@ -125,8 +125,10 @@ def open_source(config: DataConfig, purpose: str = "") -> Source:
 
 def fingerprint(config: DataConfig) -> Mapping[str, Any]:
     """Return what identifies the pictures, wherever the folder lies."""
-    facts = config.model_dump(mode="json", exclude={"folder", "workers"})
+    only_for_folders = {"caption": config.caption, "flip": config.flip}
+    facts = config.model_dump(mode="json", exclude={"folder", "workers", *only_for_folders})
     if config.kind == "folder" and config.folder is not None:
+        facts |= only_for_folders
         sizes = "".join(f"{path.name} {path.stat().st_size}\n" for path in list_images(config.folder))
         facts["files"] = hashlib.sha256(sizes.encode()).hexdigest()
     manifest = None if config.folder is None else config.folder / "manifest.json"

@@ -25,6 +25,7 @@ from sfumato.training.objectives import AutoencoderObjective, DenoisingConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.pictures import DataConfig
 from sfumato.training.section import Section, checked_keys
+from sfumato.training.state import flattened
 
 AutoencoderTable = Annotated[AutoencoderConfig, checked_keys(AutoencoderConfig)]
 UNetTable = Annotated[UNetConfig, checked_keys(UNetConfig)]
@@ -265,6 +266,15 @@ def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _tables(inner)
+
+
+def defaults_of(recipe: Recipe) -> set[str]:
+    """Return the dotted keys of a recipe that stand at their default."""
+    full, explicit = (
+        flattened(TypeAdapter(type(recipe)).dump_python(recipe, mode="json", exclude_defaults=sparse))
+        for sparse in (False, True)
+    )
+    return full.keys() - explicit.keys()
 
 
 def settings_of(recipe: Recipe, **facts: Any) -> dict[str, Any]:

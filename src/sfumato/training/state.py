@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -166,13 +166,16 @@ def load(folder: Path, parts: Mapping[str, Saved]) -> None:
             ) from error
 
 
-def check_settings(saved: Mapping[str, Any], given: Mapping[str, Any], may_change: tuple[str, ...]) -> None:
+def check_settings(
+    saved: Mapping[str, Any], given: Mapping[str, Any], may_change: Collection[str], defaults: Collection[str] = ()
+) -> None:
     """Refuse to go on with another recipe, naming every key that differs.
 
     Args:
         saved: Settings of the checkpoint.
         given: Settings of this start.
         may_change: Patterns of dotted keys that do not change what is learned, such as `loop.save_every`.
+        defaults: Dotted keys that stand at their default; a run from before they existed may lack them.
 
     Raises:
         CannotResume: Another key differs.
@@ -183,6 +186,7 @@ def check_settings(saved: Mapping[str, Any], given: Mapping[str, Any], may_chang
         f"{key}: {before.get(key, 'absent')!r} → {now.get(key, 'absent')!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, missing) != now.get(key, missing)
+        and not (key in defaults and key not in before)
         and not any(fnmatch(key, pattern) for pattern in may_change)
     ]
     if differing:
