@@ -217,10 +217,14 @@ class EvaluateRequest(Request):
 
     subject: Annotated[Literal["base"], Field(description="What to measure."), Flag(positional=True)] = "base"
     base: BaseName = "primer"
+    recipe: Annotated[
+        Path | None,
+        Field(description="What is asked and how it is drawn; default: as recipes/evaluate-base.toml."),
+        Flag(metavar="RECIPE.toml"),
+    ] = None
     data: Annotated[Path, Field(description="Folder written by `sfumato data primer`."), Flag(metavar="DIR")] = Path(
         "runs/primer"
     )
-    seed: Seed = 0
     output: Annotated[Path, Field(description="Folder for the report."), Flag(("-o", "--output"), "DIR")] = Path(
         "out/evaluation"
     )

@@ -7,6 +7,7 @@ probe's own mistakes.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.errors import DataError
+from sfumato.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +54,7 @@ class LinearProbe:
     """
 
     def __init__(self, features: Float[Tensor, "n d"], labels: Sequence[str], *, strength: float = 0.02) -> None:
+        check_available()
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -79,6 +81,19 @@ class LinearProbe:
             rows = [p == kind for p, label in zip(predicted, labels, strict=True) if label == kind]
             rates.append(sum(rows) / len(rows))
         return sum(rates) / len(rates)
+
+
+def check_available() -> None:
+    """Check that scikit-learn is installed, which fits the classifiers.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError(
+            "Linear classifiers need the package scikit-learn, which is not installed.",
+            hint="Run: pip install 'sfumato[train]'",
+        )
 
 
 def _array(features: Tensor) -> NDArray[Any]:

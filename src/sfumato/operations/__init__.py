@@ -6,6 +6,7 @@ from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
 from sfumato.requests import (
     DemoRequest,
+    EvaluateRequest,
     GenerateRequest,
     LearnRequest,
     PrimerDataRequest,
@@ -54,5 +55,9 @@ def run(request: Request) -> Events:
             from sfumato.operations.primer_data import primer_data
 
             return primer_data(request)
+        case EvaluateRequest():
+            from sfumato.operations.evaluate import evaluate
+
+            return evaluate(request)
         case _:
             raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")

@@ -1,0 +1,113 @@
+"""One line of a report: a number with its interval, and what it must be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from sfumato.runtime.seeding import derive_seed
+
+Interval = tuple[float, float]
+Rows = Int[np.ndarray, "_n"]
+Truths = Bool[np.ndarray, "_n"]
+Statistic = Callable[[Rows], float]
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that says how good a base is at one thing.
+
+    Attributes:
+        name: What is measured.
+        value: What the base reaches: a share in [0, 1], or a distance.
+        count: Number of generated pictures behind it.
+        interval: 95 % bootstrap interval; `None` for distances, which resampling biases.
+        target: What it should reach.
+        ceiling: What real pictures reach, seen through the same instrument; for a distance, the floor.
+        chance: What guessing reaches.
+        is_distance: Whether less is better.
+    """
+
+    name: str
+    value: float
+    count: int
+    interval: Interval | None = None
+    target: float | None = None
+    ceiling: float | None = None
+    chance: float | None = None
+    is_distance: bool = False
+
+    @property
+    def is_reached(self) -> bool | None:
+        """Whether the target is met; `None` without a target."""
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.is_distance else self.value >= self.target
+
+
+def share(
+    name: str,
+    right: Sequence[bool],
+    *,
+    target: float | None = None,
+    ceiling: float | None = None,
+    chance: float | None = None,
+    seed: int = 0,
+) -> Measure:
+    """Measure how many answers are right.
+
+    Args:
+        name: What is measured.
+        right: One truth value per picture, at least one.
+        target: What it should reach.
+        ceiling: What real pictures reach.
+        chance: What guessing reaches.
+        seed: Decides the resampling.
+    """
+    values = np.array(right, dtype=np.float64)
+
+    def mean(rows: Rows) -> float:
+        return float(values[rows].mean())
+
+    interval = bootstrap(mean, len(values), seed)
+    return Measure(name, float(values.mean()), len(values), interval, target, ceiling, chance)
+
+
+def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
+    """Return the 95 % percentile interval of a statistic under resampling of the pictures.
+
+    Source: Efron, Bootstrap methods (1979).
+
+    Args:
+        statistic: Takes row numbers, with repeats, and returns a number.
+        count: Number of rows.
+        seed: Decides the resampling.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap", count))
+    values = [statistic(rng.integers(count, size=count)) for _ in range(_RESAMPLES)]
+    low, high = np.nanpercentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def balanced_accuracy(right: Truths, labels: np.ndarray) -> float:
+    """Return the mean over labels of the share of their rows that are right.
+
+    Why: where nine of ten people wear no hat, always answering "no hat" is worth nothing.
+
+    Args:
+        right: Whether each row was read right.
+        labels: The true label of each row.
+
+    Returns:
+        In [0, 1]; not a number without rows.
+    """
+    kinds, place = np.unique(labels, return_inverse=True)
+    if len(kinds) == 0:
+        return float("nan")
+    hits, rows = np.bincount(place, right.astype(np.float64)), np.bincount(place)
+    return float((hits / rows).mean())
