@@ -115,8 +115,9 @@ def test_reconstruction_gets_better_and_latents_get_unit_variance(autoencoder: P
             "ema": None,
             "shift": True,
         },
+        {"objective": {"perceptual_weight": 0.0, **GAN}, "precision": "bf16"},
     ],
-    ids=["kl", "vq"],
+    ids=["kl", "vq", "bf16"],
 )
 def test_the_first_stage_resumes_to_the_same_bytes(tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe = first(**changes)
@@ -141,8 +142,12 @@ def test_the_perceptual_term_is_part_of_the_loss() -> None:
     assert trainer.validate(0)["validation/perceptual"] > 0
 
 
-def test_the_second_stage_resumes_to_the_same_bytes_and_writes_a_bundle(tmp_path: Path, autoencoder: Path) -> None:
-    recipe = second(autoencoder, loop={**LOOP, "validate_every": 2, "preview_every": 4}, bundle_every=2)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_second_stage_resumes_to_the_same_bytes_and_writes_a_bundle(
+    tmp_path: Path, autoencoder: Path, precision: str
+) -> None:
+    loop = {**LOOP, "validate_every": 2, "preview_every": 4}
+    recipe = second(autoencoder, loop=loop, bundle_every=2, precision=precision)
     whole = list(train_denoiser(recipe, tmp_path / "a"))
     stop_after(train_denoiser(recipe, tmp_path / "b"), 3)
     rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))

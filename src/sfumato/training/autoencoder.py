@@ -15,6 +15,7 @@ from sfumato.models.autoencoder import Autoencoder, Reconstruction
 from sfumato.models.discriminator import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
 from sfumato.models.perceptual import PerceptualLoss
 from sfumato.models.posterior import measure_scaling
+from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Images, PerRow
 from sfumato.training.ema import Ema
@@ -113,13 +114,15 @@ class AutoencoderTrainer:
         """Compute the autoencoder's loss of a draw."""
         batch = self.pictures.get(draw)
         images = self._images(batch)
-        done = self._reconstruct(images, draw)
-        terms = self._terms(images, done)
+        with self._computing():
+            done = self._reconstruct(images, draw)
+            terms = self._terms(images, done)
         wanted = terms["pixel"] + self.recipe.objective.perceptual_weight * terms["perceptual"]
         per_sample = wanted + terms["regulariser"]
         loss, metrics = per_sample.mean(), {name: term.detach().mean() for name, term in terms.items()}
         if self.discriminator is not None and self._step(draw) >= self.recipe.objective.adversarial_start:
-            adversarial = generator_loss(self.discriminator(done.images))
+            with self._computing():
+                adversarial = generator_loss(self.discriminator(done.images).float())
             weight = adaptive_weight(wanted.mean(), adversarial, self.autoencoder.last_layer)
             loss = loss + self.recipe.objective.adversarial_weight * weight * adversarial
             metrics |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
@@ -131,9 +134,10 @@ class AutoencoderTrainer:
         assert self.discriminator is not None
         if self._seen is None or self._seen.draw != draw:
             images = self._images(self.pictures.get(draw))
-            with torch.no_grad():
+            with torch.no_grad(), self._computing():
                 self._seen = _Seen(draw, images, self._reconstruct(images, draw).images)
-        real, fake = self.discriminator(self._seen.images), self.discriminator(self._seen.fake)
+        with self._computing():
+            real, fake = (self.discriminator(side).float() for side in (self._seen.images, self._seen.fake))
         loss = discriminator_loss(real, fake, self.recipe.objective.gan_loss)
         return LossReport(loss, {"real": real.detach().mean(), "fake": fake.detach().mean()})
 
@@ -188,14 +192,20 @@ class AutoencoderTrainer:
     def _terms(self, images: Images, done: Reconstruction) -> dict[str, PerRow]:
         """Compute the terms of the loss for each picture."""
         objective = self.recipe.objective
-        gap = done.images - images
+        gap = done.images.float() - images
         pixel = (gap.abs() if objective.pixel_loss == "l1" else gap.square()).flatten(1).mean(1)
-        perceptual = torch.zeros_like(pixel) if self.perceptual is None else self.perceptual(done.images, images)
+        perceptual = (
+            torch.zeros_like(pixel) if self.perceptual is None else self.perceptual(done.images, images).float()
+        )
         if done.quantized is None:
             regulariser = objective.kl_weight * done.posterior.kl() / images[0].numel()
         else:
             regulariser = objective.codebook_weight * done.quantized.loss().expand(len(images))
         return {"pixel": pixel, "perceptual": perceptual, "regulariser": regulariser}
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """Compute in the numbers of the recipe inside the block."""
+        return computing_in(self.recipe.precision, self.device)
 
     def _images(self, batch: PictureBatch) -> Images:
         """Bring pictures to the device."""

@@ -19,6 +19,7 @@ from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import TextEncoder
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
+from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context, Images, Latents, PerRow, Times
 from sfumato.training.autoencoder import train_autoencoder
@@ -143,7 +144,8 @@ class DenoiserTrainer:
         recipe, seed = self.recipe, self.recipe.seed
         batch = self.pool.batch(draw, recipe.batch_size)
         captions = self._with_dropout(batch.captions, draw)
-        context, cut = self._context(captions)
+        with self._computing():
+            context, cut = self._context(captions)
         t = draw_times(
             recipe.objective, len(captions), self.schedule.num_train_steps, generator(seed, "train/times", draw)
         )
@@ -222,7 +224,8 @@ class DenoiserTrainer:
         """Compute weighted and plain loss of each row."""
         x_0, t, eps = (value.to(self.device) for value in (x_0, t, eps))
         batch = noised(self.schedule, self.recipe.prediction, x_0, t, eps)
-        output = self.unet(batch.x_t, batch.t, context)
+        with self._computing():
+            output = self.unet(batch.x_t, batch.t, context).float()
         return denoising_loss(self.recipe.objective, self.schedule, self.recipe.prediction, output, batch)
 
     def _context(self, captions: Sequence[str]) -> tuple[Context | None, float]:
@@ -246,9 +249,12 @@ class DenoiserTrainer:
     def _encode(self, batch: PictureBatch) -> tuple[Tensor, Tensor | None]:
         """Return mean and standard deviation of the scaled latents of some pictures."""
         config = self.autoencoder.config
-        posterior = self.autoencoder.encode(batch.images().to(self.device))
-        mean = (posterior.mean - config.shift_factor) * config.scaling_factor
-        return mean, None if posterior.logvar is None else (0.5 * posterior.logvar).exp() * config.scaling_factor
+        with self._computing():
+            posterior = self.autoencoder.encode(batch.images().to(self.device))
+        mean = (posterior.mean.float() - config.shift_factor) * config.scaling_factor
+        if posterior.logvar is None:
+            return mean, None
+        return mean, (0.5 * posterior.logvar.float()).exp() * config.scaling_factor
 
     @cached_property
     def _validation(self) -> Shard:
@@ -272,6 +278,10 @@ class DenoiserTrainer:
             context, _ = self._context([fixed.captions[row] for row in rows.tolist()])
             losses.append(self._losses(fixed.mean[rows], t[rows], eps[rows], context)[1])
         return torch.cat(losses).cpu(), t
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """Compute in the numbers of the recipe inside the block."""
+        return computing_in(self.recipe.precision, self.device)
 
     def _shipped(self) -> AbstractContextManager[None]:
         """Use the weights that are shipped inside the block."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sfumato.errors import CannotResume, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
+from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 from sfumato.training.guard import Guard, GuardConfig, copies_of_buffers, finite, locate, put_back
@@ -111,6 +112,7 @@ def train(
         Diverged: Non-finite numbers, again and again.
         StorageError: The final state could not be written.
     """
+    keep_freed_memory()
     threads = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

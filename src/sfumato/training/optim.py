@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
+from sfumato.runtime.precision import Precision
 from sfumato.training.section import Section
 
 
@@ -31,6 +32,8 @@ class OptimConfig(Section):
         decay_all: Decay norms, biases and embeddings too (torch's default; off is the usual choice).
         muon_lr: Peak learning rate of the Muon group; `None` takes `lr` (updates are scaled to AdamW's size).
         muon_momentum: Momentum of Muon, Nesterov style.
+        muon_precision: Numbers of Muon's matrix products; `bf16`, as its author uses, moves singular values by 1 % and
+            is several times faster on processors with matrix units.
         muon_exclude: Modules whose last name is in this list stay with AdamW.
         schedule: `constant`, `cosine`, `linear`, or `trapezoid` (constant, then linear over the last `decay_steps`).
         warmup_steps: Steps of linear warm-up from 0.
@@ -46,6 +49,7 @@ class OptimConfig(Section):
     decay_all: bool = False
     muon_lr: float | None = Field(default=None, gt=0)
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    muon_precision: Precision = "fp32"
     muon_exclude: tuple[str, ...] = ("conv_in", "conv_out", "token_embedding", "position_embedding")
     schedule: Literal["constant", "cosine", "linear", "trapezoid"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
@@ -71,7 +75,7 @@ def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
     return config.final_lr + (1 - config.final_lr) * shape
 
 
-def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalized(matrix: Tensor, iterations: int = 5, precision: Precision = "fp32") -> Tensor:
     """Bring all singular values of a matrix near 1 by Newton–Schulz iteration.
 
     `X ← aX + (bA + cA²)X` with `A = XXᵀ`; the quintic's coefficients raise small singular values fast and hold large
@@ -80,17 +84,18 @@ def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
     Args:
         matrix: `(rows, columns)`.
         iterations: Number of iterations.
+        precision: Numbers of the matrix products.
 
     Returns:
-        A matrix of the same shape.
+        A matrix of the same shape and type.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x: Tensor = wide / (wide.norm() + 1e-7)
+    x: Tensor = (wide / (wide.norm() + 1e-7)).to(torch.bfloat16 if precision == "bf16" else matrix.dtype)
     for _ in range(iterations):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -106,8 +111,10 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -128,7 +135,7 @@ class Muon(torch.optim.Optimizer):
         ahead = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
         scale = 0.2 * math.sqrt(max(ahead.shape))
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(orthogonalized(ahead).view(weight.shape), alpha=-group["lr"] * scale)
+        weight.add_(orthogonalized(ahead, precision=self._precision).view(weight.shape), alpha=-group["lr"] * scale)
 
 
 @dataclass(frozen=True)
@@ -230,7 +237,7 @@ def _optimizers(groups: Mapping[str, list[nn.Parameter]], config: OptimConfig) -
         parts.append(torch.optim.AdamW(adam, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
     if groups["muon"]:
         lr = config.lr if config.muon_lr is None else config.muon_lr
-        parts.append(Muon(groups["muon"], lr, config.muon_momentum, config.weight_decay))
+        parts.append(Muon(groups["muon"], lr, config.muon_momentum, config.weight_decay, config.muon_precision))
     for optimizer in parts:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

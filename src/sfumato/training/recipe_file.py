@@ -16,6 +16,7 @@ from sfumato.errors import ConfigError
 from sfumato.models.autoencoder import AutoencoderConfig
 from sfumato.models.text_encoder import Activation
 from sfumato.models.unet_config import UNetConfig
+from sfumato.runtime.precision import Precision
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.runtime.toml_file import read_toml
 from sfumato.training.ema import EmaConfig
@@ -39,6 +40,7 @@ class Recipe(Section):
         name: Name of what is made.
         seed: Seed of weights and of every random draw.
         device: `cpu`, `cuda` or another device of torch.
+        precision: Numbers of convolutions and matrix products, `fp32` or `bf16`; weights and losses stay in float32.
         batch_size: Pictures per batch; a step sees `batch_size · loop.accumulate`.
         data: Which pictures.
         loop: How long, how often.
@@ -47,6 +49,7 @@ class Recipe(Section):
     name: str = Field(default="mine", min_length=1)
     seed: int = 0
     device: str = "cpu"
+    precision: Precision = "fp32"
     batch_size: int = Field(default=16, ge=1)
     data: DataConfig = DataConfig()
     loop: LoopConfig = LoopConfig()

@@ -1,0 +1,31 @@
+"""Keep freed memory for the next tensor instead of handing it back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# Numbers of glibc's mallopt.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_LARGEST = 2**31 - 1
+_PAD_BYTES = 256 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Make glibc serve every tensor from memory that the process already has.
+
+    By default a tensor above 32 MiB is mapped anew each time and unmapped when freed, and the system clears each of
+    its pages at first touch: with maps of this size, that takes longer than computing what is in them. The process
+    then holds on to the largest amount of memory that it ever needed.
+
+    Returns:
+        Whether the allocator took the settings; False where it is not glibc's.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD_BYTES))
+    return all(mallopt(key, value) == 1 for key, value in settings)

@@ -1,0 +1,77 @@
+"""Numbers of the computation: float32 or bf16 products, weights and losses in float32, equal attention either way."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sfumato.nn.attention import attend
+from sfumato.runtime.memory import keep_freed_memory
+from sfumato.runtime.precision import computing_in
+from sfumato.training.optim import Muon, orthogonalized
+
+CPU = torch.device("cpu")
+
+
+def test_products_are_computed_in_the_numbers_that_were_asked_for() -> None:
+    layer, x = nn.Linear(4, 4), torch.randn(2, 4)
+    with computing_in("fp32", CPU):
+        assert layer(x).dtype == torch.float32
+    with computing_in("bf16", CPU):
+        out = layer(x)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert layer.weight.dtype == torch.float32 and layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (7, 3)])
+def test_attention_in_bf16_learns_like_the_fused_kernel(queries: int, keys: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, queries, 8), (2, 3, keys, 8), (2, 3, keys, 8))
+    sides = [torch.randn(shape, generator=draw).bfloat16() for shape in shapes]
+    ours = [side.clone().requires_grad_() for side in sides]
+    exact = [side.double().requires_grad_() for side in sides]
+    out = attend(*ours)
+    wanted = F.scaled_dot_product_attention(*exact).transpose(1, 2).flatten(2)
+    assert out.dtype == torch.bfloat16 and out.shape == (2, queries, 24)
+    torch.testing.assert_close(out.double(), wanted, atol=0.02, rtol=0.02)
+    slope = torch.randn(wanted.shape, generator=draw).double()
+    wanted.backward(slope)
+    out.backward(slope.bfloat16())
+    for got, want in zip(ours, exact, strict=True):
+        assert got.grad is not None and want.grad is not None
+        torch.testing.assert_close(got.grad.double(), want.grad, atol=0.05, rtol=0.05)
+
+
+def test_muon_in_bf16_turns_singular_values_to_one_too() -> None:
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalized(matrix, precision="bf16"))
+    assert float(values.min()) > 0.5 and float(values.max()) < 1.3
+    weights = [nn.Parameter(torch.zeros(24, 40)) for _ in range(2)]
+    for weight, precision in zip(weights, ("fp32", "bf16"), strict=True):
+        weight.grad = matrix.clone()
+        Muon([weight], lr=1.0, precision=precision).step()  # type: ignore[arg-type]
+        assert weight.dtype == torch.float32
+    cosine = F.cosine_similarity(weights[0].detach().flatten(), weights[1].detach().flatten(), dim=0)
+    assert float(cosine) > 0.99
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
+def test_freed_memory_serves_the_next_tensor() -> None:
+    assert keep_freed_memory()
+    numbers = 20 * 2**20  # 80 MiB, far above what the allocator would keep by itself
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(numbers)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    pages = numbers * 4 // resource.getpagesize()
+    assert faults() < pages / 10
