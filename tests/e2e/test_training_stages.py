@@ -142,12 +142,16 @@ def test_the_perceptual_term_is_part_of_the_loss() -> None:
     assert trainer.validate(0)["validation/perceptual"] > 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"precision": "bf16"}, {"alignment": {"weight": 0.5, "width": 8}, "data": {**DATA, "size": 32}}],
+    ids=["fp32", "bf16", "aligned"],
+)
 def test_the_second_stage_resumes_to_the_same_bytes_and_writes_a_bundle(
-    tmp_path: Path, autoencoder: Path, precision: str
+    tmp_path: Path, autoencoder: Path, changes: dict[str, Any]
 ) -> None:
     loop = {**LOOP, "validate_every": 2, "preview_every": 4}
-    recipe = second(autoencoder, loop=loop, bundle_every=2, precision=precision)
+    recipe = second(autoencoder, loop=loop, bundle_every=2, **changes)
     whole = list(train_denoiser(recipe, tmp_path / "a"))
     stop_after(train_denoiser(recipe, tmp_path / "b"), 3)
     rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))
@@ -160,7 +164,7 @@ def test_the_second_stage_resumes_to_the_same_bytes_and_writes_a_bundle(
     assert set(metrics(whole, "validation/loss")) == {2, 4} and set(metrics(whole, "validation/loss_raw")) == {2, 4}
     assert [event.info["step"] for event in whole if isinstance(event, Artifact)] == [2, 4]
     bundle = load_bundle(tmp_path / "a" / "bundle")
-    assert (bundle.name, bundle.native_size, bundle.prediction) == ("small", 16, "v")
+    assert (bundle.name, bundle.native_size, bundle.prediction) == ("small", recipe.data.size, "v")
     averaged = start_weights(last_checkpoint(whole), "ema")["unet.conv_in.weight"]
     torch.testing.assert_close(bundle.unet.conv_in.weight.detach(), averaged.half().float())
 

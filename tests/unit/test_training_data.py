@@ -164,10 +164,10 @@ def test_an_error_of_the_worker_reaches_the_caller() -> None:
         stream.get(4)
 
 
-def encode(batch: PictureBatch) -> tuple[Tensor, Tensor]:
-    """Encode a picture as one number with a small spread."""
+def encode(batch: PictureBatch) -> dict[str, Tensor]:
+    """Encode a picture as one number with a small spread; its feature is the number doubled."""
     mean = torch.from_numpy(batch.pixels.astype(np.float32)).mean((1, 2, 3), keepdim=True) / 255
-    return mean, torch.full_like(mean, 0.01)
+    return {"mean": mean, "std": torch.full_like(mean, 0.01), "features": 2 * mean}
 
 
 def pool(folder: Path, calls: list[int] | None = None, **config: Any) -> LatentPool:
@@ -196,7 +196,7 @@ def test_a_batch_is_drawn_from_the_distribution_of_its_pictures(tmp_path: Path) 
     p = pool(tmp_path)
     list(p.move_to(0))
     draws = torch.stack([p.batch(draw, 8).x_0.flatten().sort().values for draw in range(300)])
-    expected = torch.stack([encode(PictureBatches(SHAPES, 8)(0))[0].flatten()]).sort().values
+    expected = torch.stack([encode(PictureBatches(SHAPES, 8)(0))["mean"].flatten()]).sort().values
     assert (draws.mean(0) - expected).abs().max() < 0.01
     assert not torch.equal(p.batch(0, 8).x_0, p.batch(8, 8).x_0)
     assert torch.equal(p.batch(5, 3).x_0, p.batch(5, 3).x_0)
@@ -210,6 +210,8 @@ def test_a_caption_belongs_to_its_latent(tmp_path: Path) -> None:
         picture = ShapeSampler(0, 16).scene(int(name.split()[1]))
         assert picture.caption == caption and f"({caption})" in name
         assert abs(float(x_0) - picture.image.mean() / 255) < 0.05
+    assert batch.features is not None
+    assert (batch.features - 2 * batch.x_0).abs().max() < 0.1
 
 
 def test_the_window_moves_and_forgets(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from sfumato.models.unet import UNet
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context, Images, Latents, PerRow, Times
+from sfumato.training.alignment import Aligner, build_projector
 from sfumato.training.autoencoder import train_autoencoder
 from sfumato.training.ema import Ema
 from sfumato.training.latents import LatentPool, Shard
@@ -107,19 +109,22 @@ class DenoiserTrainer:
         self.unet = seeded(recipe.seed, "unet", lambda: UNet(recipe.unet))
         self.unet.gradient_checkpointing = recipe.gradient_checkpointing
         self.text_encoder = self._text_encoder()
-        self.modules: dict[str, nn.Module] = {"unet": self.unet}
-        if self.text_encoder is not None:
-            self.modules["text_encoder"] = self.text_encoder
+        self.aligner = self._aligner()
+        networks: dict[str, nn.Module | None] = {"unet": self.unet, "text_encoder": self.text_encoder}
+        self.modules = {name: module for name, module in networks.items() if module is not None}
         for name, module in self.modules.items():
             if recipe.init_from is not None:
                 load_weights(module, start_weights(recipe.init_from, name), str(recipe.init_from))
             module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = Ema(self.modules, recipe.ema) if recipe.ema.decay else None
-        facts = {"data": fingerprint(recipe.data), "autoencoder": weights_hash(autoencoder)}
+        if self.aligner is not None:
+            self.modules["projector"] = self.aligner.projector.to(self.device)
+        facts: dict[str, Any] = {"data": fingerprint(recipe.data), "autoencoder": weights_hash(autoencoder)}
+        identity = facts if self.aligner is None else {**facts, "features": recipe.alignment.stage}
         batches = PictureBatches(recipe.data, recipe.latents.encode_batch)
         self._pictures = Prefetched(batches, recipe.data.workers)
         folder = recipe.latents.folder or run_dir / "latents"
-        self.pool = LatentPool(recipe.latents, folder, facts, self._pictures, self._encode, recipe.seed)
+        self.pool = LatentPool(recipe.latents, folder, identity, self._pictures, self._encode, recipe.seed)
         self.settings = settings_of(recipe, **facts, tokenizer=tokenizer and tokenizer_hash(run_dir / "tokenizer"))
         if recipe.compile:
             self.unet.compile()
@@ -152,6 +157,11 @@ class DenoiserTrainer:
         eps = draw_eps(recipe.objective, batch.x_0.shape, generator(seed, "train/noise", draw))
         weighted, plain = self._losses(batch.x_0, t, eps, context)
         metrics: dict[str, float | Tensor] = {**bucket_means(plain, t, self.schedule.num_train_steps)}
+        if self.aligner is not None and batch.features is not None:
+            with self._computing():
+                distance = self.aligner.distance(batch.features.to(self.device))
+            weighted = weighted + recipe.alignment.weight * distance
+            metrics["alignment"] = distance.detach().mean()
         if recipe.text_encoder is not None:
             metrics["captions_cut"] = cut
         return LossReport(weighted.mean(), metrics, batch.ids, weighted.detach(), len(captions))
@@ -246,15 +256,16 @@ class DenoiserTrainer:
         return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
 
     @torch.no_grad()
-    def _encode(self, batch: PictureBatch) -> tuple[Tensor, Tensor | None]:
-        """Return mean and standard deviation of the scaled latents of some pictures."""
-        config = self.autoencoder.config
+    def _encode(self, batch: PictureBatch) -> dict[str, Tensor]:
+        """Return mean and standard deviation of the scaled latents of some pictures, and their features."""
+        config, images = self.autoencoder.config, batch.images().to(self.device)
         with self._computing():
-            posterior = self.autoencoder.encode(batch.images().to(self.device))
+            posterior = self.autoencoder.encode(images)
+            features = {} if self.aligner is None else {"features": self.aligner.features(images)}
         mean = (posterior.mean.float() - config.shift_factor) * config.scaling_factor
         if posterior.logvar is None:
-            return mean, None
-        return mean, (0.5 * posterior.logvar.float()).exp() * config.scaling_factor
+            return {"mean": mean, **features}
+        return {"mean": mean, "std": (0.5 * posterior.logvar.float()).exp() * config.scaling_factor, **features}
 
     @cached_property
     def _validation(self) -> Shard:
@@ -262,9 +273,9 @@ class DenoiserTrainer:
         count = max(1, self.recipe.validation_pictures)
         batches = PictureBatches(self.recipe.data, min(count, _VALIDATION_BATCH), "validation")
         made = [batches(index) for index in range(-(-count // batches.batch_size))]
-        mean = torch.cat([self._encode(batch)[0] for batch in made])[:count]
+        mean = torch.cat([self._encode(batch)["mean"] for batch in made])[:count]
         captions = tuple(caption for batch in made for caption in batch.captions)[:count]
-        return Shard(mean.cpu(), None, captions, 0)
+        return Shard(mean.cpu(), None, None, captions, 0)
 
     def _validation_losses(self) -> tuple[PerRow, Times]:
         """Compute the plain loss at fixed times and noise, evenly spread over the times."""
@@ -286,6 +297,15 @@ class DenoiserTrainer:
     def _shipped(self) -> AbstractContextManager[None]:
         """Use the weights that are shipped inside the block."""
         return nullcontext() if self.ema is None else self.ema.applied()
+
+    def _aligner(self) -> Aligner | None:
+        """Build the alignment to image features if it is wanted."""
+        recipe = self.recipe
+        if recipe.alignment.weight == 0:
+            return None
+        images = PictureBatches(recipe.data, _VALIDATION_BATCH, "alignment")(0).images().to(self.device)
+        projector = seeded(recipe.seed, "projector", lambda: build_projector(recipe.alignment, recipe.unet))
+        return Aligner(recipe.alignment, self.unet, projector, images)
 
     def _text_encoder(self) -> TextEncoder | None:
         """Build the text encoder if it is wanted."""

@@ -56,12 +56,14 @@ class Shard:
     Attributes:
         mean: Mean of the scaled latents, float16.
         std: Their standard deviation, float16; `None` for latents without spread.
+        features: Image features for `alignment`, float16; `None` without it.
         captions: One each.
         first: Number of the first picture.
     """
 
     mean: Float[Tensor, "n c h w"]
     std: Float[Tensor, "n c h w"] | None
+    features: Float[Tensor, "n d i j"] | None
     captions: tuple[str, ...]
     first: int
 
@@ -72,17 +74,19 @@ class LatentBatch:
 
     Attributes:
         x_0: Scaled latents drawn from their distribution, float32.
+        features: Image features for `alignment`; `None` without it.
         captions: One each.
         ids: A name for each, for messages.
     """
 
     x_0: Latents
+    features: Float[Tensor, "b _d _i _j"] | None
     captions: tuple[str, ...]
     ids: tuple[str, ...]
 
 
-Encode = Callable[[PictureBatch], tuple[Tensor, Tensor | None]]
-"""Returns mean and standard deviation of the scaled latents of some pictures."""
+Encode = Callable[[PictureBatch], Mapping[str, Tensor]]
+"""Returns `mean` and, where there are any, `std` of the scaled latents and `features` of some pictures."""
 
 
 class LatentPool:
@@ -149,9 +153,12 @@ class LatentPool:
         if rows[0][0].std is not None:
             std = torch.stack([shard.std[row] for shard, row in rows if shard.std is not None]).float()
             x_0 = x_0 + std * torch.randn(x_0.shape, generator=generator(self._seed, "train/posterior", draw))
+        features = None
+        if rows[0][0].features is not None:
+            features = torch.stack([shard.features[row] for shard, row in rows if shard.features is not None]).float()
         captions = tuple(shard.captions[row] for shard, row in rows)
         names = [f"picture {shard.first + row} ({shard.captions[row]})" for shard, row in rows]
-        return LatentBatch(x_0, captions, tuple(names))
+        return LatentBatch(x_0, features, captions, tuple(names))
 
     def _place(self, number: int) -> int:
         """Return the place in the pool of the n-th picture shown."""
@@ -196,19 +203,17 @@ class LatentPool:
         """Read shard k."""
         tensors = {name: value.clone() for name, value in read_safetensors(self._path(k)).items()}
         captions = json.loads(read_header(self._path(k)).metadata["captions"])
-        return Shard(tensors["mean"], tensors.get("std"), tuple(captions), k * self._config.shard_size)
+        first = k * self._config.shard_size
+        return Shard(tensors["mean"], tensors.get("std"), tensors.get("features"), tuple(captions), first)
 
     @torch.no_grad()
     def _make(self, k: int) -> None:
         """Compose, encode and write shard k."""
-        means: list[Tensor] = []
-        stds: list[Tensor] = []
+        parts: list[Mapping[str, Tensor]] = []
         captions: list[str] = []
         for index in self._batches(k):
             batch = self._pictures.get(index)
-            mean, std = self._encode(batch)
-            means.append(mean.half().cpu())
-            stds += [] if std is None else [std.half().cpu()]
+            parts.append({name: value.half().cpu() for name, value in self._encode(batch).items()})
             captions += batch.captions
-        tensors = {"mean": torch.cat(means)} | ({"std": torch.cat(stds)} if stds else {})
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         write_safetensors(self._path(k), tensors, {"captions": json.dumps(captions)})

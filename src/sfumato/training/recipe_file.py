@@ -19,6 +19,7 @@ from sfumato.models.unet_config import UNetConfig
 from sfumato.runtime.precision import Precision
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.runtime.toml_file import read_toml
+from sfumato.training.alignment import AlignmentConfig
 from sfumato.training.ema import EmaConfig
 from sfumato.training.latents import LatentPoolConfig
 from sfumato.training.loop import LoopConfig
@@ -137,6 +138,7 @@ class DenoiserRecipe(Recipe):
         schedule: Noise schedule.
         prediction: What the network predicts.
         objective: The loss.
+        alignment: Alignment of the network's middle to image features, a help to learn faster.
         latents: The pool of encoded pictures.
         optim: Optimizer.
         ema: Average of the weights: what is previewed, measured and shipped.
@@ -157,6 +159,7 @@ class DenoiserRecipe(Recipe):
     schedule: ScheduleTable = ScheduleConfig()
     prediction: Prediction = "eps"
     objective: DenoisingConfig = DenoisingConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     latents: LatentPoolConfig = LatentPoolConfig()
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
