@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("machine", "generate")
+NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step")
 
 
 def main(words: list[str]) -> int:
