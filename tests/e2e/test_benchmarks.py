@@ -1,0 +1,34 @@
+"""Every benchmark runs to its end at tiny sizes, and both sides compute the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m benchmarks` with these words."""
+    command = [sys.executable, "-m", "benchmarks", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_an_unknown_benchmark_is_answered_with_the_list() -> None:
+    done = run("generat")
+    assert done.returncode == 2
+    assert done.stderr == f"Unknown benchmark 'generat'; there are {', '.join(NAMES)}.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_and_both_sides_agree(name: str) -> None:
+    done = run(name, "--tiny", "--threads", "1", "--repeats", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DIFFER" not in done.stdout
+    if name in ("generate", "training_step", "unet_step"):
+        assert "results agree" in done.stdout and "ratio" in done.stdout
