@@ -78,23 +78,43 @@ def test_another_base_is_refused(sfumato: Run, base: Path, photos: Path) -> None
     assert answer.code == 2 and "The concept <fox> was learned on base 'tiny'" in answer.err
 
 
-def test_ctrl_c_saves_and_resume_gives_the_same_bytes(base: Path, photos: Path, tmp_path: Path, sfumato: Run) -> None:
-    words = ["learn", photos, "--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1"]
-    command = [sys.executable, "-m", "sfumato", *map(str, words), "--base", str(base)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    journal = tmp_path / "fox.run" / "events.jsonl"
+LONG = ("--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1")
+
+
+def interrupted(base: Path, photos: Path, folder: Path, sent: signal.Signals, sign: str) -> tuple[int, str, str]:
+    """Learn in a process of its own and send it a signal as soon as a file of its run folder is there."""
+    command = [sys.executable, "-m", "sfumato", "learn", str(photos), *LONG, "--base", str(base)]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (journal.is_file() and journal.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    while not any(path.stat().st_size for path in (folder / "fox.run").glob(sign)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Resume goes on" in out and "Traceback" not in err
-    again = sfumato(*words, "--base", base)
+    return process.returncode, out, err
+
+
+def assert_resumes_to_the_same_bytes(sfumato: Run, base: Path, photos: Path) -> None:
+    """Go on with the interrupted lesson and compare with one that was not interrupted."""
+    again = sfumato("learn", photos, *LONG, "--base", base)
     assert again.code == 2 and "already holds a run. Resume it (--resume)" in again.err
-    assert sfumato(*words, "--base", base, "--resume").code == 0
-    assert sfumato(*words, "--base", base, "-o", "whole.safetensors").code == 0
+    assert sfumato("learn", photos, *LONG, "--base", base, "--resume").code == 0
+    assert sfumato("learn", photos, *LONG, "--base", base, "-o", "whole.safetensors").code == 0
     assert Path("fox.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+def test_ctrl_c_saves_and_resume_gives_the_same_bytes(base: Path, photos: Path, tmp_path: Path, sfumato: Run) -> None:
+    code, out, err = interrupted(base, photos, tmp_path, signal.SIGINT, "events.jsonl")
+    assert code == 130, err
+    assert "Resume goes on" in out and "Traceback" not in err
+    assert_resumes_to_the_same_bytes(sfumato, base, photos)
+
+
+def test_a_killed_lesson_resumes_to_the_same_bytes(base: Path, photos: Path, tmp_path: Path, sfumato: Run) -> None:
+    code, _, _ = interrupted(base, photos, tmp_path, signal.SIGKILL, "checkpoints/step-*/*")
+    assert code == -signal.SIGKILL
+    assert not Path("fox.safetensors").exists()
+    assert_resumes_to_the_same_bytes(sfumato, base, photos)
 
 
 def test_demo(sfumato: Run, base: Path) -> None:

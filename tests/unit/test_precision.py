@@ -30,15 +30,15 @@ def test_products_are_computed_in_the_numbers_that_were_asked_for() -> None:
     assert layer.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (7, 3)])
-def test_attention_in_bf16_learns_like_the_fused_kernel(queries: int, keys: int) -> None:
+@pytest.mark.parametrize(("queries", "keys", "causal"), [(5, 5, False), (7, 3, False), (6, 6, True)])
+def test_attention_in_bf16_learns_like_the_fused_kernel(queries: int, keys: int, causal: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, 3, queries, 8), (2, 3, keys, 8), (2, 3, keys, 8))
     sides = [torch.randn(shape, generator=draw).bfloat16() for shape in shapes]
     ours = [side.clone().requires_grad_() for side in sides]
     exact = [side.double().requires_grad_() for side in sides]
-    out = attend(*ours)
-    wanted = F.scaled_dot_product_attention(*exact).transpose(1, 2).flatten(2)
+    out = attend(*ours, causal=causal)
+    wanted = F.scaled_dot_product_attention(*exact, is_causal=causal).transpose(1, 2).flatten(2)
     assert out.dtype == torch.bfloat16 and out.shape == (2, queries, 24)
     torch.testing.assert_close(out.double(), wanted, atol=0.02, rtol=0.02)
     slope = torch.randn(wanted.shape, generator=draw).double()
