@@ -13,7 +13,7 @@ from sfumato.events import Artifact, Checkpoint, Event, Preview, Progress
 from sfumato.formats.bundle import load_bundle
 from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder
 from sfumato.training.denoiser import DenoiserTrainer, train_denoiser
-from sfumato.training.parts import load_autoencoder, start_weights
+from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
 from sfumato.training.pictures import DataConfig, PictureBatches
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, parse_recipe
 from training_task import done, last_checkpoint, metrics, notices, stop_after, tensor_bytes
@@ -130,6 +130,34 @@ def test_the_first_stage_resumes_to_the_same_bytes(tmp_path: Path, changes: dict
     assert load_autoencoder(tmp_path / "a").config.kind == recipe.autoencoder.kind
     assert artifact(whole).info["scaling_factor"] > 0
     assert (artifact(whole).info["shift_factor"] != 0) == recipe.shift
+
+
+def test_a_decoder_learns_beside_a_finished_encoder(tmp_path: Path, autoencoder: Path) -> None:
+    recipe = first(learns="decoder", latent_noise=0.3, init_from=str(autoencoder), ema=None)
+    (made,) = (event for event in train_autoencoder(recipe, tmp_path / "run") if isinstance(event, Artifact))
+    before, after = load_autoencoder(autoencoder), load_autoencoder(made.path)
+    assert after.config == before.config and made.info["scaling_factor"] == before.config.scaling_factor
+    assert encoder_hash(before) == encoder_hash(after)
+    moved = {key for key, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[key])}
+    assert moved == {key for key in after.state_dict() if key.startswith(("decoder.", "post_quant_conv."))}
+    run = tmp_path / "second"
+    stop_after(train_denoiser(second(autoencoder), run), 2)
+    assert done(list(train_denoiser(second(tmp_path / "run"), run, resume=True))).info["step"] == 4
+    with pytest.raises(ConfigError, match="learns is 'decoder' but init_from is not given"):
+        AutoencoderTrainer(first(learns="decoder"))
+
+
+def test_latents_are_spread_while_the_decoder_learns(autoencoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    for share in (0.0, 2.0):
+        recipe = first(learns="decoder", latent_noise=share, init_from=str(autoencoder), batch_size=64)
+        trainer = AutoencoderTrainer(recipe)
+        decode = trainer.autoencoder.decode
+        monkeypatch.setattr(trainer.autoencoder, "decode", lambda z, **more: (seen.append(z.detach()), decode(z))[1])  # noqa: B023
+        trainer.loss(0)
+    spread = (seen[1] - seen[0]).std((1, 2, 3)) / seen[0].std()
+    assert 0.0 < float(spread.min()) < 0.3 and 1.5 < float(spread.max()) < 2.3
+    assert 0.8 < float(spread.mean()) < 1.2
 
 
 def test_the_perceptual_term_is_part_of_the_loss() -> None:

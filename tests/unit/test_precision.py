@@ -51,7 +51,7 @@ def test_attention_in_bf16_learns_like_the_fused_kernel(queries: int, keys: int,
 
 def test_muon_in_bf16_turns_singular_values_to_one_too() -> None:
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalized(matrix, precision="bf16"))
+    values = torch.linalg.svdvals(orthogonalized(matrix[None], precision="bf16"))
     assert float(values.min()) > 0.5 and float(values.max()) < 1.3
     weights = [nn.Parameter(torch.zeros(24, 40)) for _ in range(2)]
     for weight, precision in zip(weights, ("fp32", "bf16"), strict=True):

@@ -97,10 +97,28 @@ def test_set_lr_scales_every_group_from_its_own_peak() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (9, 9)])
 def test_orthogonalized_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalized(matrix))
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalized(matrices))
     assert values.min() > 0.5 and values.max() < 1.3
-    assert torch.linalg.svdvals(orthogonalized(matrix * 1000)).max() < 1.3
+    assert torch.linalg.svdvals(orthogonalized(matrices * 1000)).max() < 1.3
+
+
+def test_muon_moves_each_weight_as_if_it_were_alone() -> None:
+    shapes = ((6, 4), (4, 6), (6, 2, 2, 1), (6, 4))
+    together = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    alone = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    optimizer = Muon(together, lr=1.0)
+    singles = [Muon([weight], lr=1.0) for weight in alone]
+    for step in range(2):
+        for number, pair in enumerate(zip(together, alone, strict=True)):
+            gradient = torch.randn(shapes[number], generator=torch.Generator().manual_seed(10 * step + number))
+            for weight in pair:
+                weight.grad = gradient.clone()
+        optimizer.step()
+        for single in singles:
+            single.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_muon_update_has_the_size_of_an_adam_update() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sfumato.errors import ConfigError
 from sfumato.events import Artifact, Event, Preview
 from sfumato.models.autoencoder import Autoencoder, Reconstruction
 from sfumato.models.discriminator import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
@@ -20,7 +21,7 @@ from sfumato.runtime.seeding import generator
 from sfumato.tensors import Images, PerRow
 from sfumato.training.ema import Ema
 from sfumato.training.loop import train
-from sfumato.training.parts import load_weights, save_autoencoder, seeded, start_weights
+from sfumato.training.parts import load_autoencoder, load_weights, save_autoencoder, seeded, start_weights
 from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, defaults_of, settings_of
 from sfumato.training.sheets import psnr, save_sheet
@@ -71,7 +72,9 @@ class AutoencoderTrainer:
         self.recipe = recipe
         self.device = torch.device(recipe.device)
         self.autoencoder = seeded(recipe.seed, "autoencoder", lambda: Autoencoder(recipe.autoencoder))
-        if recipe.init_from is not None:
+        if recipe.learns == "decoder":
+            self._take_over_encoder()
+        elif recipe.init_from is not None:
             load_weights(self.autoencoder, start_weights(recipe.init_from, "autoencoder"), str(recipe.init_from))
         self.discriminator = self._discriminator()
         self.perceptual = self._perceptual()
@@ -164,15 +167,36 @@ class AutoencoderTrainer:
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Measure the scale of the latents and write the autoencoder."""
+        with self._shipped(), torch.no_grad():
+            if self.recipe.learns == "all":
+                self._measure_scale()
+            folder = save_autoencoder(self.autoencoder, run_dir / "autoencoder", self._validation_images().shape[-1])
+        config = self.autoencoder.config
+        info = {"scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor, **self.validate(step)}
+        yield Artifact(folder, "autoencoder", info)
+
+    def _measure_scale(self) -> None:
+        """Measure the scale of the latents and keep it."""
         count = -(-self.recipe.scaling_pictures // _ENCODE_BATCH)
         batches = PictureBatches(self.recipe.data, _ENCODE_BATCH, "scaling")
-        with self._shipped(), torch.no_grad():
-            statistics = measure_scaling(self._sampled_latents(batches(index), index) for index in range(count))
-            shift = statistics.mean if self.recipe.shift else 0.0
-            self.autoencoder.set_scaling(statistics.scaling_factor, shift)
-            folder = save_autoencoder(self.autoencoder, run_dir / "autoencoder", self._validation_images().shape[-1])
-        info = {"scaling_factor": statistics.scaling_factor, "shift_factor": shift, **self.validate(step)}
-        yield Artifact(folder, "autoencoder", info)
+        statistics = measure_scaling(self._sampled_latents(batches(index), index) for index in range(count))
+        self.autoencoder.set_scaling(statistics.scaling_factor, statistics.mean if self.recipe.shift else 0.0)
+
+    def _take_over_encoder(self) -> None:
+        """Take all weights and the scale from a finished autoencoder and freeze what decides the latents."""
+        recipe = self.recipe
+        if recipe.init_from is None:
+            raise ConfigError(
+                "learns is 'decoder' but init_from is not given; a decoder learns beside a finished encoder.",
+                field="init_from",
+                hint="Name the folder that `sfumato train autoencoder` wrote.",
+            )
+        found = load_autoencoder(recipe.init_from)
+        load_weights(self.autoencoder, found.state_dict(), str(recipe.init_from))
+        self.autoencoder.set_scaling(found.config.scaling_factor, found.config.shift_factor)
+        for part in (self.autoencoder.encoder, self.autoencoder.quant_conv):
+            if part is not None:
+                part.requires_grad_(False)
 
     def _sampled_latents(self, batch: PictureBatch, index: int) -> Tensor:
         """Draw the unscaled latents of some pictures."""
@@ -187,7 +211,15 @@ class AutoencoderTrainer:
             return self.autoencoder(images)  # type: ignore[no-any-return]
         shape = (len(images), config.latent_channels, images.shape[2] // f, images.shape[3] // f)
         eps = torch.randn(shape, generator=generator(self.recipe.seed, "train/posterior", draw))
-        return self.autoencoder(images, eps.to(self.device))  # type: ignore[no-any-return]
+        if self.recipe.latent_noise == 0:
+            return self.autoencoder(images, eps.to(self.device))  # type: ignore[no-any-return]
+        posterior = self.autoencoder.encode(images)
+        latents = posterior.sample(eps.to(self.device))
+        source = generator(self.recipe.seed, "train/latent_noise", draw)
+        share = torch.rand(len(images), 1, 1, 1, generator=source) * self.recipe.latent_noise
+        noise = (share * torch.randn(shape, generator=source)).to(self.device)
+        latents = latents + noise * latents.detach().float().std()
+        return Reconstruction(self.autoencoder.decode(latents), posterior, None)
 
     def _terms(self, images: Images, done: Reconstruction) -> dict[str, PerRow]:
         """Compute the terms of the loss for each picture."""

@@ -29,7 +29,7 @@ from sfumato.training.ema import Ema
 from sfumato.training.latents import LatentPool, Shard
 from sfumato.training.loop import train
 from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
-from sfumato.training.parts import load_autoencoder, load_weights, seeded, start_weights, weights_hash
+from sfumato.training.parts import encoder_hash, load_autoencoder, load_weights, seeded, start_weights
 from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, defaults_of, load_recipe, settings_of
 from sfumato.training.samples import sample_images
@@ -119,7 +119,7 @@ class DenoiserTrainer:
         self.ema = Ema(self.modules, recipe.ema) if recipe.ema.decay else None
         if self.aligner is not None:
             self.modules["projector"] = self.aligner.projector.to(self.device)
-        facts: dict[str, Any] = {"data": fingerprint(recipe.data), "autoencoder": weights_hash(autoencoder)}
+        facts: dict[str, Any] = {"data": fingerprint(recipe.data), "autoencoder": encoder_hash(autoencoder)}
         identity = facts if self.aligner is None else {**facts, "features": recipe.alignment.stage}
         batches = PictureBatches(recipe.data, recipe.latents.encode_batch)
         self._pictures = Prefetched(batches, recipe.data.workers)

