@@ -54,10 +54,10 @@ def step_of(
 
 def sfumato_work(config: UNetConfig, batch: int, precision: Precision) -> Callable[[], Tensor]:
     """Return our step."""
-    keep_freed_memory()
     unet = UNet(config)
     fill(unet)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep_freed_memory()
     return step_of(unet, config, batch, precision, lambda unet, *inputs: unet(*inputs))
 
 

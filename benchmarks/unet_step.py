@@ -51,10 +51,10 @@ def inputs(*, tiny: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def sfumato_work(*, tiny: bool) -> Callable[[], Tensor]:
     """Return our evaluation: the context prepared once, as a sampler does."""
-    keep_freed_memory()
     unet = UNet(_TINY if tiny else UNETS["sd1"]())
     fill(unet)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep_freed_memory()
     x_t, t, context = inputs(tiny=tiny)
     with torch.no_grad():
         prepared = unet.prepare_context(context)

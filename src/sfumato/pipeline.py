@@ -26,6 +26,7 @@ from sfumato.events import Event, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept
 from sfumato.models.denoiser import Condition
+from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import noise
 from sfumato.samplers import find_sampler, inpaint
 from sfumato.tensors import Context, Images, Latents
@@ -109,11 +110,14 @@ class _Job:
 class Pipeline:
     """Draw pictures with a base model.
 
+    From the first pipeline on, the process keeps freed memory for the next tensor (`runtime/memory.py`).
+
     Args:
         bundle: The base. Its networks are used as they are; adapters may be attached.
     """
 
     def __init__(self, bundle: Bundle) -> None:
+        keep_freed_memory()  # not before the weights are there: what loading them frees should go back to the system
         self.bundle = bundle
         self._concepts: list[Concept] = []
         self._contexts: dict[str, Context] = {}

@@ -31,7 +31,6 @@ from sfumato.requests import (
     is_switch,
 )
 from sfumato.resolve import Resolved, resolve
-from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.suggestions import did_you_mean
 
 COMMANDS: dict[str, type[Request]] = {
@@ -108,7 +107,6 @@ def _follow(request: Request, renderer: Renderer) -> int:
     """Run the operation of a request and show its events; closing it on the way out lets it save its state."""
     from sfumato.operations import run  # brings torch: not before the request is known to be sound
 
-    keep_freed_memory()
     code = EXIT_OK
     events = run(request)
     with renderer:
