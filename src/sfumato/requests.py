@@ -155,7 +155,13 @@ class LearnRequest(Request):
         Field(min_length=1, description="What the subject is, in the base's own words."),
         Flag(("--class",), "NOUN"),
     ]
-    method: Annotated[Literal["lora"], Field(description="How to learn.")] = "lora"
+    method: Annotated[
+        Literal["lora", "pivotal", "textual-inversion"],
+        Field(
+            description="What learns: factors beside the weights (lora), vectors of a new word (textual-inversion), or "
+            "both (pivotal; also lora with --identifier new)."
+        ),
+    ] = "lora"
     identifier: Annotated[
         Literal["new", "rare"],
         Field(description="Give the word vectors of its own, or use a word that the base hardly knows."),
@@ -163,7 +169,20 @@ class LearnRequest(Request):
     base: BaseName = "primer"
     steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps.")] = 150
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
-    lr: Annotated[float, Field(gt=0, le=1, description="Highest learning rate.")] = 1e-3
+    lr: Annotated[
+        float | None, Field(gt=0, le=1, description="Highest learning rate; default: 1e-3, textual-inversion 5e-3.")
+    ] = None
+    num_vectors: Annotated[int, Field(ge=1, le=32, description="Vectors of a new word.")] = 1
+    initializer: Annotated[
+        str | None, Field(min_length=1, description="Word that a new word starts from; default: the class noun.")
+    ] = None
+    anchor_weight: Annotated[
+        float, Field(ge=0, le=100, description="Keeps a new word near the one it starts from; 0 lets it go.")
+    ] = 0.0
+    templates: Annotated[
+        Literal["none", "object", "style"],
+        Field(description="Say of the pictures sentences for an object or for a style, in place of their captions."),
+    ] = "none"
     rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
     text_encoder: Annotated[bool, Field(description="Learn in the text encoder too.")] = True
     prior_weight: Annotated[

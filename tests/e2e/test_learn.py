@@ -41,6 +41,16 @@ def test_learn_and_use(sfumato: Run, base: Path, photos: Path) -> None:
     assert missing.code == 2 and "concept 1 is missing: 'fox.safetensors'" in missing.err
 
 
+def test_a_word_alone_is_learned_and_used(sfumato: Run, base: Path, photos: Path) -> None:
+    words = (*FOX, "--method", "textual-inversion", "--num-vectors", 2, "--templates", "object", "--base", base)
+    assert sfumato("learn", photos, *words).code == 0
+    prompt = ("generate", "a <fox> on a green background", "--base", base, "--steps", 2)
+    assert sfumato(*prompt, "--concept", "fox.safetensors").code == 0
+    assert sfumato("replay", "out/a-fox-on-a-green-background-0.png").code == 0
+    refused = sfumato("learn", photos, *words, "--identifier", "rare", "-o", "b.safetensors")
+    assert refused.code == 2 and "learns vectors of a new word" in refused.err
+
+
 def test_learning_is_repeatable(sfumato: Run, base: Path, photos: Path) -> None:
     for name in ("one", "two"):
         assert sfumato("learn", photos, *FOX, "--base", base, "-o", f"{name}.safetensors").code == 0
@@ -56,7 +66,10 @@ def test_learning_is_repeatable(sfumato: Run, base: Path, photos: Path) -> None:
         (("broken", "--as", "<>", "--class", "fox"), "--as: given '<>'; needed a word with at least one letter"),
         (("broken", "--class", "fox"), "--as is missing; needed a text of at least 1 character"),
         (("broken", *FOX, "-o", "fox.pt"), "fox.pt"),
-        (("broken", *FOX, "--method", "lore"), "--method: given 'lore'; needed one of lora (Did you mean 'lora'?)"),
+        (
+            ("broken", *FOX, "--method", "lore"),
+            "--method: given 'lore'; needed one of lora, pivotal, textual-inversion (Did you mean 'lora'?)",
+        ),
     ],
 )
 def test_bad_lessons(words: tuple[object, ...], message: str, sfumato: Run, base: Path) -> None:

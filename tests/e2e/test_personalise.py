@@ -13,15 +13,18 @@ import torch
 from PIL import Image
 
 from sfumato.adapters.lora import Adapted
+from sfumato.data.templates import TEMPLATES, TemplateSet
 from sfumato.errors import CannotResume, ConfigError, DataError, EmptyDataset, NoTargetMatched, UnreadableImage
 from sfumato.events import Artifact, Checkpoint, Event, Metric, Preview, Progress, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.formats.safe_io import content_hash
 from sfumato.pipeline import Pipeline, Settings
+from sfumato.requests import LearnRequest, choices_of
 from sfumato.training.loop import LoopConfig
+from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
-from sfumato.training.personalise import LearnConfig, learn
+from sfumato.training.personalise import LearnConfig, Learner, learn
 from sfumato.training.subject import pick, read_subject, subject_caption
 from tiny import tiny_bundle
 
@@ -108,7 +111,17 @@ def test_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures: P
         assert distance("a <fox>") < 0.7 * before
 
 
-@pytest.mark.parametrize("changes", [{}, {"identifier": "rare", "text_encoder": False}, {"prior_weight": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"identifier": "rare", "text_encoder": False},
+        {"prior_weight": 0.5},
+        {"method": "textual-inversion", "num_vectors": 2, "templates": "object", "anchor_weight": 0.1},
+        {"method": "pivotal", "templates": "style"},
+    ],
+    ids=["lora", "rare", "prior", "textual-inversion", "pivotal"],
+)
 def test_resumed_run_ends_with_the_same_bytes(
     bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -170,6 +183,66 @@ def test_rare_word_is_kept_in_the_file(bundle: Bundle, pictures: Path, tmp_path:
         assert word in (None, given)
 
 
+def word_only(folder: Path, output: Path, **changes: Any) -> LearnConfig:
+    optim = OptimConfig(lr=5e-2, weight_decay=0.0)
+    return config(folder, output, **{"method": "textual-inversion", "optim": optim, **changes})
+
+
+def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = word_only(pictures, tmp_path / "fox.safetensors", batch_size=4, loop={"steps": 150, "save_every": 150})
+    list(learn(chosen, bundle, tmp_path / "run"))
+    concept = load_concept(chosen.output)
+    learner = Learner(chosen, bundle, read_subject(pictures, "<fox>", "fox", bundle), None)
+    try:
+        assert learner.rows is not None and concept.rows is not None
+        before = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
+        learner.rows.rows.data = concept.rows
+        after = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))  # the same times and noise
+    finally:
+        learner.close()
+    assert after < before
+    assert concept.expansion == "<fox>" and concept.factors == {} and concept.rows is not None
+    assert chosen.output.stat().st_size < 8_000
+    pipeline = Pipeline(bundle)
+    with pipeline.using((concept, 1.0)):
+        said = pipeline.context("a <fox> on a blue background")
+        assert not torch.equal(said, pipeline.context("a fox on a blue background"))
+
+
+def test_an_anchored_word_stays_near_where_it_started(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    way = {}
+    for weight in (0.0, 10.0):
+        chosen = word_only(pictures, tmp_path / f"{weight}.safetensors", anchor_weight=weight, initializer="robot")
+        list(learn(chosen, bundle, tmp_path / str(weight)))
+        rows = load_concept(chosen.output).rows
+        assert rows is not None
+        table = bundle.text_encoder.text_model.embeddings.token_embedding.weight
+        (piece,) = bundle.tokenizer.pieces("robot")
+        way[weight] = float((rows[0] - table[piece.id]).norm())
+    assert 0 < way[10.0] < 0.7 * way[0.0]
+
+
+def test_templates_take_turns_and_name_the_placeholder(bundle: Bundle, pictures: Path) -> None:
+    samples = read_subject(pictures, "<fox>", "fox", bundle)
+    learner = Learner(config(pictures, Path("x.safetensors"), templates="object"), bundle, samples, None)
+    try:
+        said = [text for draw in range(40) for text in learner._captions(samples, [0, 1], draw)]
+        assert set(said) == {sentence.format("<fox>") for sentence in TEMPLATES["object"]}
+        assert learner._captions(samples, [0, 1], 3) == said[6:8]
+    finally:
+        learner.close()
+
+
+@pytest.mark.parametrize("kind", ["object", "style"])
+def test_every_template_has_one_place_and_is_said_once(kind: TemplateSet) -> None:
+    assert all(sentence.count("{}") == 1 for sentence in TEMPLATES[kind])
+    assert len(set(TEMPLATES[kind])) == len(TEMPLATES[kind]) >= 8
+
+
+def test_the_methods_of_the_request_are_those_of_the_table() -> None:
+    assert set(choices_of(LearnRequest.model_fields["method"])) == set(METHODS)
+
+
 def test_lineage_and_request_stand_in_the_file(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     chosen = config(pictures, tmp_path / "fox.safetensors", seed=5, num_vectors=2)
     list(learn(chosen, bundle, tmp_path / "run"))
@@ -214,6 +287,11 @@ def test_bad_input_is_named(bundle: Bundle, pictures: Path, tmp_path: Path) -> N
         ({"output": tmp_path / "a.pt"}, ConfigError, r"a\.pt' does not end in \.safetensors"),
         ({"targets": ("attn3",)}, NoTargetMatched, "The pattern 'attn3'"),
         ({"word": "zq"}, ConfigError, "word is 'zq' but identifier is 'new'"),
+        (
+            {"method": "textual-inversion", "identifier": "rare"},
+            ConfigError,
+            "identifier is 'rare' but the method 'textual-inversion' learns vectors of a new word",
+        ),
         ({"placeholder": "two words"}, ConfigError, "'two words' is not one word"),
         ({"placeholder": "fox"}, ConfigError, "'fox' is one token"),
     ):

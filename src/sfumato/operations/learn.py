@@ -12,6 +12,7 @@ from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
 from sfumato.training.loop import LoopConfig
+from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import LearnConfig
 from sfumato.training.personalise import learn as learn_subject
@@ -69,14 +70,20 @@ def concept_file(placeholder: str) -> Path:
 def _config(request: LearnRequest, output: Path) -> LearnConfig:
     """Translate a request for the trainer; what it does not name keeps the trainer's default."""
     default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
-    optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": request.lr})
+    lr = METHODS[request.method].lr if request.lr is None else request.lr
+    optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": lr})
     loop = LoopConfig.model_validate({**default.loop.model_dump(), "steps": request.steps})
     return LearnConfig(
+        method=request.method,
         folder=request.folder,
         placeholder=request.placeholder,
         class_noun=request.class_noun,
         output=output,
         identifier=request.identifier,
+        num_vectors=request.num_vectors,
+        initializer=request.initializer,
+        anchor_weight=request.anchor_weight,
+        templates=request.templates,
         rank=request.rank,
         text_encoder=request.text_encoder,
         prior_weight=request.prior_weight,

@@ -1,7 +1,7 @@
-"""Teach a base one subject from a few pictures: LoRA beside its weights, and a word for the subject.
+"""Teach a base one subject from a few pictures: factors beside its weights, a word for the subject, or both.
 
-One table row of the methods: what learns (factors on attention, optionally rows of a new word), what is drawn (the
-subject's pictures, optionally pictures of its class), which losses (denoising, optionally prior preservation).
+What learns is a row of `methods.METHODS`; what is drawn (the subject's pictures, optionally pictures of its class) and
+which losses are taken (denoising, optionally prior preservation) go with each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sfumato import __version__
 from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
+from sfumato.data.templates import TEMPLATES, TemplateSet
 from sfumato.errors import ConfigError
 from sfumato.events import Artifact, Event, Preview, Progress
 from sfumato.formats.bundle import Bundle
@@ -25,6 +26,7 @@ from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context, PerRow
 from sfumato.training.loop import LoopConfig, train
+from sfumato.training.methods import METHODS, MethodName
 from sfumato.training.objectives import DenoisingConfig, denoising_loss, draw_eps, draw_times, noised
 from sfumato.training.optim import OptimConfig
 from sfumato.training.section import Section
@@ -37,6 +39,7 @@ class LearnConfig(Section):
     """How a subject is learned.
 
     Attributes:
+        method: What learns, a row of `METHODS`.
         folder: Its pictures, with captions beside them if there are any.
         placeholder: The user's word for it, such as `<fox>`.
         class_noun: What it is, in the base's words.
@@ -45,6 +48,10 @@ class LearnConfig(Section):
             base hardly knows.
         word: The rare word to use; None picks one by the paper's rule.
         num_vectors: Vectors of a new word.
+        initializer: Word that a new word starts from; None for the class noun.
+        anchor_weight: Weight of the squared distance of the new word's vectors from where they started, in units of the
+            token table's variance; keeps a word editable ([gal2022] regularisation).
+        templates: Sentences that take the place of the pictures' captions, another one each time a picture is seen.
         rank: Rank of the factors.
         alpha: Their scale is alpha / rank; None for a scale of 1.
         dropout: Rate on their input.
@@ -61,6 +68,7 @@ class LearnConfig(Section):
         preview_prompts: Texts that are drawn at every preview.
     """
 
+    method: MethodName = "lora"
     folder: Path
     placeholder: str = Field(min_length=1)
     class_noun: str = Field(min_length=1)
@@ -68,6 +76,9 @@ class LearnConfig(Section):
     identifier: Literal["new", "rare"] = "new"
     word: str | None = None
     num_vectors: int = Field(default=1, ge=1)
+    initializer: str | None = None
+    anchor_weight: float = Field(default=0.0, ge=0)
+    templates: TemplateSet = "none"
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -143,11 +154,13 @@ class Learner:
     def __init__(self, config: LearnConfig, bundle: Bundle, samples: Samples, prior: Samples | None) -> None:
         self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
         self.base_hash = bundle.base_hash
+        self.method = METHODS[config.method]
         self.rows: TokenRows | None = None
         self.expansion = self._expansion()
-        self.adapters = self._adapters()
+        self.adapters = self._adapters() if self.method.factors else {}
         if config.identifier == "new":
             self.rows = self._new_rows()
+        self._start = None if self.rows is None else self.rows.rows.detach().clone()
         self._fixed: dict[str, Context] = {}
         self._is_open = True
         for lora in self.adapters.values():
@@ -183,12 +196,18 @@ class Learner:
         """Compute the loss of a draw: subject and class in one batch, each with its own times and noise."""
         config, size = self.config, self.config.batch_size
         names, per_row, plain = self._losses(draw)
-        instance = per_row[:size].mean()
-        if self.prior is None:
-            return LossReport(instance, {"plain": plain.mean().detach()}, names, per_row.detach(), size)
-        prior = per_row[size:].mean()
-        metrics = {"subject": instance.detach(), "prior": prior.detach()}
-        return LossReport(instance + config.prior_weight * prior, metrics, names, per_row.detach(), 2 * size)
+        loss = per_row[:size].mean()
+        metrics = {"plain": plain.mean().detach()} if self.prior is None else {"subject": loss.detach()}
+        if self.prior is not None:
+            prior = per_row[size:].mean()
+            metrics["prior"] = prior.detach()
+            loss = loss + config.prior_weight * prior
+        if config.anchor_weight and self.rows is not None and self._start is not None:
+            table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
+            anchor = (self.rows.rows - self._start).square().mean() / table.var()
+            metrics["anchor"] = anchor.detach()
+            loss = loss + config.anchor_weight * anchor
+        return LossReport(loss, metrics, names, per_row.detach(), len(names))
 
     def preview(self, step: int, folder: Path) -> Iterator[Event]:
         """Draw the preview prompts exactly as the finished concept would draw them."""
@@ -246,6 +265,12 @@ class Learner:
     def _expansion(self) -> str:
         """Choose what the placeholder becomes in a prompt."""
         config = self.config
+        if self.method.rows == "always" and config.identifier != "new":
+            raise ConfigError(
+                f"identifier is '{config.identifier}' but the method '{config.method}' learns vectors of a new word.",
+                field="identifier",
+                hint="Use identifier 'new', or the method 'lora'.",
+            )
         if config.identifier == "new":
             if config.word is not None:
                 raise ConfigError(
@@ -253,7 +278,7 @@ class Learner:
                     field="word",
                     hint="Use identifier 'rare' with it.",
                 )
-            return f"{config.placeholder} {config.class_noun}"
+            return f"{config.placeholder} {config.class_noun}" if self.method.says_class else config.placeholder
         avoid = (*self.samples.captions, config.class_noun)
         word = config.word or rare_identifier(self.bundle.tokenizer.vocabulary, seed=config.seed, avoid=avoid)
         return f"{word} {config.class_noun}"
@@ -275,14 +300,28 @@ class Learner:
         """Make vectors for the placeholder, started from the class noun."""
         config, tokenizer = self.config, self.bundle.tokenizer
         table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
-        pieces = [piece.id for piece in tokenizer.pieces(config.class_noun)]
+        pieces = [piece.id for piece in tokenizer.pieces(config.initializer or config.class_noun)]
         rows = initial_rows(table, pieces, config.num_vectors, seed=config.seed)
         tokenizer.add_placeholder(config.placeholder, config.num_vectors)
         return TokenRows(config.placeholder, rows)
 
     def _texts(self) -> set[str]:
         """All texts of the run."""
-        return {*self.samples.captions, *(() if self.prior is None else self.prior.captions), ""}
+        return {*self.samples.captions, *self._sentences, *(() if self.prior is None else self.prior.captions), ""}
+
+    @property
+    def _sentences(self) -> tuple[str, ...]:
+        """The template sentences with the placeholder; none where pictures keep their captions."""
+        return tuple(template.format(self.config.placeholder) for template in TEMPLATES[self.config.templates])
+
+    def _captions(self, samples: Samples, rows: list[int], draw: int) -> list[str]:
+        """Return what is said of some pictures in this draw."""
+        sentences = self._sentences
+        if not sentences or samples is not self.samples:
+            return [samples.captions[row] for row in rows]
+        source = generator(self.config.seed, "train/templates", draw)
+        chosen = torch.randint(len(sentences), (len(rows),), generator=source)
+        return [sentences[index] for index in chosen.tolist()]
 
     def _encode(self, text: str) -> Tensor:
         """Turn a text into token ids, the placeholder written out."""
@@ -302,7 +341,7 @@ class Learner:
                 continue
             rows = pick(len(samples), config.batch_size, config.seed, f"train/{purpose}", draw)
             names += [samples.names[row] for row in rows]
-            captions += [samples.captions[row] for row in rows]
+            captions += self._captions(samples, rows, draw)
             latents.append(samples.latents(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
         x_0 = torch.cat(latents)
         times, count = bundle.schedule.num_train_steps, len(names)

@@ -1,0 +1,38 @@
+"""The methods of personalisation as one table: what learns, beside a base that stays as it is.
+
+The field ships these as separate programs; they differ in a few columns. What is drawn (the subject alone or with its
+class) and which losses are taken are settings that go with every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+MethodName = Literal["lora", "pivotal", "textual-inversion"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row.
+
+    Attributes:
+        factors: Low-rank factors in U-Net and, if wanted, text encoder learn ([hu2021]).
+        rows: Whether vectors of the placeholder learn ([gal2022]): `always`, or `wanted` where the identifier is `new`.
+        says_class: The placeholder is followed by the class noun in every text, as in DreamBooth ([ruiz2023] 3.1).
+        lr: Peak learning rate unless another is given.
+    """
+
+    factors: bool
+    rows: Literal["always", "wanted"]
+    says_class: bool
+    lr: float
+
+
+METHODS: Mapping[MethodName, Method] = {
+    "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3),
+    "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3),
+    "textual-inversion": Method(factors=False, rows="always", says_class=False, lr=5e-3),
+}
+"""Every method by name."""
