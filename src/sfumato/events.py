@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,39 @@ class Progress(Event):
     phase: str
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Finding(Event):
+    """Something that a check found in the user's files.
+
+    Attributes:
+        severity: `error`: nothing can be learned until it is mended; `warning`: the result may suffer; `note`: good
+            to know.
+        kind: Short stable name, for example `truncated`.
+        title: The kind in words.
+        path: The file or folder.
+        found: What is there, with the values.
+        meaning: What follows from it.
+        advice: What to do.
+    """
+
+    severity: Severity
+    kind: str
+    title: str
+    path: Path
+    found: str
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Table(Event):
+    """Numbers in rows; every row has as many cells as there are columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
 
 
 @dataclass(frozen=True)

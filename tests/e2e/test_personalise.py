@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 from sfumato.adapters.lora import Adapted
 from sfumato.data.templates import TEMPLATES, TemplateSet
 from sfumato.errors import CannotResume, ConfigError, DataError, EmptyDataset, NoTargetMatched, UnreadableImage
-from sfumato.events import Artifact, Checkpoint, Event, Metric, Preview, Progress, Step
+from sfumato.events import Artifact, Checkpoint, Event, Metric, Notice, Preview, Progress, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.formats.safe_io import content_hash
@@ -256,6 +258,37 @@ def test_lineage_and_request_stand_in_the_file(bundle: Bundle, pictures: Path, t
     assert concept.request["rank"] == 4
     assert concept.rows is not None
     assert concept.rows.shape == (2, 32)
+
+
+def test_folders_with_repeats_and_metadata(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name, files in (("20_sks fox", ("0.png", "1.png")), ("30_statue", ("2.png",))):
+        (tree / name).mkdir(parents=True)
+        for file in files:
+            (tree / name / file).write_bytes((pictures / file).read_bytes())
+    entry = {"file_name": "20_sks fox/1.png", "text": "a fox in snow"}
+    (tree / "metadata.jsonl").write_text(json.dumps(entry), encoding="utf-8")
+    plain, samples = (read_subject(folder, "<fox>", "fox", bundle) for folder in (pictures, tree))
+    assert samples.names == ("20_sks fox/0.png", "20_sks fox/1.png", "30_statue/2.png")
+    assert samples.captions == ("sks <fox>", "a <fox> in snow", "a <fox>, statue")
+    assert torch.equal(samples.mean, plain.mean)
+    assert (samples.repeats, samples.round) == ((2, 2, 3), [0, 0, 1, 1, 2, 2, 2])
+    assert (plain.repeats, plain.round) == ((1, 1, 1), [0, 1, 2])
+    events = list(learn(config(tree, tmp_path / "a.safetensors", loop={"steps": 7}), bundle, tmp_path / "run"))
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert notices[0] == "Folder names give weights: a round shows each of 3 pictures 2 to 3 times."
+    artifact = next(event for event in events if isinstance(event, Artifact))
+    assert load_concept(artifact.path).lineage["pictures"] == list(samples.names)
+    (tree / "30_statue").rename(tree / "50_statue")
+    with pytest.raises(CannotResume, match="data: "):
+        list(learn(config(tree, tmp_path / "a.safetensors"), bundle, tmp_path / "run", resume=True))
+
+
+def test_repeats_weight_the_draws(bundle: Bundle, pictures: Path) -> None:
+    samples = replace(read_subject(pictures, "<fox>", "fox", bundle), repeats=(1, 3, 2))
+    shown = samples.round
+    drawn = [shown[place] for draw in range(6) for place in pick(len(shown), 2, 0, "train/subject", draw)]
+    assert [drawn.count(row) for row in range(3)] == [2, 6, 4]
 
 
 def test_preview_draws_like_the_finished_concept(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to any size."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+SCALE_DOWN = "Scale it down first."
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _WHITE = (255, 255, 255)
 
 
@@ -42,6 +43,17 @@ class Picture:
     path: Path
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse a path that is no folder.
+
+    Raises:
+        DataError: The folder does not exist or is a file.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}; a folder of pictures is needed.", hint="Check the path.")
+
+
 def list_images(folder: Path | str) -> list[Path]:
     """List the pictures of a folder, sorted by name, without those in folders below it.
 
@@ -56,9 +68,7 @@ def list_images(folder: Path | str) -> list[Path]:
         EmptyDataset: There is no picture in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {what}; a folder of pictures is needed.", hint="Check the path.")
+    require_folder(folder)
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     found = sorted(path for path in entries if path.suffix.lower() in EXTENSIONS and path.is_file())
     if not found:
@@ -90,11 +100,11 @@ def load_image(path: Path | str, fill: tuple[int, int, int] = _WHITE) -> Picture
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"The picture {path} {what}.", hint="Check the path.")
-    with _explained(path), Image.open(path, formats=_FORMATS) as opened:
+    with explained(path), Image.open(path, formats=FORMATS) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise UnreadableImage(
                 f"{path} has {opened.width} × {opened.height} pixels; at most {MAX_PIXELS} are read.",
-                hint="Scale it down first.",
+                hint=SCALE_DOWN,
             )
         opened.load()
         image = ImageOps.exif_transpose(opened)
@@ -205,8 +215,12 @@ def read_caption(image: Path, default: str | None = None) -> str:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn whatever the decoder says into one error that names the file."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn whatever the decoder says within the block into one error that names the file.
+
+    Raises:
+        UnreadableImage: It is no picture, is damaged or cut short, or has too many pixels.
+    """
     hint = "Open it in a picture viewer to check it, save it again as PNG, or take it out of the folder."
     try:
         with warnings.catch_warnings():
@@ -215,7 +229,7 @@ def _explained(path: Path) -> Iterator[None]:
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"{path} has too many pixels: {error}", hint="Scale it down first.") from error
+        raise UnreadableImage(f"{path} has too many pixels: {error}", hint=SCALE_DOWN) from error
     except UnidentifiedImageError as error:
         size = path.stat().st_size
         reason = "it is empty" if size == 0 else f"its {size} bytes are no PNG, JPEG, WebP or BMP"

@@ -19,7 +19,7 @@ from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
 from sfumato.data.templates import TEMPLATES, TemplateSet
 from sfumato.errors import ConfigError
-from sfumato.events import Artifact, Event, Preview, Progress
+from sfumato.events import Artifact, Event, Notice, Preview, Progress
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
@@ -126,6 +126,9 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
     yield Progress("pictures", 0, 1)
     samples = read_subject(config.folder, config.placeholder, config.class_noun, bundle, flip=config.flip)
     yield Progress("pictures", 1, 1)
+    if len(set(samples.repeats)) > 1:
+        often = f"{min(samples.repeats)} to {max(samples.repeats)} times"
+        yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
     prior = None
     if config.prior_weight:
         pipeline, prompt = Pipeline(bundle), f"a {config.class_noun}"
@@ -339,7 +342,10 @@ class Learner:
         for samples, purpose in ((self.samples, "subject"), (self.prior, "class")):
             if samples is None:
                 continue
-            rows = pick(len(samples), config.batch_size, config.seed, f"train/{purpose}", draw)
+            shown = samples.round
+            rows = [
+                shown[place] for place in pick(len(shown), config.batch_size, config.seed, f"train/{purpose}", draw)
+            ]
             names += [samples.names[row] for row in rows]
             captions += self._captions(samples, rows, draw)
             latents.append(samples.latents(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))

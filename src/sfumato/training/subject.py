@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
-from sfumato.data.images import list_images, load_tensor, read_caption
+from sfumato.data.images import load_tensor
+from sfumato.data.listing import list_entries
 from sfumato.errors import CheckpointError
 from sfumato.events import Event, Progress, Step
 from sfumato.formats.bundle import Bundle
@@ -36,6 +38,7 @@ class Samples:
         captions: One each, placeholders not written out.
         names: One each, for messages.
         data_hash: SHA-256 of the files and captions.
+        repeats: How often each is shown in a round; empty: once.
     """
 
     mean: Float[Tensor, "n c h w"]
@@ -43,9 +46,15 @@ class Samples:
     captions: tuple[str, ...]
     names: tuple[str, ...]
     data_hash: str = ""
+    repeats: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def round(self) -> list[int]:
+        """The rows of one round, each as often as it is repeated."""
+        return [row for row, times in enumerate(self.repeats or (1,) * len(self)) for _ in range(times)]
 
     def latents(self, rows: Sequence[int], draw: torch.Generator) -> Latents:
         """Draw latents of some pictures from their distribution."""
@@ -59,8 +68,9 @@ class Samples:
 def read_subject(folder: Path, placeholder: str, class_noun: str, bundle: Bundle, *, flip: bool = False) -> Samples:
     """Read the pictures of a subject and encode each once.
 
-    A picture's caption is the text file beside it. If that does not name the placeholder, its first class noun becomes
-    the placeholder; without either, `a <placeholder>, ` is put in front. Pictures without a file get `a <placeholder>`.
+    A picture's caption is the text file beside it, its entry in `metadata.jsonl`, or the text in its folder's name. If
+    that does not name the placeholder, its first class noun becomes the placeholder; without either,
+    `a <placeholder>, ` is put in front. Pictures without a caption get `a <placeholder>`.
 
     Args:
         folder: Pictures, cropped to their middle square and scaled to the base's native size.
@@ -75,26 +85,30 @@ def read_subject(folder: Path, placeholder: str, class_noun: str, bundle: Bundle
     Raises:
         EmptyDataset: There is no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption cannot be read.
+        DataError: A caption cannot be read, `metadata.jsonl` or the name of a folder is wrong.
     """
     means: list[Tensor] = []
     stds: list[Tensor] = []
     captions: list[str] = []
     names: list[str] = []
     digest = hashlib.sha256(f"{bundle.native_size}/{flip}".encode())
-    for path in list_images(folder):
-        image = load_tensor(path, bundle.native_size)
-        caption = subject_caption(read_caption(path, f"a {placeholder}"), placeholder, class_noun)
-        digest.update(path.read_bytes() + caption.encode())
+    entries = list_entries(folder)
+    unit = math.gcd(*(entry.repeats for entry in entries))  # only the proportions count
+    repeats: list[int] = []
+    for entry in entries:
+        image = load_tensor(entry.path, bundle.native_size)
+        caption = subject_caption(entry.caption(f"a {placeholder}"), placeholder, class_noun)
+        times = entry.repeats // unit
+        digest.update(entry.path.read_bytes() + caption.encode() + (b"" if times == 1 else f"×{times}".encode()))
         for mirrored in (False, True) if flip else (False,):
             mean, std = _moments(bundle, image.flip(-1) if mirrored else image)
             means.append(mean)
             stds += [] if std is None else [std]
             captions.append(caption)
-            names.append(f"{path.name}{' (mirrored)' if mirrored else ''}")
-    return Samples(
-        torch.cat(means), torch.cat(stds) if stds else None, tuple(captions), tuple(names), digest.hexdigest()
-    )
+            names.append(f"{entry.name}{' (mirrored)' if mirrored else ''}")
+            repeats.append(times)
+    spread = torch.cat(stds) if stds else None
+    return Samples(torch.cat(means), spread, tuple(captions), tuple(names), digest.hexdigest(), tuple(repeats))
 
 
 def subject_caption(caption: str, placeholder: str, class_noun: str) -> str:

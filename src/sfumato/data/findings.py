@@ -1,0 +1,194 @@
+"""Every kind of thing that can be found in a folder of pictures: how grave it is, what follows from it, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.errors import DataError
+from sfumato.events import Finding, Severity
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding; `meaning` and `advice` are sentences."""
+
+    severity: Severity
+    title: str
+    meaning: str
+    advice: str
+
+
+_STOPS = "Learning would stop at this file."
+_UNUSED = "It would not be learned from."
+
+KINDS: dict[str, Kind] = {
+    # ── the folder
+    "empty-folder": Kind("error", "empty folder", "There is nothing to learn from.", "Put 3 to 5 pictures there."),
+    "no-pictures": Kind(
+        "error",
+        "no pictures",
+        "There is nothing to learn from.",
+        "Put pictures there that end in .png, .jpg, .jpeg, .webp or .bmp, or name the folder that holds them.",
+    ),
+    "bad-repeats": Kind(
+        "error",
+        "folder name without a usable number of repeats",
+        "The number says how often the pictures of a folder are shown in a round.",
+        "Rename it '<repeats>_<caption>', for example '10_sks dog', or move it elsewhere.",
+    ),
+    "unread-folder": Kind(
+        "warning",
+        "pictures in a folder that is not read",
+        "They would not be learned from.",
+        "Move them up, or name their folder '<repeats>_<caption>', for example '10_sks dog'.",
+    ),
+    "mixed-folders": Kind(
+        "warning",
+        "pictures beside numbered folders",
+        "Each counts once, next to those in the numbered folders.",
+        "Move them into a numbered folder if other trainers are to see them too.",
+    ),
+    # ── files
+    "unopened": Kind("error", "cannot be opened", _STOPS, "Check its permissions and the disk."),
+    "undecodable": Kind("error", "cannot be decoded", _STOPS, "Save it again as PNG, or take it out."),
+    "truncated": Kind("error", "cut short", _STOPS, "Copy it again from where it came from, or take it out."),
+    "not-a-picture": Kind("error", "not a picture of its kind", _STOPS, "Save it as PNG, or take it out."),
+    "too-many-pixels": Kind("error", "too many pixels", _STOPS, "Scale it down."),
+    "wrong-extension": Kind(
+        "warning",
+        "name and content differ",
+        "sfumato goes by the content; other programs may refuse the file.",
+        "Rename it, or use --fix.",
+    ),
+    "unread-format": Kind("warning", "format that is not read", _UNUSED, "Save it as PNG."),
+    "animated": Kind("warning", "animated", "Only its first frame is used.", "Save the frame you mean as PNG."),
+    # ── pictures
+    "orientation": Kind(
+        "note",
+        "turned by its EXIF data",
+        "sfumato turns it upright; programs that ignore the entry see it lying.",
+        "Nothing need be done; --fix writes it upright.",
+    ),
+    "transparent": Kind(
+        "warning",
+        "see-through parts",
+        "They are put on white, which is then learned as the background.",
+        "Give it a background of your own if white is not meant.",
+    ),
+    "colour-mode": Kind(
+        "note",
+        "colours other than 8-bit RGB",
+        "They are converted; shades may shift or be rounded.",
+        "Compare the copy of --fix with the original.",
+    ),
+    "small": Kind(
+        "warning",
+        "smaller than it will be learned",
+        "It is enlarged, and the softness is learned.",
+        "Use a larger original or a smaller --size.",
+    ),
+    "aspect": Kind(
+        "warning",
+        "far from square",
+        "The middle square is learned, the rest is lost.",
+        "Crop it yourself so that the subject stays in.",
+    ),
+    "blurred": Kind(
+        "warning",
+        "blurred or nearly empty",
+        "The blur is learned as part of the subject.",
+        "Use a sharper picture, or keep it if it is meant so.",
+    ),
+    "duplicate": Kind(
+        "warning", "same picture twice", "It counts twice as much as the others.", "Take one out, or use --fix."
+    ),
+    "near-duplicate": Kind(
+        "warning",
+        "nearly the same picture",
+        "What the two share, background included, is learned more strongly.",
+        "Keep the better one.",
+    ),
+    # ── captions
+    "caption-encoding": Kind(
+        "error", "caption that is not UTF-8", "Learning would stop at it, or read wrong letters.", "Use --fix."
+    ),
+    "caption-empty": Kind(
+        "warning",
+        "empty caption",
+        "It is treated as if it was not there.",
+        "Write one, or delete the file.",
+    ),
+    "caption-missing": Kind(
+        "warning",
+        "no caption although others have one",
+        "'a <word>' is used for it, with the word of --as.",
+        "Write one into a text file of the same name.",
+    ),
+    "caption-orphan": Kind(
+        "warning",
+        "caption without a picture",
+        "It is not used.",
+        "Name it like its picture, with .txt at the end.",
+    ),
+    "caption-unread": Kind(
+        "warning", "caption file that is not read", "Captions are read from files that end in .txt.", "Rename it."
+    ),
+    "caption-placeholder": Kind(
+        "warning",
+        "caption without the word that most have",
+        "sfumato puts the word of --as in; other programs leave the subject unnamed.",
+        "Put it in where the subject is in the picture.",
+    ),
+    "caption-repeated": Kind(
+        "note",
+        "same caption for several pictures",
+        "What differs between them has no words, so it is learned as part of the subject.",
+        "Describe what differs: place, pose, light.",
+    ),
+    "caption-long": Kind(
+        "warning",
+        "long caption",
+        "The text encoders of Stable Diffusion read 75 tokens, and every word takes at least one.",
+        "Shorten it.",
+    ),
+    # ── metadata.jsonl
+    "metadata-encoding": Kind(
+        "error", "metadata that is not UTF-8", "Learning would stop at it.", "Save it again as UTF-8."
+    ),
+    "metadata-json": Kind(
+        "error",
+        "line that is not JSON",
+        "Learning would stop at it.",
+        'Write one object a line: {"file_name": "a.png", "text": "a caption"}.',
+    ),
+    "metadata-entry": Kind(
+        "error",
+        "entry that cannot be used",
+        "Learning would stop at it.",
+        "Give each picture one entry with file_name and text, both texts.",
+    ),
+    "metadata-missing-file": Kind(
+        "error", "entry for a picture that is not there", "Learning would stop at it.", "Correct or delete the line."
+    ),
+    "metadata-unknown-key": Kind(
+        "warning", "entry with unknown keys", "Only file_name and text are read.", "Check the spelling."
+    ),
+}
+
+
+def finding(kind: str, path: Path, found: str) -> Finding:
+    """Make a finding of a kind.
+
+    Args:
+        kind: A key of `KINDS`.
+        path: The file or folder.
+        found: What is there, with the values, without a full stop.
+    """
+    known = KINDS[kind]
+    return Finding(known.severity, kind, known.title, path, found, known.meaning, known.advice)
+
+
+def refusal(problem: Finding) -> DataError:
+    """Build the error for a finding that nobody may pass over."""
+    return DataError(f"{problem.path}: {problem.title}: {problem.found}.", hint=problem.advice)

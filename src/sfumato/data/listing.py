@@ -1,0 +1,174 @@
+"""The pictures of a subject's folder with their captions, by the conventions that the field shares.
+
+- `001.png` with `001.txt` beside it;
+- `metadata.jsonl` with `file_name` and `text`, which may name pictures in folders below;
+- folders named `<repeats>_<caption>`, such as `10_sks dog`: their pictures are shown that often, and the caption holds
+  for those that have none of their own.
+
+The text file comes before `metadata.jsonl`, and that before the folder's name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.data.findings import finding, refusal
+from sfumato.data.images import EXTENSIONS, list_images, read_caption, require_folder
+from sfumato.data.metadata import read_metadata
+from sfumato.events import Finding
+
+MAX_REPEATS = 1000
+"""Higher numbers, such as a year or a date, are taken for a mistake."""
+
+_NUMBERED = re.compile(r"(?P<repeats>[0-9]+)_(?P<caption>.*\S.*)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture that belongs to the data.
+
+    Attributes:
+        path: The file.
+        name: The path below the folder, with slashes.
+        repeats: How often it is shown in a round.
+        metadata: Caption in `metadata.jsonl`; empty for none.
+        folder_caption: Caption in the name of its folder; empty for none.
+    """
+
+    path: Path
+    name: str
+    repeats: int = 1
+    metadata: str = ""
+    folder_caption: str = ""
+
+    def caption(self, default: str | None = None) -> str:
+        """Read the caption.
+
+        Args:
+            default: Caption for pictures that have none; `None` makes one necessary.
+
+        Raises:
+            CaptionMissing: There is none, and no default.
+            DataError: The text file is not UTF-8.
+        """
+        return read_caption(self.path, self.metadata or self.folder_caption or default)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder.
+
+    Attributes:
+        folder: The folder.
+        entries: The pictures that are read, those in the folder itself first, each group sorted by name.
+        problems: What is wrong with names and `metadata.jsonl`; no picture has been opened.
+    """
+
+    folder: Path
+    entries: tuple[Entry, ...]
+    problems: tuple[Finding, ...]
+
+
+def scan_folder(folder: Path | str) -> Listing:
+    """List the pictures of a folder and everything that is wrong with how it is laid out.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Pictures and problems; both may be empty.
+
+    Raises:
+        DataError: The folder does not exist or is a file.
+    """
+    folder = Path(folder)
+    require_folder(folder)
+    captions, problems = read_metadata(folder)
+    entries = {path: _entry(folder, path, captions) for path in _pictures(folder)}
+    has_own = bool(entries)
+    entries |= {path: _entry(folder, path, captions) for path in captions}
+    numbered: dict[Path, int] = {}
+    for below in _folders(folder):
+        match = _NUMBERED.fullmatch(below.name)
+        if match is None or not 1 <= int(match["repeats"]) <= MAX_REPEATS:
+            continue
+        numbered[below] = int(match["repeats"])
+        inner, found = read_metadata(below)
+        problems += found
+        caption = " ".join(match["caption"].split())
+        for path in [*_pictures(below), *inner]:
+            entries[path] = _entry(folder, path, captions | inner, numbered[below], caption)
+    for below in _folders(folder):
+        is_read = below in numbered or any(below in path.parents for path in captions)
+        problems += [] if is_read else _misnamed(below, has_neighbours=bool(numbered), is_only=not entries)
+    if has_own and numbered:
+        own = sum(path.parent == folder for path in entries)
+        names = ", ".join(repr(path.name) for path in list(numbered)[:3])
+        problems.append(finding("mixed-folders", folder, f"{own} beside {names}"))
+    ordered = sorted(entries.values(), key=lambda entry: (entry.path.parent != folder, entry.path))
+    return Listing(folder, tuple(ordered), tuple(problems))
+
+
+def list_entries(folder: Path | str) -> list[Entry]:
+    """List the pictures of a folder; what `scan_folder` calls an error is refused.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        At least one picture.
+
+    Raises:
+        EmptyDataset: There is no picture.
+        DataError: The folder does not exist, a folder's name or `metadata.jsonl` is wrong.
+    """
+    listing = scan_folder(folder)
+    for problem in listing.problems:
+        if problem.severity == "error":
+            raise refusal(problem)
+    if not listing.entries:
+        list_images(folder)  # says what the folder holds instead
+    return list(listing.entries)
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted; whatever is hidden, or lies in a hidden folder, is left out."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def is_picture(path: Path) -> bool:
+    """Say whether a file's name is that of a picture that is read."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def _entry(folder: Path, path: Path, captions: dict[Path, str], repeats: int = 1, caption: str = "") -> Entry:
+    """Make the entry of a picture."""
+    return Entry(path, path.relative_to(folder).as_posix(), repeats, captions.get(path, ""), caption)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders right below one, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Return the pictures right in a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and is_picture(path))
+
+
+def _misnamed(folder: Path, *, has_neighbours: bool, is_only: bool) -> list[Finding]:
+    """Say that a folder with pictures should carry a number of repeats.
+
+    A number that cannot be meant is always a mistake. A name without a number is one beside numbered folders, and where
+    nothing else can be read and the name looks as if the number was forgotten; elsewhere such a folder may be meant to
+    be left out.
+    """
+    match, count = _NUMBERED.fullmatch(folder.name), len(_pictures(folder))
+    if not count or not (match or has_neighbours or (is_only and "_" in folder.name)):
+        return []
+    reason = f"{int(match['repeats'])} repeats, not 1 to {MAX_REPEATS}," if match else "no number of repeats in front"
+    pictures = f"{count} picture{'s' if count > 1 else ''}"
+    return [finding("bad-repeats", folder, f"{folder.name!r} has {reason} and holds {pictures}")]

@@ -1,0 +1,116 @@
+"""The conventions of a subject's folder: text files, metadata.jsonl, numbered folders; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from broken_folders import BROKEN, Broken, good_folder, photo
+from sfumato.data.listing import Entry, list_entries, scan_folder, visible
+from sfumato.errors import CaptionMissing, DataError, EmptyDataset
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    photo(0, 8, 8).save(path)
+    return path
+
+
+def metadata(folder: Path, **captions: str) -> None:
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in captions.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def captions(folder: Path) -> dict[str, str]:
+    return {entry.name: entry.caption("a <fox>") for entry in list_entries(folder)}
+
+
+def test_text_files(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.PNG")
+    (tmp_path / "a.txt").write_text("my\nfox")
+    assert captions(tmp_path) == {"a.png": "my fox", "b.PNG": "a <fox>"}
+
+
+def test_metadata(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png", "below/d.png"):
+        picture(tmp_path / name)
+    metadata(tmp_path, **{"a.png": "one\nfox", "b.png": "", "./c.png": "not read", "below/d.png": "deep"})
+    (tmp_path / "c.txt").write_text("by hand")
+    assert captions(tmp_path) == {"a.png": "one fox", "b.png": "a <fox>", "c.png": "by hand", "below/d.png": "deep"}
+    assert scan_folder(tmp_path).problems == ()
+
+
+def test_numbered_folders(tmp_path: Path) -> None:
+    picture(tmp_path / "10_sks dog" / "a.png")
+    picture(tmp_path / "10_sks dog" / "b.png")
+    picture(tmp_path / "2_my_dog" / "a.png")
+    picture(tmp_path / "2_my_dog" / "c.png")
+    (tmp_path / "10_sks dog" / "a.txt").write_text("a dog in snow")
+    metadata(tmp_path / "2_my_dog", **{"c.png": "a dog asleep"})
+    assert [(entry.name, entry.repeats, entry.caption()) for entry in list_entries(tmp_path)] == [
+        ("10_sks dog/a.png", 10, "a dog in snow"),
+        ("10_sks dog/b.png", 10, "sks dog"),
+        ("2_my_dog/a.png", 2, "my_dog"),
+        ("2_my_dog/c.png", 2, "a dog asleep"),
+    ]
+
+
+def test_metadata_above_numbered_folders(tmp_path: Path) -> None:
+    picture(tmp_path / "3_fox" / "a.png")
+    metadata(tmp_path, **{"3_fox/a.png": "a fox in snow"})
+    assert list_entries(tmp_path) == [Entry(tmp_path / "3_fox" / "a.png", "3_fox/a.png", 3, "a fox in snow", "fox")]
+
+
+def test_other_folders_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", ".b.png", "old/c.png", ".git/d.png", "old_ones/e.png"):
+        picture(tmp_path / name)
+    assert list(captions(tmp_path)) == ["a.png"]
+    assert [path.name for path in visible(tmp_path)] == ["a.png", "c.png", "e.png"]
+
+
+def test_a_caption_is_needed_without_a_default(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(CaptionMissing, match="a.png has no caption: there is no a.txt beside it"):
+        list_entries(tmp_path)[0].caption()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [item for item in BROKEN if item.kind.startswith(("metadata", "bad-repeats")) and item.severity == "error"],
+    ids=lambda broken: f"{broken.kind}-{broken.found}",
+)
+def test_what_the_doctor_calls_an_error_is_refused(broken: Broken, tmp_path: Path) -> None:
+    folder = good_folder(tmp_path / "data")
+    broken.build(folder)
+    with pytest.raises(DataError) as caught:
+        list_entries(folder)
+    assert caught.value.message.startswith(f"{folder / broken.where}: ")
+    assert broken.found in caught.value.message
+
+
+def test_a_forgotten_number_is_named_where_nothing_else_can_be_read(tmp_path: Path) -> None:
+    picture(tmp_path / "sks_dog" / "a.png")
+    with pytest.raises(DataError, match="'sks_dog' has no number of repeats in front and holds 1 picture"):
+        list_entries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [((), "holds no pictures (0 other entries)"), (("photos/a.png",), "holds no pictures (1 other entries)")],
+)
+def test_no_pictures(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    for name in names:
+        picture(tmp_path / name)
+    with pytest.raises(EmptyDataset) as caught:
+        list_entries(tmp_path)
+    assert caught.value.message.startswith(f"{tmp_path} {message}")
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gone does not exist; a folder of pictures is needed"):
+        list_entries(tmp_path / "gone")
+    with pytest.raises(DataError, match="a.png is a file; a folder of pictures is needed"):
+        list_entries(picture(tmp_path / "a.png"))
