@@ -1,0 +1,84 @@
+"""Arithmetic of batches: how many a round takes, and how pictures would fall into buckets of equal area."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_ASPECT = 2.0
+"""Longest side of a bucket divided by the side of the square."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Pictures that would be trained in one size.
+
+    Attributes:
+        width: Width in pixels.
+        height: Height in pixels.
+        pictures: Number of different pictures.
+        draws: The same, each counted as often as it is repeated.
+        batches: Batches in a round.
+        not_full: Those of them with fewer pictures than a batch holds.
+    """
+
+    width: int
+    height: int
+    pictures: int
+    draws: int
+    batches: int
+    not_full: int
+
+
+def side_step(size: int) -> int:
+    """Return the number that sides of buckets are multiples of: an eighth of the size, between 16 and 64."""
+    return min(64, max(16, size // 8 // 16 * 16))
+
+
+def bucket_sizes(size: int) -> list[tuple[int, int]]:
+    """List sizes of about the same area for every proportion.
+
+    Args:
+        size: Side of the square in pixels; no bucket has more pixels than this square, except the square itself where
+            its side has to be rounded.
+
+    Returns:
+        Width and height of each, from the tallest to the widest.
+    """
+    step = side_step(size)
+    square = max(step, round(size / step) * step)
+    sizes = {(square, square)}
+    for width in range(step, square, step):
+        height = square * square // width // step * step
+        if height <= MAX_ASPECT * square:
+            sizes |= {(width, height), (height, width)}
+    return sorted(sizes)
+
+
+def nearest_bucket(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Choose the bucket whose proportions are nearest, by the logarithm of width over height."""
+    aspect = math.log(width / height)
+    return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
+
+
+def fill_buckets(pictures: Sequence[tuple[int, int, int]], size: int, batch_size: int) -> list[Bucket]:
+    """Sort pictures into buckets and count their batches.
+
+    Args:
+        pictures: Width, height and repeats of each.
+        size: Side of the square bucket in pixels.
+        batch_size: Pictures in a batch.
+
+    Returns:
+        The buckets that hold pictures, the fullest first.
+    """
+    sizes = bucket_sizes(size)
+    held: dict[tuple[int, int], list[int]] = {}
+    for width, height, repeats in pictures:
+        held.setdefault(nearest_bucket(width, height, sizes), []).append(repeats)
+    buckets = [
+        Bucket(*place, len(repeats), sum(repeats), -(-sum(repeats) // batch_size), int(sum(repeats) % batch_size > 0))
+        for place, repeats in held.items()
+    ]
+    return sorted(buckets, key=lambda bucket: (-bucket.draws, bucket.width, bucket.height))

@@ -1,0 +1,141 @@
+"""Look at the captions of a folder: encoding, gaps, words that are missing, texts that repeat."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sfumato.data.findings import finding
+from sfumato.data.listing import Entry, is_picture
+from sfumato.events import Finding
+
+MAX_WORDS = 75
+_PLACEHOLDER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\bsks\b")
+_OTHER_TEXTS = ("readme", "license", "licence", "requirements")
+
+
+def decode_caption(data: bytes) -> tuple[str, str]:
+    """Decode a caption in whatever encoding it seems to be.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        The text in one line and the name of the encoding: `UTF-8`, `UTF-16`, or `Windows-1252`, which is assumed of
+        everything else.
+    """
+    encodings = [("utf-8-sig", "UTF-8"), ("cp1252", "Windows-1252"), ("latin-1", "Windows-1252")]
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encodings.insert(0, ("utf-16", "UTF-16"))
+    elif b"\0" in data:
+        encodings.insert(0, ("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "UTF-16"))
+    for codec, name in encodings:
+        try:
+            return " ".join(data.decode(codec).split()), name
+        except UnicodeDecodeError:
+            continue
+    raise AssertionError("latin-1 decodes everything")
+
+
+def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Finding]]:
+    """Read every caption, whatever its encoding.
+
+    Args:
+        entries: The pictures.
+
+    Returns:
+        The caption of each picture that has one in a text file, in `metadata.jsonl` or in its folder's name; and
+        files that are empty or not UTF-8.
+    """
+    captions: dict[Path, str] = {}
+    found: list[Finding] = []
+    for entry in entries:
+        path = entry.path.with_suffix(".txt")
+        text = ""
+        if path.is_file():
+            try:
+                text, encoding = decode_caption(path.read_bytes())
+            except OSError as error:
+                found.append(finding("unopened", path, error.strerror or str(error)))
+                continue
+            if encoding != "UTF-8":
+                found.append(finding("caption-encoding", path, f"{encoding}, it seems: '{_short(text)}'"))
+            elif not text:
+                found.append(finding("caption-empty", path, f"{path.stat().st_size} bytes, no word"))
+        text = text or entry.metadata or entry.folder_caption
+        if text:
+            captions[entry.path] = text
+    return captions, found
+
+
+def check_captions(entries: Sequence[Entry], captions: dict[Path, str]) -> list[Finding]:
+    """Compare the captions with one another.
+
+    Args:
+        entries: The pictures.
+        captions: The captions that `read_captions` gave.
+
+    Returns:
+        Gaps, words that most captions have, repeated texts, long texts.
+    """
+    found: list[Finding] = []
+    bare = [entry for entry in entries if entry.path not in captions and not entry.path.with_suffix(".txt").is_file()]
+    if captions:
+        found += [
+            finding("caption-missing", entry.path, f"{len(captions)} of {len(entries)} pictures have a caption")
+            for entry in bare
+        ]
+    of_folder = {entry.path: entry.folder_caption for entry in entries}
+    own = {path: text for path, text in captions.items() if text != of_folder[path]}
+    found += _without_placeholder(own)
+    for text, count in Counter(own.values()).items():
+        if count > 1:
+            first = next(path for path, other in own.items() if other == text)
+            found.append(finding("caption-repeated", first, f"{count} of {len(own)} captions are '{_short(text)}'"))
+    for path, text in own.items():
+        words = len(text.split())
+        if words > MAX_WORDS:
+            found.append(finding("caption-long", path, f"{words} words: '{_short(text)}'"))
+    return found
+
+
+def check_other_files(files: Iterable[Path]) -> list[Finding]:
+    """Name text files that are not used.
+
+    Args:
+        files: All files of the folder.
+
+    Returns:
+        Captions without a picture, and captions whose name does not end in .txt.
+    """
+    found: list[Finding] = []
+    files = list(files)
+    stems = {(path.parent, path.stem) for path in files if is_picture(path)}
+    for path in files:
+        has_picture = (path.parent, path.stem) in stems
+        if path.suffix == ".txt" and not has_picture and path.stem.lower() not in _OTHER_TEXTS:
+            found.append(finding("caption-orphan", path, f"no picture is named '{path.stem}'"))
+        elif has_picture and path.suffix != ".txt" and path.suffix.lower() in (".txt", ".caption"):
+            found.append(finding("caption-unread", path, f"ends in {path.suffix}"))
+    return found
+
+
+def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:
+    """Name captions that lack a word such as <fox>, [fox] or sks which at least half of the captions have."""
+    counts = Counter(word for text in captions.values() for word in set(_PLACEHOLDER.findall(text)))
+    found: list[Finding] = []
+    for word, count in sorted(counts.items()):
+        if 2 * count < len(captions):
+            continue
+        for path, text in captions.items():
+            if word not in _PLACEHOLDER.findall(text):
+                what = f"{word!r} stands in {count} of {len(captions)}, not in '{_short(text)}'"
+                found.append(finding("caption-placeholder", path, what))
+    return found
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a text."""
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,143 @@
+"""Examine a folder of pictures before anything is learned from it: every bad file is named, with what to do."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.data.caption_checks import check_captions, check_other_files, read_captions
+from sfumato.data.findings import finding
+from sfumato.data.fingerprint import HASH_BITS, near_pairs
+from sfumato.data.inspection import Facts, inspect_picture
+from sfumato.data.listing import Entry, is_picture, scan_folder, visible
+from sfumato.events import Finding, Progress
+
+LEAST_SHARPNESS = 8.0
+"""Variance of the Laplacian below which a picture has hardly an edge."""
+
+SHARP_SHARE = 0.1
+"""Share of the set's median sharpness below which a picture counts as blurred."""
+
+ENOUGH_TO_COMPARE = 4
+_UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".mp4", ".mov", ".webm")
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A picture that can be read.
+
+    Attributes:
+        entry: Where it is.
+        facts: What was measured.
+        caption: Its caption; empty for none.
+        same_as: Name of the picture with the same pixels that is kept instead of it; None for others.
+    """
+
+    entry: Entry
+    facts: Facts
+    caption: str
+    same_as: str | None
+
+
+def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list[Examined]]:
+    """Examine a folder.
+
+    Args:
+        folder: The folder.
+        size: Side in pixels of the squares that would be learned.
+
+    Yields:
+        Progress and findings.
+
+    Returns:
+        The pictures that can be read.
+
+    Raises:
+        DataError: The folder does not exist or is a file.
+    """
+    listing = scan_folder(folder)
+    files = visible(folder)
+    yield from listing.problems
+    if not listing.entries:
+        yield _no_pictures(folder, files)
+    yield from _unread(folder, files, listing.entries, listing.problems)
+    captions, found = read_captions(listing.entries)
+    yield from found
+    yield from check_captions(listing.entries, captions)
+    yield from check_other_files(files)
+    read: list[tuple[Entry, Facts]] = []
+    for number, entry in enumerate(listing.entries, 1):
+        facts, found = inspect_picture(entry.path, size)
+        yield from found
+        if facts is not None:
+            read.append((entry, facts))
+        yield Progress("looking", number, len(listing.entries))
+    yield from _blurred(read, size)
+    same_as = _duplicates(read, captions)
+    for entry, _ in read:
+        if entry.name in same_as:
+            yield finding("duplicate", entry.path, f"the same pixels as '{same_as[entry.name]}'")
+    yield from _near_duplicates([item for item in read if item[0].name not in same_as])
+    return [Examined(entry, facts, captions.get(entry.path, ""), same_as.get(entry.name)) for entry, facts in read]
+
+
+def _no_pictures(folder: Path, files: list[Path]) -> Finding:
+    """Tell an empty folder from one without pictures."""
+    if not files:
+        return finding("empty-folder", folder, "0 files")
+    names = ", ".join(repr(path.relative_to(folder).as_posix()) for path in files[:3])
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return finding("no-pictures", folder, f"{len(files)} other files: {names}{more}")
+
+
+def _unread(
+    folder: Path, files: list[Path], entries: tuple[Entry, ...], problems: tuple[Finding, ...]
+) -> Generator[Finding, None, None]:
+    """Name pictures that are not read: in other folders, or in formats that are not known."""
+    known = {entry.path for entry in entries}
+    refused = {problem.path for problem in problems if problem.kind == "bad-repeats"}
+    counts: dict[Path, int] = {}
+    for path in files:
+        if is_picture(path) and path not in known and path.parent not in refused:
+            counts[path.parent] = counts.get(path.parent, 0) + 1
+        elif path.suffix.lower() in _UNREAD:
+            yield finding("unread-format", path, f"ends in {path.suffix}")
+    for place, count in counts.items():
+        yield finding("unread-folder", place, f"{count} picture{'s' if count > 1 else ''}")
+
+
+def _blurred(read: list[tuple[Entry, Facts]], size: int) -> Generator[Finding, None, None]:
+    """Name pictures without edges; those that were enlarged are soft anyway and have a finding of their own."""
+    values = [facts.sharpness for _, facts in read]
+    middle = statistics.median(values) if len(values) >= ENOUGH_TO_COMPARE else 0.0
+    for entry, facts in read:
+        if min(facts.width, facts.height) < size or facts.sharpness >= max(LEAST_SHARPNESS, SHARP_SHARE * middle):
+            continue
+        others = f"; the middle of the set is {middle:.1f}" if middle else ""
+        text = f"sharpness {facts.sharpness:.1f} at {size} × {size}{others}"
+        yield finding("blurred", entry.path, text)
+
+
+def _duplicates(read: list[tuple[Entry, Facts]], captions: dict[Path, str]) -> dict[str, str]:
+    """Find pictures with the same pixels; of each group the first with a caption stays.
+
+    Returns:
+        For the name of each of the others the name of the one that stays.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry, facts in read:
+        groups.setdefault(facts.digest, []).append(entry)
+    kept = {digest: next((e for e in group if e.path in captions), group[0]) for digest, group in groups.items()}
+    return {
+        entry.name: kept[digest].name for digest, group in groups.items() for entry in group if entry != kept[digest]
+    }
+
+
+def _near_duplicates(read: Iterable[tuple[Entry, Facts]]) -> Generator[Finding, None, None]:
+    """Name pictures that are nearly the same as an earlier one."""
+    items = list(read)
+    for index, earlier, bits, colours in near_pairs([facts.fingerprint for _, facts in items]):
+        text = f"like '{items[earlier][0].name}': {bits} of {HASH_BITS} bits and {colours:.1f} of 255 in colour apart"
+        yield finding("near-duplicate", items[index][0].path, text)
