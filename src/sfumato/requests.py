@@ -142,7 +142,7 @@ class LearnRequest(Request):
 
     folder: Annotated[
         Path,
-        Field(description="Folder with the pictures of the subject; a text file beside a picture is its caption."),
+        Field(description="Pictures of the subject, with captions in text files, metadata.jsonl or folder names."),
         Flag((), "DIR", True),
     ]
     placeholder: Annotated[
@@ -220,7 +220,6 @@ class TrainRequest(Request):
 class PrimerDataRequest(Request):
     """Build the training pictures of the embedded base (needs Node 20 or newer and npm)."""
 
-    dataset: Annotated[Literal["primer"], Field(description="Which data set."), Flag(positional=True)]
     output: Annotated[Path, Field(description="Folder to write."), Flag((), "OUT", True)]
     seed: Annotated[int, Field(ge=0, description="Decides what is held out and which people are drawn.")] = 0
     characters: Annotated[bool, Field(description="Draw people too.")] = True
@@ -228,6 +227,21 @@ class PrimerDataRequest(Request):
         Path | None,
         Field(description="A node_modules folder to use instead of installing the packages."),
         Flag(metavar="DIR"),
+    ] = None
+
+
+class DoctorRequest(Request):
+    """Check a folder of pictures and captions before anything is learned from it."""
+
+    folder: Annotated[Path, Field(description="The folder to check; nothing in it is changed."), Flag((), "DIR", True)]
+    size: Annotated[
+        int, Field(ge=16, le=4096, description="Side in pixels of the squares that will be learned from.")
+    ] = 128
+    batch_size: Annotated[int, Field(ge=1, le=4096, description="Pictures per step, for the count of batches.")] = 4
+    fix: Annotated[
+        Path | None,
+        Field(description="Write a corrected copy into this new folder."),
+        Flag(metavar="OUT"),
     ] = None
 
 

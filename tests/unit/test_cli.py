@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from sfumato import operations
-from sfumato.cli.main import COMMANDS, build_parser, main
+from sfumato.cli.main import COMMANDS, build_parser, find_command, leaves, main
 from sfumato.errors import DataError
 from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
-from sfumato.requests import GenerateRequest, Request, flag_of
+from sfumato.requests import DemoRequest, DoctorRequest, GenerateRequest, Request, flag_of
 
 EVENTS: tuple[Event, ...] = (
     Progress("rendering", 1, 2),
@@ -73,7 +73,11 @@ def test_json_lines(asked: list[Request], capsys: pytest.CaptureFixture[str]) ->
         (["generate"], "prompt is missing; needed a text."),
         (["generate", "a", "--sampler", "eular"], "--sampler: given 'eular'; needed one of ddpm"),
         (["generate", "a", "--config", "no.toml"], "'no.toml' does not exist"),
-        (["data", "primr", "x"], "dataset: given 'primr'; needed one of primer"),
+        (["data", "primr", "x"], "Unknown data command 'primr'. Did you mean 'primer'?"),
+        (["data", "photos"], "Unknown data command 'photos'. Known: doctor, primer."),
+        (["data", "doctor"], "folder is missing; needed a path."),
+        (["data", "doctor", "x", "--sise", "9"], "sfumato data doctor: unexpected '--sise'. Did you mean '--size'?"),
+        (["data", "doctor", "x", "--size", "9"], "--size: given '9'; needed a whole number from 16 to 4096"),
         (["train", "denoizer", "x"], "part: given 'denoizer'; needed one of autoencoder, denoiser"),
     ],
 )
@@ -154,11 +158,10 @@ def test_explain_shows_sources(tmp_path: Path, asked: list[Request], capsys: pyt
     assert not asked
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+@pytest.mark.parametrize(("command", "request_class"), leaves())
+def test_help_lists_every_flag(command: str, request_class: type[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
-    request_class = COMMANDS[command]
     for name, field in request_class.model_fields.items():
         assert all(flag in out for flag in flag_of(name, field).names)
     assert build_parser(command, request_class).prog == f"sfumato {command}"
@@ -168,9 +171,26 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert main([]) == 2
     out = capsys.readouterr().out
-    assert all(out.count(f"\n  {command} ") == 2 for command in COMMANDS)
+    assert all(out.count(f"\n  {command} ") == 2 for command, _ in leaves())
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "sfumato 0.1.0\n"
+
+
+def test_overview_of_one_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: sfumato data COMMAND [options]\n")
+    assert out.endswith("\nsfumato data COMMAND --help shows the options of a command.\n")
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == ["doctor", "primer"]
+    assert main(["data"]) == 2
+    assert capsys.readouterr().out == out
+
+
+def test_words_lead_to_a_request() -> None:
+    assert find_command(["data", "doctor", "x", "--help"]) == ("data doctor", DoctorRequest, ["x", "--help"])
+    assert find_command(["data"]) == ("data", COMMANDS["data"], [])
+    assert find_command(["demo", "demo"]) == ("demo", DemoRequest, ["demo"])
+    assert find_command(["-h"]) == ("", COMMANDS, ["-h"])
 
 
 def test_complaints_and_help_load_no_torch() -> None:

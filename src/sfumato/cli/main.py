@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from sfumato import __version__
 from sfumato.cli.render import Renderer, make_renderer
@@ -17,6 +17,7 @@ from sfumato.errors import ConfigError, SfumatoError
 from sfumato.events import Done
 from sfumato.requests import (
     DemoRequest,
+    DoctorRequest,
     EvaluateRequest,
     GenerateRequest,
     LearnRequest,
@@ -33,11 +34,13 @@ from sfumato.requests import (
 from sfumato.resolve import Resolved, resolve
 from sfumato.runtime.suggestions import did_you_mean
 
-COMMANDS: dict[str, type[Request]] = {
+Commands: TypeAlias = Mapping[str, "type[Request] | Commands"]
+
+COMMANDS: Commands = {
     "generate": GenerateRequest,
     "learn": LearnRequest,
     "train": TrainRequest,
-    "data": PrimerDataRequest,
+    "data": {"doctor": DoctorRequest, "primer": PrimerDataRequest},
     "evaluate": EvaluateRequest,
     "demo": DemoRequest,
     "replay": ReplayRequest,
@@ -80,18 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], renderer: Renderer) -> int:
     """Choose the command, build its request and show its events."""
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(_overview())
-        return EXIT_OK if words else EXIT_PROBLEM
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         sys.stdout.write(f"sfumato {__version__}\n")
         return EXIT_OK
-    if words[0] not in COMMANDS:
-        raise ConfigError(f"Unknown command {words[0]!r}.", hint=did_you_mean(words[0], COMMANDS))
-    request_class = COMMANDS[words[0]]
-    parser = build_parser(words[0], request_class)
+    command, found, rest = find_command(words)
+    if not isinstance(found, type):
+        sys.stdout.write(_overview(command, found))
+        return EXIT_OK if rest else EXIT_PROBLEM
+    request_class = found
+    parser = build_parser(command, request_class)
     try:
-        parsed = vars(_parse(parser, words[1:]))
+        parsed = vars(_parse(parser, rest))
     except SystemExit:  # argparse has shown the help
         return EXIT_OK
     explain, config = parsed.pop("explain"), parsed.pop("config", None)
@@ -118,6 +120,41 @@ def _follow(request: Request, renderer: Renderer) -> int:
         finally:
             events.close()
     return code
+
+
+def find_command(words: Sequence[str]) -> tuple[str, type[Request] | Commands, list[str]]:
+    """Follow the first words to a command.
+
+    Args:
+        words: The words after `sfumato`.
+
+    Returns:
+        The command's words with spaces between; its request, or the commands below it where the words end or ask for
+        help; the words that are left.
+
+    Raises:
+        ConfigError: A word is no command there.
+    """
+    node: type[Request] | Commands = COMMANDS
+    path: list[str] = []
+    for word in words:
+        if isinstance(node, type) or word in ("-h", "--help"):
+            break
+        if word not in node:
+            kind = " ".join([*path, "command"])
+            raise ConfigError(f"Unknown {kind} {word!r}.", hint=did_you_mean(word, node))
+        node = node[word]
+        path.append(word)
+    return " ".join(path), node, list(words[len(path) :])
+
+
+def leaves(commands: Commands = COMMANDS) -> list[tuple[str, type[Request]]]:
+    """Return every command that does something: its words and its request."""
+    found: list[tuple[str, type[Request]]] = []
+    for word, node in commands.items():
+        below = [("", node)] if isinstance(node, type) else leaves(node)
+        found += [(f"{word} {words}".rstrip(), request) for words, request in below]
+    return found
 
 
 def build_parser(command: str, request_class: type[Request]) -> Parser:
@@ -183,11 +220,16 @@ def _help_text(request_class: type[Request], name: str) -> str:
     return " ".join(parts)
 
 
-def _overview() -> str:
-    """List the commands."""
-    lines = ["usage: sfumato COMMAND [options]", "", "A workbench for latent diffusion.", ""]
-    lines += [f"  {name:10} {request.__doc__}" for name, request in COMMANDS.items()]
-    lines += ["", "sfumato COMMAND --help shows the options of a command; sfumato --version the version.", ""]
+def _overview(command: str, commands: Commands) -> str:
+    """List the commands of the program or below one of its words."""
+    called = f"sfumato {command}".rstrip()
+    rows = leaves(commands)
+    width = max(len(words) for words, _ in rows) + 1
+    lines = [f"usage: {called} COMMAND [options]", ""]
+    lines += [] if command else ["A workbench for latent diffusion.", ""]
+    lines += [f"  {words:{width}} {request.__doc__}" for words, request in rows]
+    version = "" if command else "; sfumato --version the version"
+    lines += ["", f"{called} COMMAND --help shows the options of a command{version}.", ""]
     return "\n".join(lines)
 
 

@@ -9,8 +9,22 @@ from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from sfumato.cli.tables import findings_text, table_text
 from sfumato.errors import SfumatoError
-from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
+from sfumato.events import (
+    Artifact,
+    Checkpoint,
+    Done,
+    Event,
+    Finding,
+    Metric,
+    Notice,
+    Preview,
+    Progress,
+    Step,
+    Table,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -107,6 +121,7 @@ class TerminalRenderer:
         self._tasks: dict[str, TaskID] = {}
         self._metric_shown_s = 0.0
         self._checkpoint: Checkpoint | None = None
+        self._findings: list[Finding] = []
 
     def __enter__(self) -> TerminalRenderer:
         return self
@@ -114,13 +129,20 @@ class TerminalRenderer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._show_findings()
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
     def show(self, event: Event) -> None:
-        """Show one event."""
+        """Show one event; findings are gathered and shown together before the next other event."""
+        if not isinstance(event, Finding | Progress):
+            self._show_findings()
         match event:
+            case Finding():
+                self._findings.append(event)
+            case Table():
+                self._line(table_text(event))
             case Step():
                 self._advance("drawing", event.step + 1, event.steps)
             case Progress():
@@ -158,6 +180,12 @@ class TerminalRenderer:
         self._metric_shown_s = now
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
         self._line(f"step {event.step}  {numbers}")
+
+    def _show_findings(self) -> None:
+        """Show what was gathered."""
+        if self._findings:
+            self._line(findings_text(self._findings))
+            self._findings = []
 
     def _line(self, text: str) -> None:
         if self._bars is not None:

@@ -6,6 +6,7 @@ from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
 from sfumato.requests import (
     DemoRequest,
+    DoctorRequest,
     EvaluateRequest,
     GenerateRequest,
     LearnRequest,
@@ -55,6 +56,10 @@ def run(request: Request) -> Events:
             from sfumato.operations.primer_data import primer_data
 
             return primer_data(request)
+        case DoctorRequest():
+            from sfumato.operations.doctor import doctor
+
+            return doctor(request)
         case EvaluateRequest():
             from sfumato.operations.evaluate import evaluate
 

@@ -1,0 +1,59 @@
+"""Write a folder of pictures again as it should be; the originals stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from sfumato.data.doctor import Examined
+from sfumato.data.images import load_image
+from sfumato.events import Artifact, Notice, Progress
+from sfumato.formats.atomic import atomic_folder
+from sfumato.operations.stream import Events
+
+
+def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
+    """Write upright 8-bit RGB pictures on white, each once, and captions in UTF-8.
+
+    Numbered folders keep their names. What a camera or a program wrote into the file besides the picture, such as
+    place and time, is not copied.
+
+    Args:
+        pictures: The pictures that can be read.
+        target: A folder that does not exist; it appears when all is written.
+
+    Yields:
+        Progress, a notice, and an `Artifact` of kind `dataset`.
+
+    Raises:
+        StorageError: The disk is full or the place cannot be written.
+    """
+    kept = [picture for picture in pictures if picture.same_as is None]
+    taken: set[str] = set()
+    with atomic_folder(target) as stage:
+        for number, picture in enumerate(kept, 1):
+            stem = _free_stem(picture.entry.name, taken)
+            path = stage / f"{stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(load_image(picture.entry.path).rgb).save(path)
+            if picture.caption and picture.caption != picture.entry.folder_caption:
+                (stage / f"{stem}.txt").write_text(f"{picture.caption}\n", encoding="utf-8")
+            yield Progress("writing", number, len(kept))
+    left_out = len(pictures) - len(kept)
+    yield Notice(0, f"Pictures copied: {len(kept)}; duplicates left out: {left_out}. Unreadable files are not copied.")
+    yield Artifact(target, "dataset", {"pictures": len(kept), "left_out": left_out})
+
+
+def _free_stem(name: str, taken: set[str]) -> str:
+    """Name a copy like the original; `a.jpg` beside `a.png` becomes `a-jpg`, with a number where that is taken too."""
+    path = PurePosixPath(name)
+    plain = path.with_suffix("").as_posix()
+    other = f"{plain}-{path.suffix[1:].lower()}"
+    number, stem = 1, plain
+    while stem.lower() in taken:
+        stem = other if number == 1 else f"{other}-{number}"
+        number += 1
+    taken.add(stem.lower())
+    return stem

@@ -1,0 +1,175 @@
+"""`sfumato data doctor` through the command line: fifteen broken folders and more, exit codes, the corrected copy."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sfumato as package
+from broken_folders import BROKEN, SIDE, Broken, good_folder, photo
+from sfumato.events import Progress
+from sfumato.operations import corrected_copy
+from sfumato.requests import DoctorRequest
+
+Run = Callable[..., Any]
+CHECK = ("data", "doctor")
+
+
+def records(answer: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answer.out.splitlines()]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.kind}-{broken.where}")
+def test_broken_folders(broken: Broken, sfumato: Run) -> None:
+    broken.build(good_folder(Path("data")))
+    answer = sfumato(*CHECK, "data", "--size", SIDE, "--json")
+    lines = records(answer)
+    (found,) = [line for line in lines if line["event"] == "finding" and line["kind"] == broken.kind]
+    assert found["found"].startswith(broken.found) and found["severity"] == broken.severity
+    assert Path(found["path"]) == Path("data") / broken.where
+    is_error = broken.severity == "error"
+    assert answer.code == (2 if is_error else 0), answer.out
+    assert (lines[-1]["event"] == "error") is is_error
+    assert not answer.err
+
+
+def test_at_least_fifteen_kinds_are_tested() -> None:
+    assert len({broken.kind for broken in BROKEN}) >= 15
+
+
+def test_a_good_folder(sfumato: Run) -> None:
+    good_folder(Path("data"), 6)
+    answer = sfumato(*CHECK, "data", "--size", SIDE, "--batch-size", 4)
+    assert answer.code == 0 and not answer.err
+    assert answer.out.splitlines()[:-1] == [
+        "Nothing was found that could spoil the result.",
+        "6 pictures can be read; at batch size 4 a round is 1 full batch and one of 2.",
+        "Middle squares are learned; trainers that sort by proportions would make these buckets:",
+        "bucket   pictures  with repeats  batches  not full",
+        "64 × 64         6             6        2         1",
+    ]
+
+
+def test_repeats_count_in_the_arithmetic(sfumato: Run) -> None:
+    good_folder(Path("data/10_sks fox"), 2)
+    photo(9, 160, 96).save(good_folder(Path("data/3_fox"), 0) / "x.png")
+    answer = sfumato(*CHECK, "data", "--size", SIDE, "--batch-size", 5)
+    assert "3 pictures can be read, 23 with their repeats; at batch size 5 a round is 4 full batches and one of 3." in (
+        answer.out
+    )
+    assert "80 × 48         1             3        1         1" in answer.out
+    assert answer.code == 0
+
+
+def test_one_summary_message(sfumato: Run) -> None:
+    good_folder(Path("data"))
+    Path("data/x.png").write_bytes(b"")
+    Path("data/y.txt").write_text("a fox")
+    photo(9, 10, 10).save("data/z.png")
+    answer = sfumato(*CHECK, "data", "--size", SIDE)
+    assert answer.code == 2
+    assert answer.err == (
+        "sfumato: data: 1 error, 2 warnings; nothing can be learned from it before the errors are mended. "
+        "--fix OUT writes a copy with what can be corrected.\n"
+    )
+    assert answer.out.startswith("error    cannot be decoded\n         data/x.png  0 bytes\n")
+
+
+def test_a_missing_folder(sfumato: Run) -> None:
+    answer = sfumato(*CHECK, "data")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "sfumato: data does not exist; a folder of pictures is needed. Check the path.\n"
+
+
+def broken_in_many_ways(folder: Path) -> Path:
+    """Write a folder in which everything that can be corrected is wrong."""
+    good_folder(folder, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(9, 96, 64).save(folder / "turned.jpg", exif=exif, quality=95)
+    picture = photo(10)
+    picture.putalpha(Image.fromarray(np.tile(np.arange(SIDE, dtype=np.uint8) * 4, (SIDE, 1))))
+    picture.save(folder / "clear.png")
+    photo(0).save(folder / "double.bmp")
+    photo(11).save(folder / "0.jpg", quality=95)
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:300])
+    (folder / "1.txt").write_bytes("ein Füchslein".encode("cp1252"))
+    photo(12).convert("CMYK").save(good_folder(folder / "3_fox", 0) / "print.jpg", quality=95)
+    return folder
+
+
+def test_the_copy_is_corrected_and_the_originals_stay(sfumato: Run, base: Path) -> None:
+    folder = broken_in_many_ways(Path("data"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    answer = sfumato(*CHECK, folder, "--size", SIDE, "--fix", "fixed")
+    assert answer.code == 2
+    assert "2 errors, " in answer.err and answer.err.endswith("mended. fixed holds what could be corrected.\n")
+    assert "Pictures copied: 6; duplicates left out: 1. Unreadable files are not copied." in answer.out
+    assert "dataset: fixed" in answer.out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    files = sorted(path.relative_to("fixed").as_posix() for path in Path("fixed").rglob("*") if path.is_file())
+    # of the double the one whose name comes first stays
+    assert files == ["0-png.png", "0.png", "1.png", "1.txt", "3_fox/print.png", "clear.png", "turned.png"]
+    for name in (name for name in files if name.endswith(".png")):
+        with Image.open(Path("fixed") / name) as picture:
+            assert (picture.mode, picture.format, dict(picture.getexif())) == ("RGB", "PNG", {})
+    with Image.open("fixed/turned.png") as upright, Image.open("fixed/clear.png") as clear:
+        assert upright.size == (64, 96)
+        assert clear.getpixel((0, 0)) == (255, 255, 255)
+    assert Path("fixed/1.txt").read_text(encoding="utf-8") == "ein Füchslein\n"
+    again = sfumato(*CHECK, "fixed", "--size", SIDE, "--json")
+    kinds = {line["kind"] for line in records(again) if line["event"] == "finding"}
+    assert again.code == 0 and kinds == {"mixed-folders", "caption-missing"}
+    words = ("learn", "fixed", "--as", "<fox>", "--class", "fox", "--steps", 1, "--rank", 2, "--base", base)
+    assert sfumato(*words).code == 0
+    assert sfumato("learn", "data", *words[2:]).code == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("there", "--fix: given 'there', which exists; needed the name of a new folder. Nothing was written."),
+        ("data/out", "--fix: given 'data/out', which lies in 'data'; needed a new folder outside of it."),
+        ("data", "--fix: given 'data', which lies in 'data'; needed a new folder outside of it."),
+        ("link/out", "--fix: given 'link/out', which lies in 'data'; needed a new folder outside of it."),
+    ],
+)
+def test_places_that_are_refused(place: str, message: str, sfumato: Run) -> None:
+    good_folder(Path("data"))
+    Path("there").mkdir()
+    Path("link").symlink_to(Path("data").absolute())
+    answer = sfumato(*CHECK, "data", "--fix", place)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"sfumato: {message}\n")
+    assert sorted(path.name for path in Path().iterdir()) == ["data", "link", "there"]
+
+
+def test_nothing_to_copy(sfumato: Run) -> None:
+    Path("data").mkdir()
+    answer = sfumato(*CHECK, "data", "--fix", "fixed")
+    assert answer.code == 2 and not Path("fixed").exists()
+    assert "1 error; nothing can be learned" in answer.err and "fixed" not in answer.err
+
+
+def test_a_copy_appears_whole_or_not_at_all(sfumato: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    good_folder(Path("data"))
+    events = package.run(DoctorRequest(folder=Path("data"), size=SIDE, fix=Path("fixed")))
+    for event in events:
+        if isinstance(event, Progress) and event.phase == "writing":
+            break
+    events.close()
+    assert [path.name for path in Path().iterdir()] == ["data"]
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(corrected_copy, "load_image", full)
+    answer = sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed")
+    assert answer.code == 2 and "Could not write 'fixed': the disk is full." in answer.err
+    assert [path.name for path in Path().iterdir()] == ["data"]
