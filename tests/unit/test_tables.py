@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 from sfumato.cli.render import TerminalRenderer, event_record
-from sfumato.cli.tables import findings_text, table_text
+from sfumato.cli.tables import SEVERITIES, findings_text, table_text
 from sfumato.data.findings import KINDS, finding
 from sfumato.events import Done, Event, Notice, Progress, Table
 
@@ -43,6 +43,16 @@ def test_numbers_stand_to_the_right() -> None:
         "96 × 160         12",
     ]
     assert table_text(Table("", ("a",), ())) == "a"
+
+
+def test_the_sample_in_the_docs_says_what_the_doctor_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "check-a-folder.md"
+    sample = page.read_text(encoding="utf-8").split("```")[3].splitlines()
+    heads = [line for line in sample if line.split(" ")[0] in SEVERITIES]
+    assert len(heads) >= 5
+    assert set(heads) <= {f"{kind.severity:9}{kind.title}" for kind in KINDS.values()}
+    advice = {line.strip() for line in sample if "→" in line}
+    assert advice <= {f"→ {kind.meaning} {kind.advice}" for kind in KINDS.values()}
 
 
 def shown(*events: Event) -> list[str]:
