@@ -100,7 +100,7 @@ def broken_in_many_ways(folder: Path) -> Path:
     photo(0).save(folder / "double.bmp")
     photo(11).save(folder / "0.jpg", quality=95)
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:300])
-    (folder / "1.txt").write_bytes("ein Füchslein".encode("cp1252"))
+    (folder / "1.txt").write_bytes("ein Füchslein\r\nim Schnee".encode("cp1252"))
     photo(12).convert("CMYK").save(good_folder(folder / "3_fox", 0) / "print.jpg", quality=95)
     return folder
 
@@ -123,13 +123,29 @@ def test_the_copy_is_corrected_and_the_originals_stay(sfumato: Run, base: Path) 
     with Image.open("fixed/turned.png") as upright, Image.open("fixed/clear.png") as clear:
         assert upright.size == (64, 96)
         assert clear.getpixel((0, 0)) == (255, 255, 255)
-    assert Path("fixed/1.txt").read_text(encoding="utf-8") == "ein Füchslein\n"
+    assert Path("fixed/1.txt").read_text(encoding="utf-8") == "ein Füchslein\nim Schnee\n"
     again = sfumato(*CHECK, "fixed", "--size", SIDE, "--json")
     kinds = {line["kind"] for line in records(again) if line["event"] == "finding"}
     assert again.code == 0 and kinds == {"mixed-folders", "caption-missing"}
     words = ("learn", "fixed", "--as", "<fox>", "--class", "fox", "--steps", 1, "--rank", 2, "--base", base)
     assert sfumato(*words).code == 0
     assert sfumato("learn", "data", *words[2:]).code == 2
+
+
+def test_captions_of_metadata_are_copied_as_text_files(sfumato: Run) -> None:
+    good_folder(Path("data"), 2)
+    Path("data/metadata.jsonl").write_text('{"file_name": "1.png", "text": "a fox"}\n')
+    assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 0
+    assert sorted(path.name for path in Path("fixed").iterdir()) == ["0.png", "1.png", "1.txt"]
+    assert Path("fixed/1.txt").read_text(encoding="utf-8") == "a fox\n"
+
+
+def test_names_that_are_not_utf_8(sfumato: Run) -> None:
+    folder = good_folder(Path("data"), 2)
+    (folder / "f\udce9.png").write_bytes(b"")
+    for words in ((), ("--json",)):
+        answer = sfumato(*CHECK, "data", "--size", SIDE, *words)
+        assert answer.code == 2 and "f\\udce9.png" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_nothing_is_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "text", "encoding"),
     [
-        ("ein  Füchslein\n".encode(), "ein Füchslein", "UTF-8"),
+        ("ein  Füchslein\n".encode(), "ein  Füchslein\n", "UTF-8"),
         ("Fuchs".encode("utf-8-sig"), "Fuchs", "UTF-8"),
         ("Füchslein".encode("utf-16"), "Füchslein", "UTF-16"),
         ("Fuchs".encode("utf-16-le"), "Fuchs", "UTF-16"),
@@ -224,3 +224,11 @@ def test_pictures_in_a_tree_are_examined(tmp_path: Path) -> None:
     found, pictures = examined(tmp_path)
     assert [(item.kind, item.path) for item in found] == [("truncated", tmp_path / "10_sks fox" / "cut.png")]
     assert [(picture.entry.repeats, picture.caption) for picture in pictures] == [(10, "sks fox")] * 2
+
+
+def test_pictures_too_deep_in_a_tree_are_named(tmp_path: Path) -> None:
+    good_folder(tmp_path / "3_fox", 2)
+    photo(5).save(good_folder(tmp_path / "3_fox" / "old", 0) / "x.png")
+    (found,), pictures = examined(tmp_path)
+    assert (found.kind, found.path, found.found) == ("unread-folder", tmp_path / "3_fox" / "old", "1 picture")
+    assert len(pictures) == 2

@@ -35,6 +35,12 @@ def test_of_many_files_the_first_five_are_shown() -> None:
     assert "4.png" in text and "5.png" not in text and "         and 7 more; --json names all" in text
 
 
+def test_letters_that_a_terminal_would_obey_are_escaped() -> None:
+    text = findings_text([finding("blurred", Path("a\udce9\x1b[2J.png"), "one\ntwo")])
+    assert text.splitlines()[1] == "         a\\udce9\\x1b[2J.png  one\\ntwo"
+    text.encode()
+
+
 def test_numbers_stand_to_the_right() -> None:
     assert table_text(TABLE).splitlines() == [
         "Sizes:",

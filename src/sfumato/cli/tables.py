@@ -30,12 +30,17 @@ def findings_text(findings: Sequence[Finding]) -> str:
         first = items[0]
         lines.append(f"{first.severity:9}{first.title}{f' ({len(items)})' if len(items) > 1 else ''}")
         shown = items[:SHOWN]
-        width = max(len(str(item.path)) for item in shown)
-        lines += [f"{_INDENT}{item.path!s:{width}}  {item.found}" for item in shown]
+        width = max(len(_plain(str(item.path))) for item in shown)
+        lines += [f"{_INDENT}{_plain(str(item.path)):{width}}  {_plain(item.found)}" for item in shown]
         if len(items) > SHOWN:
             lines.append(f"{_INDENT}and {len(items) - SHOWN} more; --json names all")
         lines.append(f"{_INDENT}→ {first.meaning} {first.advice}")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Write letters that a terminal cannot show, or would obey, as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def table_text(table: Table) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sfumato.data.findings import finding
@@ -23,20 +24,18 @@ def decode_caption(data: bytes) -> tuple[str, str]:
         data: The bytes of the file.
 
     Returns:
-        The text in one line and the name of the encoding: `UTF-8`, `UTF-16`, or `Windows-1252`, which is assumed of
+        The text with its lines and the name of the encoding: `UTF-8`, `UTF-16`, or `Windows-1252`, which is assumed of
         everything else.
     """
-    encodings = [("utf-8-sig", "UTF-8"), ("cp1252", "Windows-1252"), ("latin-1", "Windows-1252")]
+    encodings = [("utf-8-sig", "UTF-8"), ("cp1252", "Windows-1252")]
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encodings.insert(0, ("utf-16", "UTF-16"))
     elif b"\0" in data:
         encodings.insert(0, ("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "UTF-16"))
     for codec, name in encodings:
-        try:
-            return " ".join(data.decode(codec).split()), name
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("latin-1 decodes everything")
+        with suppress(UnicodeDecodeError):
+            return data.decode(codec), name
+    return data.decode("latin-1"), "Windows-1252"
 
 
 def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Finding]]:
@@ -56,10 +55,11 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
         text = ""
         if path.is_file():
             try:
-                text, encoding = decode_caption(path.read_bytes())
+                raw, encoding = decode_caption(path.read_bytes())
             except OSError as error:
                 found.append(finding("unopened", path, error.strerror or str(error)))
                 continue
+            text = " ".join(raw.split())
             if encoding != "UTF-8":
                 found.append(finding("caption-encoding", path, f"{encoding}, it seems: '{_short(text)}'"))
             elif not text:

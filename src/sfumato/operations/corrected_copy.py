@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from sfumato.data.caption_checks import decode_caption
 from sfumato.data.doctor import Examined
 from sfumato.data.images import load_image
 from sfumato.events import Artifact, Notice, Progress
@@ -38,12 +39,22 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
             path = stage / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(load_image(picture.entry.path).rgb).save(path)
-            if picture.caption and picture.caption != picture.entry.folder_caption:
-                (stage / f"{stem}.txt").write_text(f"{picture.caption}\n", encoding="utf-8")
+            caption = _caption(picture)
+            if caption:
+                (stage / f"{stem}.txt").write_text(caption, encoding="utf-8", newline="\n")
             yield Progress("writing", number, len(kept))
     left_out = len(pictures) - len(kept)
     yield Notice(0, f"Pictures copied: {len(kept)}; duplicates left out: {left_out}. Unreadable files are not copied.")
     yield Artifact(target, "dataset", {"pictures": len(kept), "left_out": left_out})
+
+
+def _caption(picture: Examined) -> str:
+    """Return the caption that is written beside the copy; empty where the folder's name says it all."""
+    path = picture.entry.path.with_suffix(".txt")
+    text = decode_caption(path.read_bytes())[0] if path.is_file() else ""
+    if text.strip():
+        return "\n".join(text.splitlines()) + "\n"
+    return f"{picture.entry.metadata}\n" if picture.entry.metadata else ""
 
 
 def _free_stem(name: str, taken: set[str]) -> str:
