@@ -14,12 +14,21 @@ from PIL import Image
 
 import sfumato as package
 from broken_folders import BROKEN, SIDE, Broken, good_folder, photo
+from sfumato.errors import DataError
 from sfumato.events import Progress
+from sfumato.formats.bundle import Bundle
 from sfumato.operations import corrected_copy
 from sfumato.requests import DoctorRequest
+from sfumato.training.subject import read_subject
+from tiny import tiny_bundle
 
 Run = Callable[..., Any]
 CHECK = ("data", "doctor")
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
 
 
 def records(answer: Any) -> list[dict[str, Any]]:
@@ -38,6 +47,18 @@ def test_broken_folders(broken: Broken, sfumato: Run) -> None:
     assert answer.code == (2 if is_error else 0), answer.out
     assert (lines[-1]["event"] == "error") is is_error
     assert not answer.err
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.kind}-{broken.where}")
+def test_learning_stops_at_errors_and_at_nothing_else(broken: Broken, bundle: Bundle, tmp_path: Path) -> None:
+    folder = good_folder(tmp_path / "data")
+    broken.build(folder)
+    if broken.severity != "error":
+        assert len(read_subject(folder, "<fox>", "fox", bundle)) >= 4
+        return
+    with pytest.raises(DataError) as caught:
+        read_subject(folder, "<fox>", "fox", bundle)
+    assert str(folder / broken.where) in caught.value.message
 
 
 def test_at_least_fifteen_kinds_are_tested() -> None:

@@ -99,6 +99,9 @@ def test_sharpness_by_hand() -> None:
     point[2, 2] = 10  # the Laplacian is -40 there, 10 at four neighbours, 0 at four corners
     assert np.isclose(sharpness(point), (1600 + 400) / 9)
     assert sharpness(np.zeros((2, 2, 3), dtype=np.uint8)) == 0
+    equally_bright = np.full((6, 6, 3), (130, 70, 170), dtype=np.uint8)
+    equally_bright[2:4, 2:4] = (30, 110, 230)
+    assert sharpness(equally_bright) > 1000
 
 
 @given(SEEDS, st.floats(1.0, 4.0))

@@ -156,6 +156,9 @@ def test_captions_stand_beside_pictures(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match=r"d\.txt cannot be read as UTF-8 text"):
         read_caption(tmp_path / "d.png")
+    (tmp_path / "e.txt").write_bytes("a fox".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"e\.txt cannot be read as UTF-8 text: it holds zero bytes, as UTF-16 does"):
+        read_caption(tmp_path / "e.png")
 
 
 def test_resizing_keeps_proportions(tmp_path: Path) -> None:

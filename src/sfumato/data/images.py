@@ -206,6 +206,8 @@ def read_caption(image: Path, default: str | None = None) -> str:
         text = " ".join(path.read_text(encoding="utf-8-sig").split()) if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The caption {path} cannot be read as UTF-8 text: {error}.") from error
+    if "\0" in text:
+        raise DataError(f"The caption {path} cannot be read as UTF-8 text: it holds zero bytes, as UTF-16 does.")
     if text:
         return text
     if default is not None:

@@ -62,7 +62,7 @@ class Facts:
         height: Height in pixels.
         digest: SHA-256 of size and pixels: the same for the same picture in another encoding without loss.
         fingerprint: For finding pictures that are nearly the same.
-        sharpness: Variance of the Laplacian of the middle square at the size that is learned.
+        sharpness: Highest variance of the Laplacian of a colour, middle square, at the size that is learned.
     """
 
     width: int
