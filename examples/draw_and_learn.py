@@ -12,7 +12,7 @@ def main(photos: str, base: str = "primer", steps: int = 150) -> None:
     """Run the example."""
     pipeline = sfumato.load(base)
 
-    pictures = sfumato.generate("a red apple on a blue background", base=pipeline, count=2, seed=7)
+    pictures = sfumato.generate("a green apple on a blue background", base=pipeline, count=2, seed=7)
     pictures[0].save("apple.png")  # with its recipe inside
 
     concept = sfumato.learn(photos, placeholder="<fox>", class_noun="fox", base=pipeline, steps=steps)

@@ -10,7 +10,7 @@ import sfumato
 
 def main(base: str = "primer") -> None:
     """Run the example."""
-    events = sfumato.run(sfumato.GenerateRequest(prompt="a robot", base=base, steps=12))
+    events = sfumato.run(sfumato.GenerateRequest(prompt="a rocket", base=base, steps=12))
     for event in events:
         match event:
             case sfumato.Step():
@@ -18,7 +18,7 @@ def main(base: str = "primer") -> None:
             case sfumato.Artifact():
                 print("written:", event.path)
 
-    half_way = sfumato.run(sfumato.GenerateRequest(prompt="a robot", base=base, steps=12))
+    half_way = sfumato.run(sfumato.GenerateRequest(prompt="a rocket", base=base, steps=12))
     for event in half_way:
         if isinstance(event, sfumato.Step) and event.step == 5:
             half_way.close()  # nothing is written

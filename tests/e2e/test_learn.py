@@ -163,4 +163,4 @@ def test_examples(name: str, base: Path, photos: Path, tmp_path: Path, monkeypat
     if name == "draw_and_learn":
         assert read_recipe(Path("fox.png"))["request"]["prompt"] == "a <fox> on a green background"
     if name == "follow_events":
-        assert [path.name for path in Path("out").iterdir()] == ["a-robot-0.png"]
+        assert [path.name for path in Path("out").iterdir()] == ["a-rocket-0.png"]
