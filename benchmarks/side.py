@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +88,7 @@ def serve(work: Callable[[], object], facts: Mapping[str, Any]) -> None:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Count operations, those of the CPU's fused attention and of convolutions with a kept kernel too."""
+    """Count operations, those of the CPU's fused attention too."""
     ops = torch.ops.aten
 
     def backward(grad: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
@@ -97,11 +97,7 @@ def flop_counter() -> FlopCounterMode:
     def forward(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(q, k, v))
 
-    def kept_kernel(x: Sequence[int], kernel: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-        return int(conv_flop_count(list(x), list(kernel), list(out_shape)))
-
     mapping = {
-        torch.ops.mkldnn._convolution_pointwise: kept_kernel,
         ops._scaled_dot_product_flash_attention_for_cpu: forward,
         ops._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }

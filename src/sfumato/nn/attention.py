@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, ShapeError
-from sfumato.nn.convolution import Conv2d
 
 TRANSFORMER_NORM_EPS = 1e-6
 """GroupNorm epsilon in front of a spatial transformer; residual blocks use 1e-5."""
@@ -258,7 +257,7 @@ class SpatialTransformer(nn.Module):
 
     def _projection(self, channels: int) -> nn.Module:
         """Return a layer that mixes channels at each position."""
-        return nn.Linear(channels, channels) if self.linear_projection else Conv2d(channels, channels, 1)
+        return nn.Linear(channels, channels) if self.linear_projection else nn.Conv2d(channels, channels, 1)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"] | ContextCache

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.nn.attention import attend, check_heads, split_heads, to_map, to_tokens
-from sfumato.nn.convolution import Conv2d
 
 Resample = Literal["up", "down"]
 
@@ -80,13 +79,13 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = resample
         self.norm1 = group_norm(in_channels, groups, eps)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if time_width is not None:
             self.time_emb_proj = nn.Linear(time_width, (2 if scale_shift else 1) * out_channels)
         self.norm2 = group_norm(out_channels, groups, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         if zero_init:
             zero_parameters(self.conv2)
 
@@ -138,7 +137,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, asymmetric: bool = False) -> None:
         super().__init__()
         self.asymmetric = asymmetric
-        self.conv = Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(
         self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "_b d"] | None = None
@@ -157,7 +156,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(
         self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "_b d"] | None = None
