@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.compare import agree, in_turns, report
 from benchmarks.machine import measure
-from benchmarks.options import parser
+from benchmarks.options import for_sides, side_parser
 from benchmarks.random_base import PROMPTS, write_random_base
 from benchmarks.side import serve
 from sfumato.formats.bundle import load_bundle
@@ -90,13 +90,10 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 when the pictures differ.
     """
-    made = parser("generate", __doc__)
+    made = side_parser("generate", __doc__)
     made.add_argument("--base", type=Path, help="folder of a base (default: random weights, the embedded base's shape)")
     made.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)")
     made.add_argument("--steps", type=int, default=20, help="must divide 1000 (default: 20)")
-    made.add_argument("--channels-last", action="store_true", help="give diffusers channels-last weights too")
-    made.add_argument("--side", help=argparse.SUPPRESS)
-    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options, _ = made.parse_known_args(words)
     if options.side:
         _serve(options)
@@ -109,8 +106,7 @@ def main(words: Sequence[str] | None = None) -> int:
         base = options.base or folder / "base"
         if options.base is None:
             write_random_base(base, tiny=options.tiny)
-        shared = ["--base", str(base.resolve()), "--folder", name, "--threads", str(options.threads)]
-        shared += ["--steps", str(options.steps), *(["--channels-last"] if options.channels_last else [])]
+        shared = [*for_sides(options, name), "--base", str(base.resolve()), "--steps", str(options.steps)]
         for batch in options.batch:
             result = in_turns("generate", [*shared, "--batch", str(batch)], options.repeats)
             report(f"{options.steps} steps, batch {batch}", result, peak, items=batch, unit="pictures")

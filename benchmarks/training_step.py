@@ -6,7 +6,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 
 from benchmarks.compare import agree, in_turns, report
 from benchmarks.machine import measure
-from benchmarks.options import parser
+from benchmarks.options import for_sides, side_parser
 from benchmarks.random_base import denoiser_recipe
 from benchmarks.side import serve
-from benchmarks.unet_step import fill
+from benchmarks.unet_step import diffusers_unet, fill
 from sfumato.models.unet import UNet
 from sfumato.models.unet_config import UNetConfig
 from sfumato.runtime.memory import keep_freed_memory
@@ -65,14 +64,7 @@ def diffusers_work(
     config: UNetConfig, batch: int, precision: Precision, *, channels_last: bool
 ) -> Callable[[], Tensor]:
     """Return diffusers' step."""
-    from benchmarks.diffusers_side import diffusers
-    from sfumato.formats.diffusers_unet import write_unet_config
-
-    written = {key: value for key, value in write_unet_config(config, 8).items() if not key.startswith("_")}
-    unet = diffusers.UNet2DConditionModel.from_config(written)
-    fill(unet)
-    if channels_last:
-        unet.to(memory_format=torch.channels_last)
+    unet = diffusers_unet(config, 8, channels_last=channels_last)
     unet.train()
     return step_of(unet, config, batch, precision, lambda unet, *inputs: unet(*inputs).sample)
 
@@ -100,12 +92,9 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 when the losses of the first steps differ.
     """
-    made = parser("training_step", __doc__)
+    made = side_parser("training_step", __doc__)
     made.add_argument("--batch", type=int, default=64, help="pictures a step (default: 64)")
-    made.add_argument("--channels-last", action="store_true", help="give diffusers channels-last weights too")
     made.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="one only (default: both)")
-    made.add_argument("--side", help=argparse.SUPPRESS)
-    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options, _ = made.parse_known_args(words)
     if options.side:
         _serve(options)
@@ -114,8 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"  {peak}\n")
     same = True
     with tempfile.TemporaryDirectory() as name:
-        shared = ["--folder", name, "--threads", str(options.threads), "--batch", str(options.batch)]
-        shared += [flag for flag in ("--tiny", "--channels-last") if getattr(options, flag[2:].replace("-", "_"))]
+        shared = [*for_sides(options, name), "--batch", str(options.batch)]
         for precision in (options.precision,) if options.precision else ("fp32", "bf16"):
             result = in_turns("training_step", [*shared, "--precision", precision], options.repeats)
             items = 4 if options.tiny else options.batch

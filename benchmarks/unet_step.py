@@ -7,7 +7,6 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.compare import agree, in_turns, report
 from benchmarks.machine import measure
-from benchmarks.options import parser
+from benchmarks.options import for_sides, side_parser
 from benchmarks.side import serve
 from sfumato.models.presets import UNETS
 from sfumato.models.unet import UNet
@@ -61,16 +60,23 @@ def sfumato_work(*, tiny: bool) -> Callable[[], Tensor]:
     return lambda: unet(x_t, t[0], prepared)
 
 
-def diffusers_work(*, tiny: bool, channels_last: bool) -> Callable[[], Tensor]:
-    """Return diffusers' evaluation."""
+def diffusers_unet(config: UNetConfig, side: int, *, channels_last: bool) -> nn.Module:
+    """Build diffusers' network of a configuration, for latents of a side, with the same weights as ours."""
     from benchmarks.diffusers_side import diffusers
     from sfumato.formats.diffusers_unet import write_unet_config
 
-    config = write_unet_config(_TINY if tiny else UNETS["sd1"](), 8 if tiny else 64)
-    unet = diffusers.UNet2DConditionModel.from_config({k: v for k, v in config.items() if not k.startswith("_")})
+    written = {key: value for key, value in write_unet_config(config, side).items() if not key.startswith("_")}
+    unet: nn.Module = diffusers.UNet2DConditionModel.from_config(written)
     fill(unet)
     if channels_last:
-        unet.to(memory_format=torch.channels_last)
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return unet
+
+
+def diffusers_work(*, tiny: bool, channels_last: bool) -> Callable[[], Tensor]:
+    """Return diffusers' evaluation."""
+    config = _TINY if tiny else UNETS["sd1"]()
+    unet = diffusers_unet(config, 8 if tiny else 64, channels_last=channels_last)
     x_t, t, context = inputs(tiny=tiny)
     return lambda: unet(x_t, t, context).sample
 
@@ -97,10 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 1 when the results differ.
     """
-    made = parser("unet_step", __doc__, repeats=3)
-    made.add_argument("--channels-last", action="store_true", help="give diffusers channels-last weights too")
-    made.add_argument("--side", help=argparse.SUPPRESS)
-    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    made = side_parser("unet_step", __doc__, repeats=3)
     options, _ = made.parse_known_args(words)
     if options.side:
         _serve(options)
@@ -108,9 +111,7 @@ def main(words: Sequence[str] | None = None) -> int:
     peak = measure(options.threads, tiny=options.tiny)
     sys.stdout.write(f"  {peak}\n")
     with tempfile.TemporaryDirectory() as name:
-        shared = ["--folder", name, "--threads", str(options.threads)]
-        shared += [flag for flag in ("--tiny", "--channels-last") if getattr(options, flag[2:].replace("-", "_"))]
-        result = in_turns("unet_step", shared, options.repeats)
+        result = in_turns("unet_step", for_sides(options, name), options.repeats)
         report("SD-1-size U-Net, 64×64, batch 2", result, peak, memory=True)
         return 0 if agree(result, _TOLERANCE) else 1
 
