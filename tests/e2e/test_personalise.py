@@ -23,10 +23,12 @@ from sfumato.formats.concept import load_concept
 from sfumato.formats.safe_io import content_hash
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
-from sfumato.training.personalise import LearnConfig, Learner, learn
+from sfumato.training.personalise import learn
 from sfumato.training.subject import pick, read_subject, subject_caption
 from tiny import tiny_bundle
 

@@ -11,10 +11,10 @@ from sfumato.events import Artifact
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
+from sfumato.training.learn_config import LearnConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
-from sfumato.training.personalise import LearnConfig
 from sfumato.training.personalise import learn as learn_subject
 
 

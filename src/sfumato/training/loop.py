@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "loop.max_seconds",
     "loop.threads",
     "loop.tensorboard",
+    "optim.decay_steps",
     "preview.*",
     "bundle_every",
     "name",
@@ -47,7 +48,8 @@ MAY_CHANGE = (
     "*.workers",
     "latents.keep",
 )
-"""Settings that a resumed run may change: they do not alter a step. Data are compared by hash, not by path."""
+"""Settings that a resumed run may change: they alter no step that is behind it, only where the run ends and what is
+said on the way. Data are compared by hash, not by path."""
 
 
 class LoopConfig(Section):

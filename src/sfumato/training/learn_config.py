@@ -1,0 +1,75 @@
+"""The settings of a run that teaches a base a subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sfumato.data.templates import TemplateSet
+from sfumato.training.loop import LoopConfig
+from sfumato.training.methods import MethodName
+from sfumato.training.objectives import DenoisingConfig
+from sfumato.training.optim import OptimConfig
+from sfumato.training.section import Section
+
+
+class LearnConfig(Section):
+    """How a subject is learned.
+
+    Attributes:
+        method: What learns, a row of `METHODS`.
+        folder: Its pictures, with captions beside them if there are any.
+        placeholder: The user's word for it, such as `<fox>`.
+        class_noun: What it is, in the base's words.
+        output: The concept file.
+        identifier: `new` gives the word vectors of its own, started from the class noun; `rare` uses a word that the
+            base hardly knows.
+        word: The rare word to use; None picks one by the paper's rule.
+        num_vectors: Vectors of a new word.
+        initializer: Word that a new word starts from; None for the class noun.
+        anchor_weight: Weight of the squared distance of the new word's vectors from where they started, in units of the
+            token table's variance; keeps a word editable ([gal2022] regularisation).
+        templates: Sentences that take the place of the pictures' captions, another one each time a picture is seen.
+        rank: Rank of the factors.
+        alpha: Their scale is alpha / rank; None for a scale of 1.
+        dropout: Rate on their input.
+        targets: Layers of the U-Net that learn.
+        text_encoder: Learn in the text encoder's attention too.
+        prior_weight: Weight of the class pictures that keep the class as it was; 0 for none.
+        num_class_images: How many of them.
+        batch_size: Pictures of the subject per step, and as many of the class.
+        flip: Add every picture mirrored; not for subjects whose sides differ.
+        seed: Seed of everything drawn.
+        objective: The loss.
+        optim: The optimizer.
+        loop: How long, how often.
+        preview_prompts: Texts that are drawn at every preview.
+    """
+
+    method: MethodName = "lora"
+    folder: Path
+    placeholder: str = Field(min_length=1)
+    class_noun: str = Field(min_length=1)
+    output: Path
+    identifier: Literal["new", "rare"] = "new"
+    word: str | None = None
+    num_vectors: int = Field(default=1, ge=1)
+    initializer: str | None = None
+    anchor_weight: float = Field(default=0.0, ge=0)
+    templates: TemplateSet = "none"
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ("attention",)
+    text_encoder: bool = True
+    prior_weight: float = Field(default=0.0, ge=0)
+    num_class_images: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    flip: bool = False
+    seed: int = 0
+    objective: DenoisingConfig = DenoisingConfig(text_dropout=0.0)
+    optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=5, schedule="cosine", final_lr=0.1)
+    loop: LoopConfig = LoopConfig(steps=150, log_every=10, save_every=50, tensorboard=False)
+    preview_prompts: tuple[str, ...] = ()

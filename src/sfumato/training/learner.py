@@ -1,0 +1,276 @@
+"""What learns a subject: attached to the base while it learns, a file of its own at the end.
+
+What learns is a row of `methods.METHODS`; what is drawn (the subject's pictures, optionally pictures of its class) and
+which losses are taken (denoising, optionally prior preservation) go with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato import __version__
+from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
+from sfumato.data.templates import TEMPLATES
+from sfumato.errors import ConfigError
+from sfumato.events import Artifact, Event, Preview
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import Concept, save_concept, taken_from
+from sfumato.pipeline import Pipeline, Settings
+from sfumato.runtime.seeding import generator
+from sfumato.tensors import Context, PerRow
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.methods import METHODS
+from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, noised
+from sfumato.training.sheets import save_sheet
+from sfumato.training.subject import Samples, pick
+from sfumato.training.task import LossReport, Phase, Task
+
+
+class Learner:
+    """Holds what learns, attached to the base, and computes the loss.
+
+    Args:
+        config: What and how.
+        bundle: The base, frozen.
+        samples: The subject.
+        prior: The class; None without prior preservation.
+    """
+
+    def __init__(self, config: LearnConfig, bundle: Bundle, samples: Samples, prior: Samples | None) -> None:
+        self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
+        self.base_hash = bundle.base_hash
+        self.method = METHODS[config.method]
+        self.rows: TokenRows | None = None
+        self.expansion = self._expansion()
+        self.adapters = self._adapters() if self.method.factors else {}
+        if config.identifier == "new":
+            self.rows = self._new_rows()
+        self._start = None if self.rows is None else self.rows.rows.detach().clone()
+        self._fixed: dict[str, Context] = {}
+        self._is_open = True
+        for lora in self.adapters.values():
+            lora.attach()
+            lora.train()
+        try:
+            self._tokens = {text: self._encode(text) for text in self._texts()}
+        except BaseException:
+            self.close()
+            raise
+        learning = {**self.adapters, **({} if self.rows is None else {"word": self.rows})}
+        self.learning: dict[str, nn.Module] = {f"learned-{name}": module for name, module in learning.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the run, as plain data."""
+        values = self.config.model_dump(mode="json", exclude={"folder", "output"})
+        facts = {"data": self.samples.data_hash, "base": self.base_hash, "expansion": self.expansion}
+        return {**values, **facts}
+
+    def task(self) -> Task:
+        """Return what the loop needs."""
+        return Task(
+            [Phase("learn", self.learning, self.loss, self.config.optim)],
+            self.learning,
+            self.config.seed,
+            watched={"unet": self.bundle.unet, "text_encoder": self.bundle.text_encoder},
+            preview=self.preview,
+            finish=self.finish,
+        )
+
+    def loss(self, draw: int) -> LossReport:
+        """Compute the loss of a draw: subject and class in one batch, each with its own times and noise."""
+        config, size = self.config, self.config.batch_size
+        names, per_row, plain = self._losses(draw)
+        loss = per_row[:size].mean()
+        metrics = {"plain": plain.mean().detach()} if self.prior is None else {"subject": loss.detach()}
+        if self.prior is not None:
+            prior = per_row[size:].mean()
+            metrics["prior"] = prior.detach()
+            loss = loss + config.prior_weight * prior
+        if config.anchor_weight and self.rows is not None and self._start is not None:
+            table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
+            anchor = (self.rows.rows - self._start).square().mean() / table.var()
+            metrics["anchor"] = anchor.detach()
+            loss = loss + config.anchor_weight * anchor
+        return LossReport(loss, metrics, names, per_row.detach(), len(names))
+
+    def preview(self, step: int, folder: Path) -> Iterator[Event]:
+        """Draw the preview prompts exactly as the finished concept would draw them."""
+        if not self.config.preview_prompts:
+            return
+        pipeline = Pipeline(self.bundle)
+        concept = self.concept(step)
+        self._detach()
+        try:
+            with pipeline.using((concept, 1.0), any_base=True):
+                settings = Settings(steps=16, batch_size=4)
+                rows = [pipeline.images([prompt], range(4), settings) for prompt in self.config.preview_prompts]
+        finally:
+            self._attach()
+        yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
+
+    def concept(self, step: int) -> Concept:
+        """Return what has been learned so far."""
+        config = self.config
+        bare = Concept(
+            placeholder=config.placeholder,
+            class_noun=config.class_noun,
+            expansion=self.expansion,
+            factors={},
+            configs={},
+            rows=None if self.rows is None else self.rows.rows.detach().clone(),
+            base_name=self.bundle.name,
+            base_hash=self.base_hash,
+            request=config.model_dump(mode="json", exclude={"folder", "output"}),
+            lineage={
+                "data_hash": self.samples.data_hash,
+                "pictures": list(self.samples.names),
+                "seed": config.seed,
+                "steps": step,
+                "sfumato": __version__,
+            },
+        )
+        return taken_from(bare, self.adapters)
+
+    def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Write the concept file and prove that it holds what was learned."""
+        concept = self.concept(step)
+        save_concept(concept, self.config.output, live=self.adapters)
+        info = {"placeholder": concept.placeholder, "expansion": concept.expansion, "base": concept.base_name}
+        yield Artifact(self.config.output, "concept", {**info, "bytes": self.config.output.stat().st_size})
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        if self._is_open:
+            self._detach()
+            self._is_open = False
+
+    # ── private ──────────────────────────────────────────────────────────────────────────────────
+
+    def _expansion(self) -> str:
+        """Choose what the placeholder becomes in a prompt."""
+        config = self.config
+        if self.method.rows == "always" and config.identifier != "new":
+            raise ConfigError(
+                f"identifier is '{config.identifier}' but the method '{config.method}' learns vectors of a new word.",
+                field="identifier",
+                hint="Use identifier 'new', or the method 'lora'.",
+            )
+        if config.identifier == "new":
+            if config.word is not None:
+                raise ConfigError(
+                    f"word is '{config.word}' but identifier is 'new', which makes its own.",
+                    field="word",
+                    hint="Use identifier 'rare' with it.",
+                )
+            return f"{config.placeholder} {config.class_noun}" if self.method.says_class else config.placeholder
+        avoid = (*self.samples.captions, config.class_noun)
+        word = config.word or rare_identifier(self.bundle.tokenizer.vocabulary, seed=config.seed, avoid=avoid)
+        return f"{word} {config.class_noun}"
+
+    def _adapters(self) -> dict[str, LoRA]:
+        """Make the low-rank factors."""
+        config, modules = self.config, self.bundle.modules
+        targets = {"unet": config.targets} | ({"text_encoder": ("attention",)} if config.text_encoder else {})
+        return {
+            part: LoRA(
+                modules[part],
+                LoRAConfig(config.rank, config.alpha, config.dropout, chosen),
+                generator=generator(config.seed, f"train/{part}"),
+            )
+            for part, chosen in targets.items()
+        }
+
+    def _new_rows(self) -> TokenRows:
+        """Make vectors for the placeholder, started from the class noun."""
+        config, tokenizer = self.config, self.bundle.tokenizer
+        table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
+        pieces = [piece.id for piece in tokenizer.pieces(config.initializer or config.class_noun)]
+        rows = initial_rows(table, pieces, config.num_vectors, seed=config.seed)
+        tokenizer.add_placeholder(config.placeholder, config.num_vectors)
+        return TokenRows(config.placeholder, rows)
+
+    def _texts(self) -> set[str]:
+        """All texts of the run."""
+        return {*self.samples.captions, *self._sentences, *(() if self.prior is None else self.prior.captions), ""}
+
+    @property
+    def _sentences(self) -> tuple[str, ...]:
+        """The template sentences with the placeholder; none where pictures keep their captions."""
+        return tuple(template.format(self.config.placeholder) for template in TEMPLATES[self.config.templates])
+
+    def _captions(self, samples: Samples, rows: list[int], draw: int) -> list[str]:
+        """Return what is said of some pictures in this draw."""
+        sentences = self._sentences
+        if not sentences or samples is not self.samples:
+            return [samples.captions[row] for row in rows]
+        source = generator(self.config.seed, "train/templates", draw)
+        chosen = torch.randint(len(sentences), (len(rows),), generator=source)
+        return [sentences[index] for index in chosen.tolist()]
+
+    def _encode(self, text: str) -> Tensor:
+        """Turn a text into token ids, the placeholder written out."""
+        config = self.config
+        expanded = expand_placeholder(text, config.placeholder, self.expansion, config.class_noun)
+        tokens: Tensor = self.bundle.tokenizer.encode([expanded])
+        return tokens
+
+    def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
+        """Return names, weighted and plain loss of every row of a draw."""
+        config, bundle = self.config, self.bundle
+        names: list[str] = []
+        captions: list[str] = []
+        latents: list[Tensor] = []
+        for samples, purpose in ((self.samples, "subject"), (self.prior, "class")):
+            if samples is None:
+                continue
+            shown = samples.round
+            rows = [
+                shown[place] for place in pick(len(shown), config.batch_size, config.seed, f"train/{purpose}", draw)
+            ]
+            names += [samples.names[row] for row in rows]
+            captions += self._captions(samples, rows, draw)
+            latents.append(samples.latents(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
+        x_0 = torch.cat(latents)
+        times, count = bundle.schedule.num_train_steps, len(names)
+        t = draw_times(config.objective, count, times, generator(config.seed, "train/times", draw))
+        eps = draw_eps(config.objective, x_0.shape, generator(config.seed, "train/noise", draw))
+        dropped = torch.rand(count, generator=generator(config.seed, "train/dropout", draw))
+        chance = config.objective.text_dropout
+        captions = ["" if float(d) < chance else text for text, d in zip(captions, dropped, strict=True)]
+        batch = noised(bundle.schedule, bundle.prediction, x_0, t, eps)
+        output = bundle.unet(batch.x_t, batch.t, self._context(captions))
+        weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch)
+        return names, weighted, plain
+
+    def _context(self, captions: list[str]) -> Context:
+        """Encode captions; once for the whole run where nothing on the text side learns."""
+        if "text_encoder" not in self.adapters and self.rows is None:
+            with torch.no_grad():
+                for text in set(captions) - self._fixed.keys():
+                    self._fixed[text] = self.bundle.text_encoder(self._tokens[text]).context
+            return torch.cat([self._fixed[text] for text in captions])
+        texts = list(dict.fromkeys(captions))  # equal captions are encoded once per step
+        tokens = torch.cat([self._tokens[text] for text in texts])
+        features: Tensor = self.bundle.text_encoder(tokens, None if self.rows is None else self.rows.rows).context
+        return features[[texts.index(caption) for caption in captions]]
+
+    def _attach(self) -> None:
+        """Make the base compute with what is learned, and the tokenizer understand the new word."""
+        for lora in self.adapters.values():
+            lora.attach()
+        if self.rows is not None:
+            self.bundle.tokenizer.add_placeholder(self.config.placeholder, self.config.num_vectors)
+
+    def _detach(self) -> None:
+        """Take everything away from the base again."""
+        for lora in self.adapters.values():
+            lora.detach()
+        if self.rows is not None:
+            self.bundle.tokenizer.remove_placeholder(self.config.placeholder)
