@@ -155,8 +155,8 @@ class Pipeline:
 
     def expand(self, prompt: str) -> str:
         """Return the text that the tokenizer sees: placeholders written out."""
-        for concept in self._concepts:
-            prompt = expand_placeholder(prompt, concept.placeholder, concept.expansion, concept.class_noun)
+        for word in (*self._concepts, *self.bundle.words):
+            prompt = expand_placeholder(prompt, word.placeholder, word.expansion, word.class_noun)
         return prompt
 
     @torch.no_grad()

@@ -156,21 +156,25 @@ class LearnRequest(Request):
         Flag(("--class",), "NOUN"),
     ]
     method: Annotated[
-        Literal["lora", "pivotal", "textual-inversion"],
+        Literal["lora", "pivotal", "textual-inversion", "dreambooth"],
         Field(
-            description="What learns: factors beside the weights (lora), vectors of a new word (textual-inversion), or "
-            "both (pivotal; also lora with --identifier new)."
+            description="What learns: factors beside the weights (lora), vectors of a new word (textual-inversion), "
+            "both (pivotal; also lora with --identifier new), or all weights (dreambooth)."
         ),
     ] = "lora"
     identifier: Annotated[
-        Literal["new", "rare"],
-        Field(description="Give the word vectors of its own, or use a word that the base hardly knows."),
-    ] = "new"
+        Literal["new", "rare"] | None,
+        Field(
+            description="Give the word vectors of its own, or use a word that the base hardly knows; default: new, "
+            "dreambooth rare."
+        ),
+    ] = None
     base: BaseName = "primer"
     steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps.")] = 150
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
     lr: Annotated[
-        float | None, Field(gt=0, le=1, description="Highest learning rate; default: 1e-3, textual-inversion 5e-3.")
+        float | None,
+        Field(gt=0, le=1, description="Highest learning rate; default: 1e-3, word alone 5e-3, dreambooth 1e-4."),
     ] = None
     num_vectors: Annotated[int, Field(ge=1, le=32, description="Vectors of a new word.")] = 1
     initializer: Annotated[
@@ -194,7 +198,10 @@ class LearnRequest(Request):
     resume: Annotated[bool, Field(description="Go on where an interrupted run stopped.")] = False
     output: Annotated[
         Path | None,
-        Field(description="The concept file; default: the word and .safetensors."),
+        Field(
+            description="The concept file; default: the word and .safetensors. With dreambooth also a folder, for the "
+            "whole base as it has become."
+        ),
         Flag(("-o", "--output"), "FILE"),
     ] = None
 

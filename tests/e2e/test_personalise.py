@@ -18,7 +18,7 @@ from sfumato.adapters.lora import Adapted
 from sfumato.data.templates import TEMPLATES, TemplateSet
 from sfumato.errors import CannotResume, ConfigError, DataError, EmptyDataset, NoTargetMatched, UnreadableImage
 from sfumato.events import Artifact, Checkpoint, Event, Metric, Notice, Preview, Progress, Step
-from sfumato.formats.bundle import Bundle
+from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.concept import load_concept
 from sfumato.formats.safe_io import content_hash
 from sfumato.pipeline import Pipeline, Settings
@@ -123,8 +123,9 @@ def test_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures: P
         {"prior_weight": 0.5},
         {"method": "textual-inversion", "num_vectors": 2, "templates": "object", "anchor_weight": 0.1},
         {"method": "pivotal", "templates": "style"},
+        {"method": "dreambooth", "prior_weight": 1.0},
     ],
-    ids=["lora", "rare", "prior", "textual-inversion", "pivotal"],
+    ids=["lora", "rare", "prior", "textual-inversion", "pivotal", "dreambooth"],
 )
 def test_resumed_run_ends_with_the_same_bytes(
     bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
@@ -211,6 +212,35 @@ def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path)
     with pipeline.using((concept, 1.0)):
         said = pipeline.context("a <fox> on a blue background")
         assert not torch.equal(said, pipeline.context("a fox on a blue background"))
+
+
+def test_all_weights_learn_and_the_whole_base_is_written(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    changes = {"method": "dreambooth", "optim": OptimConfig(lr=1e-3, weight_decay=0.0), "rank": 64}
+    steps = {"steps": 40, "save_every": 40}
+    tuned = config(pictures, tmp_path / "tuned", loop=steps, batch_size=4, **changes)
+    events = list(learn(tuned, bundle, tmp_path / "a"))
+    assert np.mean(losses(events)[-10:]) < np.mean(losses(events)[:10])
+    artifact = next(event for event in events if isinstance(event, Artifact))
+    assert (artifact.kind, artifact.path) == ("bundle", tuned.output)
+    made = load_bundle(tuned.output)
+    (word,) = made.words
+    assert (word.placeholder, word.class_noun) == ("<fox>", "fox")
+    assert word.expansion == artifact.info["expansion"] and word.expansion.endswith(" fox")
+    assert made.base_hash != bundle.base_hash
+    assert Pipeline(made).expand("a <fox> in snow") == f"a {word.expansion} in snow"
+
+    small = config(pictures, tmp_path / "small.safetensors", loop=steps, batch_size=4, **changes)
+    events = list(learn(small, bundle, tmp_path / "b"))
+    (held,) = (event.message for event in events if isinstance(event, Notice) and "holds" in event.message)
+    concept = load_concept(small.output)
+    assert held == f"Rank 64 holds {concept.lineage['change_held']:.0%} of what the weights have changed."
+    assert 0.9 < concept.lineage["change_held"] < 1.0  # norms and biases are not in the factors
+    tokens = bundle.tokenizer.encode([f"a {word.expansion}"])
+    wanted = made.text_encoder(tokens).context
+    plain, pipeline = bundle.text_encoder(tokens).context, Pipeline(bundle)
+    with pipeline.using((concept, 1.0)):
+        near = pipeline.context("a <fox>")
+    assert float((near - wanted).norm()) < 0.35 * float((plain - wanted).norm())
 
 
 def test_an_anchored_word_stays_near_where_it_started(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
@@ -327,6 +357,12 @@ def test_bad_input_is_named(bundle: Bundle, pictures: Path, tmp_path: Path) -> N
             ConfigError,
             "identifier is 'rare' but the method 'textual-inversion' learns vectors of a new word",
         ),
+        (
+            {"method": "dreambooth", "identifier": "new"},
+            ConfigError,
+            "identifier is 'new' but the method 'dreambooth' does not learn vectors of a new word",
+        ),
+        ({"output": tmp_path / "a.bin", "method": "dreambooth"}, ConfigError, r"a\.bin' does not end in \.safetensors"),
         ({"placeholder": "two words"}, ConfigError, "'two words' is not one word"),
         ({"placeholder": "fox"}, ConfigError, "'fox' is one token"),
     ):

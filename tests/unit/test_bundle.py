@@ -23,7 +23,7 @@ from sfumato.errors import (
     UnsafeFile,
     UnusedKeys,
 )
-from sfumato.formats.bundle import Bundle, find_bundle, load_bundle, save_bundle
+from sfumato.formats.bundle import Bundle, Word, find_bundle, load_bundle, save_bundle
 from sfumato.formats.diffusers_config import read_scheduler, write_scheduler
 from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
@@ -283,6 +283,16 @@ def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
         save_bundle(large, tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
     save_bundle(large, tmp_path / "base", torch.float32)
+
+
+def test_learned_words_survive_and_damaged_ones_are_named(bundle: Bundle, tmp_path: Path) -> None:
+    word = Word("<fox>", "zq fox", "fox")
+    save_bundle(replace(bundle, words=(word,)), tmp_path / "base")
+    assert load_bundle(tmp_path / "base").words == (word,)
+    file = tmp_path / "base" / "sfumato_words.json"
+    edit(file, lambda content: content["words"][0].pop("expansion"))
+    with pytest.raises(CheckpointError, match=r"sfumato_words\.json' is no list of words: .*'expansion'"):
+        load_bundle(tmp_path / "base")
 
 
 def test_saving_over_a_file_fails_clearly(bundle: Bundle, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.suggestions import did_you_mean
 
 EMBEDDED = ("primer",)
+_WORDS = "sfumato_words.json"
 _BASES = Path(__file__).resolve().parents[1] / "bases"
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 _INDEX: Json = {
@@ -61,6 +62,21 @@ _INDEX: Json = {
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Word:
+    """A user's word that a base has learned.
+
+    Attributes:
+        placeholder: Such as `<fox>`.
+        expansion: What it becomes in a prompt, such as `sks fox`.
+        class_noun: What it is, such as `fox`.
+    """
+
+    placeholder: str
+    expansion: str
+    class_noun: str
+
+
 @dataclass
 class Bundle:
     """A base model with all its parts, ready to compute in float32.
@@ -75,6 +91,7 @@ class Bundle:
         name: Short name, for files that refer to this base.
         native_size: Side in pixels of the pictures that the base was trained on.
         source: Folder that it was loaded from, if any.
+        words: Words that its weights have learned, beside those of its tokenizer.
     """
 
     autoencoder: Autoencoder
@@ -86,6 +103,7 @@ class Bundle:
     name: str
     native_size: int
     source: Path | None = field(default=None, compare=False)
+    words: tuple[Word, ...] = ()
 
     @cached_property
     def base_hash(self) -> str:
@@ -207,6 +225,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         name=str(index.get("_sfumato_name") or folder.resolve().name),
         native_size=int(sample_size) * autoencoder.downsample_factor,
         source=folder,
+        words=_read_words(folder / _WORDS),
     )
     bundle.freeze()
     return bundle
@@ -253,6 +272,9 @@ def save_bundle(
         bundle.tokenizer.save(stage / "tokenizer")
         for name, module in weights.items():
             write_safetensors(stage / name, {key: _stored(t, dtype) for key, t in module.state_dict().items()})
+        if bundle.words:
+            content = json.dumps({"words": [asdict(word) for word in bundle.words]}, ensure_ascii=False, indent=2)
+            (stage / _WORDS).write_text(content + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).write_text(text, encoding="utf-8")
@@ -301,6 +323,16 @@ def _filled(model: Model, folder: Path) -> Model:
     placed: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loaded: Model = placed
     return loaded
+
+
+def _read_words(file: Path) -> tuple[Word, ...]:
+    """Read the words that a base has learned; most have none."""
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(Word(**word) for word in read_json(file)["words"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"'{file}' is no list of words: {error!r}.", hint="Copy the base again.") from error
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -39,7 +39,7 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     for event in learn_subject(
         _config(request, output), bundle or load_bundle(request.base), run_dir, resume=request.resume
     ):
-        finished = finished or (isinstance(event, Artifact) and event.kind == "concept")
+        finished = finished or (isinstance(event, Artifact) and event.kind in ("concept", "bundle"))
         yield event
     if finished:
         shutil.rmtree(run_dir, ignore_errors=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from sfumato.data.templates import TemplateSet
 from sfumato.training.loop import LoopConfig
-from sfumato.training.methods import MethodName
+from sfumato.training.methods import METHODS, Identifier, MethodName
 from sfumato.training.objectives import DenoisingConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.section import Section
@@ -23,20 +22,20 @@ class LearnConfig(Section):
         folder: Its pictures, with captions beside them if there are any.
         placeholder: The user's word for it, such as `<fox>`.
         class_noun: What it is, in the base's words.
-        output: The concept file.
+        output: The concept file; for a method whose weights all learn also a folder, the whole base as it has become.
         identifier: `new` gives the word vectors of its own, started from the class noun; `rare` uses a word that the
-            base hardly knows.
+            base hardly knows; None takes what suits the method.
         word: The rare word to use; None picks one by the paper's rule.
         num_vectors: Vectors of a new word.
         initializer: Word that a new word starts from; None for the class noun.
         anchor_weight: Weight of the squared distance of the new word's vectors from where they started, in units of the
             token table's variance; keeps a word editable ([gal2022] regularisation).
         templates: Sentences that take the place of the pictures' captions, another one each time a picture is seen.
-        rank: Rank of the factors.
+        rank: Rank of the factors; where all weights learn, that of the file taken from their difference.
         alpha: Their scale is alpha / rank; None for a scale of 1.
         dropout: Rate on their input.
         targets: Layers of the U-Net that learn.
-        text_encoder: Learn in the text encoder's attention too.
+        text_encoder: Learn in the text encoder too.
         prior_weight: Weight of the class pictures that keep the class as it was; 0 for none.
         num_class_images: How many of them.
         batch_size: Pictures of the subject per step, and as many of the class.
@@ -53,7 +52,7 @@ class LearnConfig(Section):
     placeholder: str = Field(min_length=1)
     class_noun: str = Field(min_length=1)
     output: Path
-    identifier: Literal["new", "rare"] = "new"
+    identifier: Identifier | None = None
     word: str | None = None
     num_vectors: int = Field(default=1, ge=1)
     initializer: str | None = None
@@ -73,3 +72,8 @@ class LearnConfig(Section):
     optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=5, schedule="cosine", final_lr=0.1)
     loop: LoopConfig = LoopConfig(steps=150, log_every=10, save_every=50, tensorboard=False)
     preview_prompts: tuple[str, ...] = ()
+
+    @property
+    def chosen_identifier(self) -> Identifier:
+        """The identifier, given or by the method."""
+        return self.identifier or METHODS[self.method].identifier

@@ -7,6 +7,7 @@ which losses are taken (denoising, optionally prior preservation) go with each.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from sfumato import __version__
 from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
 from sfumato.data.templates import TEMPLATES
-from sfumato.errors import ConfigError
-from sfumato.events import Artifact, Event, Preview
-from sfumato.formats.bundle import Bundle
+from sfumato.errors import CheckpointError, ConfigError
+from sfumato.events import Artifact, Event, Notice, Preview
+from sfumato.formats.bundle import Bundle, Word, load_bundle, save_bundle
 from sfumato.formats.concept import Concept, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import generator
@@ -30,6 +31,7 @@ from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, no
 from sfumato.training.sheets import save_sheet
 from sfumato.training.subject import Samples, pick
 from sfumato.training.task import LossReport, Phase, Task
+from sfumato.training.whole import WholeWeights
 
 
 class Learner:
@@ -49,8 +51,10 @@ class Learner:
         self.rows: TokenRows | None = None
         self.expansion = self._expansion()
         self.adapters = self._adapters() if self.method.factors else {}
-        if config.identifier == "new":
+        if config.chosen_identifier == "new":
             self.rows = self._new_rows()
+        parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
+        self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
         self._start = None if self.rows is None else self.rows.rows.detach().clone()
         self._fixed: dict[str, Context] = {}
         self._is_open = True
@@ -62,13 +66,14 @@ class Learner:
         except BaseException:
             self.close()
             raise
-        learning = {**self.adapters, **({} if self.rows is None else {"word": self.rows})}
+        learning = {**self.adapters, **self.whole.modules, **({} if self.rows is None else {"word": self.rows})}
         self.learning: dict[str, nn.Module] = {f"learned-{name}": module for name, module in learning.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the run, as plain data."""
         values = self.config.model_dump(mode="json", exclude={"folder", "output"})
+        values["identifier"] = self.config.chosen_identifier
         facts = {"data": self.samples.data_hash, "base": self.base_hash, "expansion": self.expansion}
         return {**values, **facts}
 
@@ -102,15 +107,21 @@ class Learner:
 
     def preview(self, step: int, folder: Path) -> Iterator[Event]:
         """Draw the preview prompts exactly as the finished concept would draw them."""
-        if not self.config.preview_prompts:
+        prompts = self.config.preview_prompts
+        if not prompts:
+            return
+        settings = Settings(steps=16, batch_size=4)
+        if self.method.weights:
+            pipeline = Pipeline(self.tuned())
+            rows = [pipeline.images([prompt], range(4), settings) for prompt in prompts]
+            yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
             return
         pipeline = Pipeline(self.bundle)
         concept = self.concept(step)
         self._detach()
         try:
             with pipeline.using((concept, 1.0), any_base=True):
-                settings = Settings(steps=16, batch_size=4)
-                rows = [pipeline.images([prompt], range(4), settings) for prompt in self.config.preview_prompts]
+                rows = [pipeline.images([prompt], range(4), settings) for prompt in prompts]
         finally:
             self._attach()
         yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
@@ -136,19 +147,43 @@ class Learner:
                 "sfumato": __version__,
             },
         )
-        return taken_from(bare, self.adapters)
+        if not self.method.weights:
+            return taken_from(bare, self.adapters)
+        adapters, share = self.whole.extract(config.rank)
+        return taken_from(replace(bare, lineage={**bare.lineage, "change_held": share}), adapters)
+
+    def tuned(self) -> Bundle:
+        """Return the base as it has become, with the word for the subject; it shares the live weights."""
+        config = self.config
+        word = Word(config.placeholder, self.expansion, config.class_noun)
+        return replace(self.bundle, name=self.config.output.stem, words=(*self.bundle.words, word), source=None)
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
-        """Write the concept file and prove that it holds what was learned."""
+        """Write the concept file, or the whole base, and prove that it holds what was learned."""
+        output, info = self.config.output, {"expansion": self.expansion, "base": self.bundle.name}
+        info["placeholder"] = self.config.placeholder
+        if output.suffix != ".safetensors":
+            tuned = self.tuned()
+            save_bundle(tuned, output)
+            if load_bundle(output).base_hash != tuned.base_hash:
+                raise CheckpointError(
+                    f"'{output}' was written but does not hold what was learned.",
+                    hint="Save it again; if this repeats, the disk or the memory is failing.",
+                )
+            yield Artifact(output, "bundle", info)
+            return
         concept = self.concept(step)
-        save_concept(concept, self.config.output, live=self.adapters)
-        info = {"placeholder": concept.placeholder, "expansion": concept.expansion, "base": concept.base_name}
-        yield Artifact(self.config.output, "concept", {**info, "bytes": self.config.output.stat().st_size})
+        if self.method.weights:
+            share = concept.lineage["change_held"]
+            yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
+        save_concept(concept, output, live=None if self.method.weights else self.adapters)
+        yield Artifact(output, "concept", {**info, "bytes": output.stat().st_size})
 
     def close(self) -> None:
         """Give the base back as it was."""
         if self._is_open:
             self._detach()
+            self.whole.restore()
             self._is_open = False
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
@@ -156,13 +191,15 @@ class Learner:
     def _expansion(self) -> str:
         """Choose what the placeholder becomes in a prompt."""
         config = self.config
-        if self.method.rows == "always" and config.identifier != "new":
+        identifier = config.chosen_identifier
+        if identifier != self.method.identifier and self.method.rows != "wanted":
+            does = "learns" if self.method.rows == "always" else "does not learn"
             raise ConfigError(
-                f"identifier is '{config.identifier}' but the method '{config.method}' learns vectors of a new word.",
+                f"identifier is '{identifier}' but the method '{config.method}' {does} vectors of a new word.",
                 field="identifier",
-                hint="Use identifier 'new', or the method 'lora'.",
+                hint=f"Use identifier '{self.method.identifier}', or the method 'lora'.",
             )
-        if config.identifier == "new":
+        if identifier == "new":
             if config.word is not None:
                 raise ConfigError(
                     f"word is '{config.word}' but identifier is 'new', which makes its own.",
@@ -251,7 +288,7 @@ class Learner:
 
     def _context(self, captions: list[str]) -> Context:
         """Encode captions; once for the whole run where nothing on the text side learns."""
-        if "text_encoder" not in self.adapters and self.rows is None:
+        if "learned-text_encoder" not in self.learning and self.rows is None:
             with torch.no_grad():
                 for text in set(captions) - self._fixed.keys():
                     self._fixed[text] = self.bundle.text_encoder(self._tokens[text]).context

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["lora", "pivotal", "textual-inversion"]
+MethodName = Literal["lora", "pivotal", "textual-inversion", "dreambooth"]
+Identifier = Literal["new", "rare"]
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,29 @@ class Method:
 
     Attributes:
         factors: Low-rank factors in U-Net and, if wanted, text encoder learn ([hu2021]).
-        rows: Whether vectors of the placeholder learn ([gal2022]): `always`, or `wanted` where the identifier is `new`.
+        rows: Whether vectors of the placeholder learn ([gal2022]): `always`, `never`, or `wanted` where the identifier
+            is `new`.
         says_class: The placeholder is followed by the class noun in every text, as in DreamBooth ([ruiz2023] 3.1).
         lr: Peak learning rate unless another is given.
+        weights: All weights of the U-Net and, if wanted, of the text encoder learn ([ruiz2023] 3.1).
     """
 
     factors: bool
-    rows: Literal["always", "wanted"]
+    rows: Literal["always", "wanted", "never"]
     says_class: bool
     lr: float
+    weights: bool = False
+
+    @property
+    def identifier(self) -> Identifier:
+        """What the placeholder becomes unless told: a word of its own where vectors can learn."""
+        return "rare" if self.rows == "never" else "new"
 
 
 METHODS: Mapping[MethodName, Method] = {
     "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3),
     "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3),
     "textual-inversion": Method(factors=False, rows="always", says_class=False, lr=5e-3),
+    "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, weights=True),
 }
 """Every method by name."""

@@ -12,11 +12,12 @@ from sfumato.pipeline import Pipeline
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
+from sfumato.training.methods import METHODS
 from sfumato.training.subject import Samples, class_samples, read_subject
 
 
 def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False) -> Iterator[Event]:
-    """Learn a subject; at the end the concept file is written, opened again and compared.
+    """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
     The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
 
@@ -27,7 +28,8 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         resume: Go on from the newest checkpoint; the result has the same bytes as that of an uninterrupted run.
 
     Yields:
-        `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`.
+        `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`
+        or `bundle`.
 
     Raises:
         EmptyDataset: The folder holds no picture.
@@ -36,12 +38,7 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         NoTargetMatched: `targets` fits no layer.
         SfumatoError: See `loop.train`.
     """
-    if config.output.suffix != ".safetensors":
-        raise ConfigError(
-            f"The output '{config.output}' does not end in .safetensors.",
-            field="output",
-            hint=f"Use '{config.output.with_suffix('.safetensors')}'.",
-        )
+    _check_output(config)
     bundle.freeze()
     yield Progress("pictures", 0, 1)
     samples = read_subject(config.folder, config.placeholder, config.class_noun, bundle, flip=config.flip)
@@ -62,3 +59,16 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         yield from train(learner.task(), config.loop, run_dir, settings=learner.settings, resume=resume)
     finally:
         learner.close()
+
+
+def _check_output(config: LearnConfig) -> None:
+    """Refuse a name that does not say what will be there: a file ends in .safetensors, a folder in nothing."""
+    output = config.output
+    if output.suffix == ".safetensors" or (METHODS[config.method].weights and not output.suffix):
+        return
+    folder = f", or '{output.with_suffix('')}' for the whole base" if METHODS[config.method].weights else ""
+    raise ConfigError(
+        f"The output '{output}' does not end in .safetensors.",
+        field="output",
+        hint=f"Use '{output.with_suffix('.safetensors')}'{folder}.",
+    )
