@@ -155,7 +155,8 @@ class Pipeline:
 
     def expand(self, prompt: str) -> str:
         """Return the text that the tokenizer sees: placeholders written out."""
-        for word in (*self._concepts, *self.bundle.words):
+        learned = (word for concept in self._concepts for word in concept.words)
+        for word in (*learned, *self.bundle.words):
             prompt = expand_placeholder(prompt, word.placeholder, word.expansion, word.class_noun)
         return prompt
 
@@ -174,7 +175,8 @@ class Pipeline:
         """
         if prompt not in self._contexts:
             tokens = self.bundle.tokenizer.encode([self.expand(prompt)])
-            rows = [concept.rows for concept in self._concepts if concept.rows is not None]
+            words = (word for concept in self._concepts for word in concept.words)
+            rows = [word.rows for word in words if word.rows is not None]
             features = self.bundle.text_encoder(tokens, torch.cat(rows) if rows else None)
             self._contexts[prompt] = features.context
         return self._contexts[prompt]
@@ -221,18 +223,14 @@ class Pipeline:
 
     def _switch_on(self, stack: ExitStack, concept: Concept, strength: float) -> None:
         """Merge one concept in and let its placeholder be understood, until the stack closes."""
-        if any(concept.placeholder.lower() == other.placeholder.lower() for other in self._concepts):
-            raise ConfigError(
-                f"Two concepts have the placeholder '{concept.placeholder}'.",
-                field="concepts",
-                hint="Learn one of them again under another word.",
-            )
+        concept.check_words(self._concepts)
         for lora in concept.adapters(self.bundle).values():
             lora.strength = strength
             stack.enter_context(lora.merged())
-        if concept.rows is not None:
-            self.bundle.tokenizer.add_placeholder(concept.placeholder, len(concept.rows))
-            stack.callback(self.bundle.tokenizer.remove_placeholder, concept.placeholder)
+        for word in concept.words:
+            if word.rows is not None:
+                self.bundle.tokenizer.add_placeholder(word.placeholder, len(word.rows))
+                stack.callback(self.bundle.tokenizer.remove_placeholder, word.placeholder)
         self._concepts.append(concept)
         stack.callback(self._concepts.pop)
 

@@ -162,6 +162,12 @@ class LearnRequest(Request):
             "both (pivotal; also lora with --identifier new), or all weights (dreambooth)."
         ),
     ] = "lora"
+    style: Annotated[bool, Field(description="The pictures share a style, not a subject.")] = False
+    also: Annotated[
+        tuple[str, ...],
+        Field(description="One more subject for the same run; may be given again."),
+        Flag(("--also",), "FOLDER:WORD:NOUN"),
+    ] = ()
     identifier: Annotated[
         Literal["new", "rare"] | None,
         Field(
@@ -177,6 +183,12 @@ class LearnRequest(Request):
         Field(gt=0, le=1, description="Highest learning rate; default: 1e-3, word alone 5e-3, dreambooth 1e-4."),
     ] = None
     num_vectors: Annotated[int, Field(ge=1, le=32, description="Vectors of a new word.")] = 1
+    progressive_steps: Annotated[
+        int, Field(ge=0, description="Steps after which one more vector of a new word joins; 0 for all at once.")
+    ] = 0
+    per_image_words: Annotated[
+        bool, Field(description="Give every picture a word of its own for what it alone shows; not kept.")
+    ] = False
     initializer: Annotated[
         str | None, Field(min_length=1, description="Word that a new word starts from; default: the class noun.")
     ] = None
@@ -317,7 +329,10 @@ def is_switch(field: FieldInfo) -> bool:
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """Return the values a field may take, or nothing when they are not a short list."""
-    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(item for item in get_args(annotation) if item is not type(None))
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def expected(field: FieldInfo) -> str:

@@ -124,8 +124,9 @@ def test_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures: P
         {"method": "textual-inversion", "num_vectors": 2, "templates": "object", "anchor_weight": 0.1},
         {"method": "pivotal", "templates": "style"},
         {"method": "dreambooth", "prior_weight": 1.0},
+        {"method": "textual-inversion", "num_vectors": 3, "progressive_steps": 2, "per_image_words": True},
     ],
-    ids=["lora", "rare", "prior", "textual-inversion", "pivotal", "dreambooth"],
+    ids=["lora", "rare", "prior", "textual-inversion", "pivotal", "dreambooth", "progressive"],
 )
 def test_resumed_run_ends_with_the_same_bytes(
     bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
@@ -199,9 +200,10 @@ def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path)
     concept = load_concept(chosen.output)
     learner = Learner(chosen, bundle, read_subject(pictures, "<fox>", "fox", bundle), None)
     try:
-        assert learner.rows is not None and concept.rows is not None
+        rows = learner.words.rows
+        assert rows is not None and concept.rows is not None
         before = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
-        learner.rows.rows.data = concept.rows
+        rows.rows.data = concept.rows
         after = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))  # the same times and noise
     finally:
         learner.close()
@@ -260,9 +262,9 @@ def test_templates_take_turns_and_name_the_placeholder(bundle: Bundle, pictures:
     samples = read_subject(pictures, "<fox>", "fox", bundle)
     learner = Learner(config(pictures, Path("x.safetensors"), templates="object"), bundle, samples, None)
     try:
-        said = [text for draw in range(40) for text in learner._captions(samples, [0, 1], draw)]
+        said = [text for draw in range(40) for text in learner.words.captions(samples, [0, 1], draw)]
         assert set(said) == {sentence.format("<fox>") for sentence in TEMPLATES["object"]}
-        assert learner._captions(samples, [0, 1], 3) == said[6:8]
+        assert learner.words.captions(samples, [0, 1], 3) == said[6:8]
     finally:
         learner.close()
 

@@ -2,15 +2,15 @@
 
 Tensors: `unet.<module>.lora_A.weight` (down), `.lora_B.weight` (up), the same under `text_encoder.`, with
 `lora_embedding_A/B` for embeddings: the names of PEFT and diffusers, whose `load_lora_weights` opens the file. New
-token rows are `sfumato.token_rows`. Header: `lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and
-`sfumato.concept`, one JSON object with everything else: placeholder and what it stands for, base and its hash, request,
-lineage.
+token rows are `sfumato.token_rows`, those of further words `sfumato.token_rows.1` and on. Header:
+`lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and `sfumato.concept`, one JSON object with
+everything else: words and what they stand for, base and its hash, request, lineage.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,23 @@ _SIDES = {"down": ("lora_A.weight", "lora_embedding_A"), "up": ("lora_B.weight",
 
 
 @dataclass(frozen=True)
+class LearnedWord:
+    """A word of a concept.
+
+    Attributes:
+        placeholder: The user's word for it, such as `<fox>`.
+        class_noun: What it is, in the base's words.
+        expansion: What the placeholder becomes in a prompt, such as `sks fox` or `<fox> fox`.
+        rows: Its vectors, `(n, width)`; None when it has none of its own.
+    """
+
+    placeholder: str
+    class_noun: str
+    expansion: str
+    rows: Tensor | None
+
+
+@dataclass(frozen=True)
 class Concept:
     """What was learned from some pictures, apart from the base it was learned on.
 
@@ -46,6 +63,7 @@ class Concept:
         base_hash: `Bundle.base_hash` of the base.
         request: What was asked for, as plain data.
         lineage: What it came from: data hash, seed, steps, version.
+        further: Words of other subjects that were learned in the same run and share the factors.
     """
 
     placeholder: str
@@ -58,6 +76,12 @@ class Concept:
     base_hash: str
     request: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    further: tuple[LearnedWord, ...] = ()
+
+    @property
+    def words(self) -> tuple[LearnedWord, ...]:
+        """Every word of the concept, the main one first."""
+        return (LearnedWord(self.placeholder, self.class_noun, self.expansion, self.rows), *self.further)
 
     def check_base(self, bundle: Bundle) -> None:
         """Refuse a base that the concept was not learned on.
@@ -75,6 +99,24 @@ class Concept:
                 field="concept",
                 hint="Use the base it was learned on, or learn it again on this one.",
             )
+
+    def check_words(self, others: Iterable[Concept]) -> None:
+        """Refuse concepts that share a word with this one.
+
+        Args:
+            others: Concepts that are to be used together with it.
+
+        Raises:
+            ConfigError: A placeholder stands for two things.
+        """
+        taken = {word.placeholder.lower() for other in others for word in other.words}
+        for word in self.words:
+            if word.placeholder.lower() in taken:
+                raise ConfigError(
+                    f"Two concepts have the placeholder '{word.placeholder}'.",
+                    field="concepts",
+                    hint="Learn one of them again under another word.",
+                )
 
     def adapters(self, bundle: Bundle) -> dict[str, LoRA]:
         """Build the adapters of the concept for a base; nothing is attached yet.
@@ -151,11 +193,11 @@ def save_concept(
         for name, tensor in factors.items()
         for module, _, side in [name.rpartition(".")]
     }
-    if concept.rows is not None:
-        tensors[_ROWS] = concept.rows.detach().to(dtype)
+    rows = _rows(concept)
+    tensors |= {key: tensor.to(dtype) for key, tensor in rows.items()}
     write_safetensors(path, tensors, _metadata(concept))
     expected = {part: lora.state() for part, lora in live.items()} if live is not None else concept.factors
-    _compare(load_concept(path), expected, concept.rows, dtype, path)
+    _compare(load_concept(path), expected, rows, dtype, path)
 
 
 def load_concept(path: Path) -> Concept:
@@ -194,14 +236,18 @@ def load_concept(path: Path) -> Concept:
             for part, values in about.pop("configs").items()
         }
         factors: dict[str, dict[str, Tensor]] = {part: {} for part in configs}
-        rows = None
+        rows: dict[str, Tensor] = {}
         for key, tensor in read_safetensors(path).items():
-            if key == _ROWS:
-                rows = tensor.float().clone()
+            if key.startswith(_ROWS):
+                rows[key] = tensor.float().clone()
                 continue
             part, name = _our_name(key)
             factors[part][name] = tensor.float().clone()
-        return Concept(factors=factors, configs=configs, rows=rows, **about)
+        further = tuple(
+            LearnedWord(**word, rows=rows.get(f"{_ROWS}.{number}"))
+            for number, word in enumerate(about.pop("further", ()), 1)
+        )
+        return Concept(factors=factors, configs=configs, rows=rows.get(_ROWS), further=further, **about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}' is a damaged concept file: {error!r}.", hint="Copy it again, or learn the concept anew."
@@ -242,6 +288,10 @@ def _metadata(concept: Concept) -> dict[str, str]:
         "placeholder": concept.placeholder,
         "class_noun": concept.class_noun,
         "expansion": concept.expansion,
+        "further": [
+            {"placeholder": word.placeholder, "class_noun": word.class_noun, "expansion": word.expansion}
+            for word in concept.further
+        ],
         "configs": {part: asdict(config) for part, config in concept.configs.items()},
         "base_name": concept.base_name,
         "base_hash": concept.base_hash,
@@ -253,7 +303,7 @@ def _metadata(concept: Concept) -> dict[str, str]:
         "lora_adapter_metadata": json.dumps(peft, sort_keys=True),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": concept.placeholder,
-        "modelspec.trigger_phrase": concept.expansion,
+        "modelspec.trigger_phrase": ", ".join(word.expansion for word in concept.words),
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "sfumato",
     }
@@ -269,21 +319,30 @@ def _our_name(key: str) -> tuple[str, str]:
     raise KeyError(key)
 
 
+def _rows(concept: Concept) -> dict[str, Tensor]:
+    """Return the vectors of every word by key: the main one's bare, the others' numbered."""
+    keys = [_ROWS, *(f"{_ROWS}.{number}" for number in range(1, len(concept.words)))]
+    pairs = zip(keys, concept.words, strict=True)
+    return {key: word.rows.detach() for key, word in pairs if word.rows is not None}
+
+
 def _is_embedding(module: str) -> bool:
     """Tell whether a module of a bundle is a table of embeddings."""
     return module.rpartition(".")[2] in ("token_embedding", "position_embedding", "class_embedding")
 
 
 def _compare(
-    read: Concept, expected: Mapping[str, Mapping[str, Tensor]], rows: Tensor | None, dtype: torch.dtype, path: Path
+    read: Concept,
+    expected: Mapping[str, Mapping[str, Tensor]],
+    rows: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    path: Path,
 ) -> None:
     """Compare what was read back with what is in memory, bit for bit at the stored precision."""
     wanted = {f"{part}.{name}": tensor for part, state in expected.items() for name, tensor in state.items()}
     found = {f"{part}.{name}": tensor for part, state in read.factors.items() for name, tensor in state.items()}
-    if rows is not None:
-        wanted[_ROWS] = rows.detach()
-    if read.rows is not None:
-        found[_ROWS] = read.rows
+    wanted |= rows
+    found |= _rows(read)
     for name in sorted(wanted.keys() | found.keys()):
         same = name in wanted and name in found and torch.equal(wanted[name].to(dtype).float(), found[name])
         if not same:

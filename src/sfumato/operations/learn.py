@@ -11,7 +11,7 @@ from sfumato.events import Artifact
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
-from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
@@ -67,6 +67,29 @@ def concept_file(placeholder: str) -> Path:
     return Path(f"{stem}.safetensors")
 
 
+def parse_subject(text: str) -> SubjectConfig:
+    """Read `FOLDER:WORD:NOUN`.
+
+    Args:
+        text: Such as `photos/cat:<cat>:cat`.
+
+    Returns:
+        The subject.
+
+    Raises:
+        ConfigError: A part is missing.
+    """
+    parts = text.rsplit(":", 2)
+    if len(parts) != 3 or not all(parts):
+        raise ConfigError(
+            f"--also: given {text!r}; needed FOLDER:WORD:NOUN.",
+            field="also",
+            hint="For example 'photos/cat:<cat>:cat'.",
+        )
+    folder, placeholder, noun = parts
+    return SubjectConfig(folder=Path(folder), placeholder=placeholder, class_noun=noun)
+
+
 def _config(request: LearnRequest, output: Path) -> LearnConfig:
     """Translate a request for the trainer; what it does not name keeps the trainer's default."""
     default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
@@ -75,12 +98,16 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
     loop = LoopConfig.model_validate({**default.loop.model_dump(), "steps": request.steps})
     return LearnConfig(
         method=request.method,
+        kind="style" if request.style else "subject",
+        further=tuple(map(parse_subject, request.also)),
         folder=request.folder,
         placeholder=request.placeholder,
         class_noun=request.class_noun,
         output=output,
         identifier=request.identifier,
         num_vectors=request.num_vectors,
+        progressive_steps=request.progressive_steps,
+        per_image_words=request.per_image_words,
         initializer=request.initializer,
         anchor_weight=request.anchor_weight,
         templates=request.templates,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,19 +15,38 @@ from sfumato.training.optim import OptimConfig
 from sfumato.training.section import Section
 
 
+class SubjectConfig(Section):
+    """One subject of a run.
+
+    Attributes:
+        folder: Its pictures, with captions beside them if there are any.
+        placeholder: The user's word for it, such as `<fox>`.
+        class_noun: What it is, in the base's words.
+    """
+
+    folder: Path
+    placeholder: str = Field(min_length=1)
+    class_noun: str = Field(min_length=1)
+
+
 class LearnConfig(Section):
     """How a subject is learned.
 
     Attributes:
         method: What learns, a row of `METHODS`.
+        kind: A `subject`, or a `style`: then captions end in the word, and the class noun is only where it starts.
         folder: Its pictures, with captions beside them if there are any.
         placeholder: The user's word for it, such as `<fox>`.
         class_noun: What it is, in the base's words.
+        further: More subjects that are learned in the same run, each with a word of its own.
         output: The concept file; for a method whose weights all learn also a folder, the whole base as it has become.
         identifier: `new` gives the word vectors of its own, started from the class noun; `rare` uses a word that the
             base hardly knows; None takes what suits the method.
         word: The rare word to use; None picks one by the paper's rule.
         num_vectors: Vectors of a new word.
+        progressive_steps: Steps after which one more of them joins, beginning with one; 0 for all from the start.
+        per_image_words: Give every picture a word of its own beside the subject's, said in a quarter of its captions:
+            it takes up what that picture alone shows, and is thrown away at the end.
         initializer: Word that a new word starts from; None for the class noun.
         anchor_weight: Weight of the squared distance of the new word's vectors from where they started, in units of the
             token table's variance; keeps a word editable ([gal2022] regularisation).
@@ -48,13 +68,17 @@ class LearnConfig(Section):
     """
 
     method: MethodName = "lora"
+    kind: Literal["subject", "style"] = "subject"
     folder: Path
     placeholder: str = Field(min_length=1)
     class_noun: str = Field(min_length=1)
+    further: tuple[SubjectConfig, ...] = ()
     output: Path
     identifier: Identifier | None = None
     word: str | None = None
     num_vectors: int = Field(default=1, ge=1)
+    progressive_steps: int = Field(default=0, ge=0)
+    per_image_words: bool = False
     initializer: str | None = None
     anchor_weight: float = Field(default=0.0, ge=0)
     templates: TemplateSet = "none"
@@ -72,6 +96,12 @@ class LearnConfig(Section):
     optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=5, schedule="cosine", final_lr=0.1)
     loop: LoopConfig = LoopConfig(steps=150, log_every=10, save_every=50, tensorboard=False)
     preview_prompts: tuple[str, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[SubjectConfig, ...]:
+        """All subjects, the main one first."""
+        main = SubjectConfig(folder=self.folder, placeholder=self.placeholder, class_noun=self.class_noun)
+        return (main, *self.further)
 
     @property
     def chosen_identifier(self) -> Identifier:

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 
 from sfumato import __version__
 from sfumato.adapters.lora import LoRA, LoRAConfig
-from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
-from sfumato.data.templates import TEMPLATES
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import CheckpointError
 from sfumato.events import Artifact, Event, Notice, Preview
-from sfumato.formats.bundle import Bundle, Word, load_bundle, save_bundle
-from sfumato.formats.concept import Concept, save_concept, taken_from
+from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
+from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import generator
-from sfumato.tensors import Context, PerRow
+from sfumato.tensors import PerRow
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, noised
@@ -32,6 +30,7 @@ from sfumato.training.sheets import save_sheet
 from sfumato.training.subject import Samples, pick
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.whole import WholeWeights
+from sfumato.training.words import Words
 
 
 class Learner:
@@ -48,34 +47,24 @@ class Learner:
         self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
         self.base_hash = bundle.base_hash
         self.method = METHODS[config.method]
-        self.rows: TokenRows | None = None
-        self.expansion = self._expansion()
         self.adapters = self._adapters() if self.method.factors else {}
-        if config.chosen_identifier == "new":
-            self.rows = self._new_rows()
+        self.words = Words(config, bundle, samples, () if prior is None else prior.captions)
         parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
         self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
-        self._start = None if self.rows is None else self.rows.rows.detach().clone()
-        self._fixed: dict[str, Context] = {}
         self._is_open = True
         for lora in self.adapters.values():
             lora.attach()
             lora.train()
-        try:
-            self._tokens = {text: self._encode(text) for text in self._texts()}
-        except BaseException:
-            self.close()
-            raise
-        learning = {**self.adapters, **self.whole.modules, **({} if self.rows is None else {"word": self.rows})}
+        rows = self.words.rows
+        learning = {**self.adapters, **self.whole.modules, **({} if rows is None else {"word": rows})}
         self.learning: dict[str, nn.Module] = {f"learned-{name}": module for name, module in learning.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the run, as plain data."""
-        values = self.config.model_dump(mode="json", exclude={"folder", "output"})
-        values["identifier"] = self.config.chosen_identifier
-        facts = {"data": self.samples.data_hash, "base": self.base_hash, "expansion": self.expansion}
-        return {**values, **facts}
+        values = {**self._request(), "identifier": self.config.chosen_identifier}
+        expansions = [word.expansion for word in self.words.words]
+        return {**values, "data": self.samples.data_hash, "base": self.base_hash, "expansions": expansions}
 
     def task(self) -> Task:
         """Return what the loop needs."""
@@ -98,9 +87,8 @@ class Learner:
             prior = per_row[size:].mean()
             metrics["prior"] = prior.detach()
             loss = loss + config.prior_weight * prior
-        if config.anchor_weight and self.rows is not None and self._start is not None:
-            table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
-            anchor = (self.rows.rows - self._start).square().mean() / table.var()
+        anchor = self.words.anchor()
+        if anchor is not None:
             metrics["anchor"] = anchor.detach()
             loss = loss + config.anchor_weight * anchor
         return LossReport(loss, metrics, names, per_row.detach(), len(names))
@@ -128,17 +116,22 @@ class Learner:
 
     def concept(self, step: int) -> Concept:
         """Return what has been learned so far."""
-        config = self.config
+        config, words = self.config, self.words.words
+        learned = [
+            LearnedWord(word.placeholder, word.class_noun, word.expansion, rows)
+            for word, rows in zip(words, self.words.learned(step), strict=True)
+        ]
         bare = Concept(
             placeholder=config.placeholder,
             class_noun=config.class_noun,
-            expansion=self.expansion,
+            expansion=words[0].expansion,
             factors={},
             configs={},
-            rows=None if self.rows is None else self.rows.rows.detach().clone(),
+            rows=learned[0].rows,
+            further=tuple(learned[1:]),
             base_name=self.bundle.name,
             base_hash=self.base_hash,
-            request=config.model_dump(mode="json", exclude={"folder", "output"}),
+            request=self._request(),
             lineage={
                 "data_hash": self.samples.data_hash,
                 "pictures": list(self.samples.names),
@@ -153,15 +146,14 @@ class Learner:
         return taken_from(replace(bare, lineage={**bare.lineage, "change_held": share}), adapters)
 
     def tuned(self) -> Bundle:
-        """Return the base as it has become, with the word for the subject; it shares the live weights."""
-        config = self.config
-        word = Word(config.placeholder, self.expansion, config.class_noun)
-        return replace(self.bundle, name=self.config.output.stem, words=(*self.bundle.words, word), source=None)
+        """Return the base as it has become, with the words for the subjects; it shares the live weights."""
+        words = (*self.bundle.words, *self.words.words)
+        return replace(self.bundle, name=self.config.output.stem, words=words, source=None)
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Write the concept file, or the whole base, and prove that it holds what was learned."""
-        output, info = self.config.output, {"expansion": self.expansion, "base": self.bundle.name}
-        info["placeholder"] = self.config.placeholder
+        output, word = self.config.output, self.words.words[0]
+        info = {"placeholder": word.placeholder, "expansion": word.expansion, "base": self.bundle.name}
         if output.suffix != ".safetensors":
             tuned = self.tuned()
             save_bundle(tuned, output)
@@ -188,29 +180,6 @@ class Learner:
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
 
-    def _expansion(self) -> str:
-        """Choose what the placeholder becomes in a prompt."""
-        config = self.config
-        identifier = config.chosen_identifier
-        if identifier != self.method.identifier and self.method.rows != "wanted":
-            does = "learns" if self.method.rows == "always" else "does not learn"
-            raise ConfigError(
-                f"identifier is '{identifier}' but the method '{config.method}' {does} vectors of a new word.",
-                field="identifier",
-                hint=f"Use identifier '{self.method.identifier}', or the method 'lora'.",
-            )
-        if identifier == "new":
-            if config.word is not None:
-                raise ConfigError(
-                    f"word is '{config.word}' but identifier is 'new', which makes its own.",
-                    field="word",
-                    hint="Use identifier 'rare' with it.",
-                )
-            return f"{config.placeholder} {config.class_noun}" if self.method.says_class else config.placeholder
-        avoid = (*self.samples.captions, config.class_noun)
-        word = config.word or rare_identifier(self.bundle.tokenizer.vocabulary, seed=config.seed, avoid=avoid)
-        return f"{word} {config.class_noun}"
-
     def _adapters(self) -> dict[str, LoRA]:
         """Make the low-rank factors."""
         config, modules = self.config, self.bundle.modules
@@ -223,40 +192,6 @@ class Learner:
             )
             for part, chosen in targets.items()
         }
-
-    def _new_rows(self) -> TokenRows:
-        """Make vectors for the placeholder, started from the class noun."""
-        config, tokenizer = self.config, self.bundle.tokenizer
-        table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
-        pieces = [piece.id for piece in tokenizer.pieces(config.initializer or config.class_noun)]
-        rows = initial_rows(table, pieces, config.num_vectors, seed=config.seed)
-        tokenizer.add_placeholder(config.placeholder, config.num_vectors)
-        return TokenRows(config.placeholder, rows)
-
-    def _texts(self) -> set[str]:
-        """All texts of the run."""
-        return {*self.samples.captions, *self._sentences, *(() if self.prior is None else self.prior.captions), ""}
-
-    @property
-    def _sentences(self) -> tuple[str, ...]:
-        """The template sentences with the placeholder; none where pictures keep their captions."""
-        return tuple(template.format(self.config.placeholder) for template in TEMPLATES[self.config.templates])
-
-    def _captions(self, samples: Samples, rows: list[int], draw: int) -> list[str]:
-        """Return what is said of some pictures in this draw."""
-        sentences = self._sentences
-        if not sentences or samples is not self.samples:
-            return [samples.captions[row] for row in rows]
-        source = generator(self.config.seed, "train/templates", draw)
-        chosen = torch.randint(len(sentences), (len(rows),), generator=source)
-        return [sentences[index] for index in chosen.tolist()]
-
-    def _encode(self, text: str) -> Tensor:
-        """Turn a text into token ids, the placeholder written out."""
-        config = self.config
-        expanded = expand_placeholder(text, config.placeholder, self.expansion, config.class_noun)
-        tokens: Tensor = self.bundle.tokenizer.encode([expanded])
-        return tokens
 
     def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
         """Return names, weighted and plain loss of every row of a draw."""
@@ -272,7 +207,7 @@ class Learner:
                 shown[place] for place in pick(len(shown), config.batch_size, config.seed, f"train/{purpose}", draw)
             ]
             names += [samples.names[row] for row in rows]
-            captions += self._captions(samples, rows, draw)
+            captions += self.words.captions(samples, rows, draw)
             latents.append(samples.latents(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
         x_0 = torch.cat(latents)
         times, count = bundle.schedule.num_train_steps, len(names)
@@ -282,32 +217,25 @@ class Learner:
         chance = config.objective.text_dropout
         captions = ["" if float(d) < chance else text for text, d in zip(captions, dropped, strict=True)]
         batch = noised(bundle.schedule, bundle.prediction, x_0, t, eps)
-        output = bundle.unet(batch.x_t, batch.t, self._context(captions))
+        learns = "learned-text_encoder" in self.learning
+        context = self.words.context(captions, draw // config.loop.accumulate, text_learns=learns)
+        output = bundle.unet(batch.x_t, batch.t, context)
         weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch)
         return names, weighted, plain
 
-    def _context(self, captions: list[str]) -> Context:
-        """Encode captions; once for the whole run where nothing on the text side learns."""
-        if "learned-text_encoder" not in self.learning and self.rows is None:
-            with torch.no_grad():
-                for text in set(captions) - self._fixed.keys():
-                    self._fixed[text] = self.bundle.text_encoder(self._tokens[text]).context
-            return torch.cat([self._fixed[text] for text in captions])
-        texts = list(dict.fromkeys(captions))  # equal captions are encoded once per step
-        tokens = torch.cat([self._tokens[text] for text in texts])
-        features: Tensor = self.bundle.text_encoder(tokens, None if self.rows is None else self.rows.rows).context
-        return features[[texts.index(caption) for caption in captions]]
+    def _request(self) -> dict[str, Any]:
+        """Return what was asked for as plain data, without the places of files."""
+        left_out = {"folder": True, "output": True, "further": {"__all__": {"folder"}}}
+        return self.config.model_dump(mode="json", exclude=left_out)
 
     def _attach(self) -> None:
         """Make the base compute with what is learned, and the tokenizer understand the new word."""
         for lora in self.adapters.values():
             lora.attach()
-        if self.rows is not None:
-            self.bundle.tokenizer.add_placeholder(self.config.placeholder, self.config.num_vectors)
+        self.words.attach()
 
     def _detach(self) -> None:
         """Take everything away from the base again."""
         for lora in self.adapters.values():
             lora.detach()
-        if self.rows is not None:
-            self.bundle.tokenizer.remove_placeholder(self.config.placeholder)
+        self.words.detach()

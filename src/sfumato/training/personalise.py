@@ -13,7 +13,7 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
 from sfumato.training.methods import METHODS
-from sfumato.training.subject import Samples, class_samples, read_subject
+from sfumato.training.subject import Samples, class_samples, joined, read_subject
 
 
 def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False) -> Iterator[Event]:
@@ -41,19 +41,34 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
     _check_output(config)
     bundle.freeze()
     yield Progress("pictures", 0, 1)
-    samples = read_subject(config.folder, config.placeholder, config.class_noun, bundle, flip=config.flip)
+    samples = joined(
+        [
+            read_subject(
+                one.folder,
+                one.placeholder,
+                one.class_noun,
+                bundle,
+                flip=config.flip,
+                is_style=config.kind == "style",
+            )
+            for one in config.subjects
+        ]
+    )
     yield Progress("pictures", 1, 1)
     if len(set(samples.repeats)) > 1:
         often = f"{min(samples.repeats)} to {max(samples.repeats)} times"
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
     prior = None
     if config.prior_weight:
-        pipeline, prompt = Pipeline(bundle), f"a {config.class_noun}"
-        for event in class_samples(pipeline, prompt, config.num_class_images, config.seed, run_dir):
-            if isinstance(event, Samples):
-                prior = event
-            else:
-                yield event
+        drawn: list[Samples] = []
+        prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
+        for prompt in dict.fromkeys(prompts):
+            for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, run_dir):
+                if isinstance(event, Samples):
+                    drawn.append(event)
+                else:
+                    yield event
+        prior = joined(drawn)
     learner = Learner(config, bundle, samples, prior)
     try:
         yield from train(learner.task(), config.loop, run_dir, settings=learner.settings, resume=resume)

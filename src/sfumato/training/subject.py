@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ class Samples:
         captions: One each, placeholders not written out.
         names: One each, for messages.
         data_hash: SHA-256 of the files and captions.
+        words: The placeholder of each; empty for pictures that have none.
         repeats: How often each is shown in a round; empty: once.
     """
 
@@ -47,6 +49,7 @@ class Samples:
     names: tuple[str, ...]
     data_hash: str = ""
     repeats: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -65,12 +68,15 @@ class Samples:
         return mean + self.std[picked] * torch.randn(mean.shape, generator=draw)
 
 
-def read_subject(folder: Path, placeholder: str, class_noun: str, bundle: Bundle, *, flip: bool = False) -> Samples:
+def read_subject(
+    folder: Path, placeholder: str, class_noun: str, bundle: Bundle, *, flip: bool = False, is_style: bool = False
+) -> Samples:
     """Read the pictures of a subject and encode each once.
 
     A picture's caption is the text file beside it, its entry in `metadata.jsonl`, or the text in its folder's name. If
     that does not name the placeholder, its first class noun becomes the placeholder; without either,
-    `a <placeholder>, ` is put in front. Pictures without a caption get `a <placeholder>`.
+    `a <placeholder>, ` is put in front. Pictures without a caption get `a <placeholder>`. A style is named at the end
+    instead: `a picture, <placeholder> style`.
 
     Args:
         folder: Pictures, cropped to their middle square and scaled to the base's native size.
@@ -78,6 +84,7 @@ def read_subject(folder: Path, placeholder: str, class_noun: str, bundle: Bundle
         class_noun: Such as `fox`.
         bundle: Gives the autoencoder.
         flip: Add every picture mirrored.
+        is_style: The pictures share a style, not a subject.
 
     Returns:
         The pictures as latents.
@@ -97,7 +104,10 @@ def read_subject(folder: Path, placeholder: str, class_noun: str, bundle: Bundle
     repeats: list[int] = []
     for entry in entries:
         image = load_tensor(entry.path, bundle.native_size)
-        caption = subject_caption(entry.caption(f"a {placeholder}"), placeholder, class_noun)
+        if is_style:
+            caption = style_caption(entry.caption("a picture"), placeholder)
+        else:
+            caption = subject_caption(entry.caption(f"a {placeholder}"), placeholder, class_noun)
         times = entry.repeats // unit
         digest.update(entry.path.read_bytes() + caption.encode() + (b"" if times == 1 else f"×{times}".encode()))
         for mirrored in (False, True) if flip else (False,):
@@ -108,7 +118,30 @@ def read_subject(folder: Path, placeholder: str, class_noun: str, bundle: Bundle
             names.append(f"{entry.name}{' (mirrored)' if mirrored else ''}")
             repeats.append(times)
     spread = torch.cat(stds) if stds else None
-    return Samples(torch.cat(means), spread, tuple(captions), tuple(names), digest.hexdigest(), tuple(repeats))
+    said, words = tuple(captions), (placeholder,) * len(captions)
+    return Samples(torch.cat(means), spread, said, tuple(names), digest.hexdigest(), tuple(repeats), words)
+
+
+def joined(several: Sequence[Samples]) -> Samples:
+    """Put the pictures of several subjects together.
+
+    Args:
+        several: At least one; all with spread or all without.
+
+    Returns:
+        Their pictures in order.
+    """
+    if len(several) == 1:
+        return several[0]
+    spreads = [samples.std for samples in several if samples.std is not None]
+    return Samples(
+        torch.cat([samples.mean for samples in several]),
+        torch.cat(spreads) if spreads else None,
+        *(tuple(chain.from_iterable(getattr(samples, name) for samples in several)) for name in ("captions", "names")),
+        hashlib.sha256("/".join(samples.data_hash for samples in several).encode()).hexdigest(),
+        tuple(chain.from_iterable(samples.repeats or (1,) * len(samples) for samples in several)),
+        tuple(chain.from_iterable(samples.words for samples in several)),
+    )
 
 
 def subject_caption(caption: str, placeholder: str, class_noun: str) -> str:
@@ -128,6 +161,21 @@ def subject_caption(caption: str, placeholder: str, class_noun: str) -> str:
     if count:
         return named
     return f"a {placeholder}, {caption}"
+
+
+def style_caption(caption: str, placeholder: str) -> str:
+    """Make sure that a caption names the style.
+
+    Args:
+        caption: The user's text.
+        placeholder: Such as `<ink>`.
+
+    Returns:
+        A text that names it; at the end where it did not.
+    """
+    if expand_placeholder(caption, placeholder, "", "") != caption:
+        return caption
+    return f"{caption}, {placeholder} style"
 
 
 def class_samples(pipeline: Pipeline, prompt: str, count: int, seed: int, folder: Path) -> Iterator[Event | Samples]:

@@ -1,0 +1,255 @@
+"""The words of a run: what each becomes in a prompt, the vectors that learn for it, and what is said of a picture.
+
+Beside the plain new word ([gal2022] 3) there are the paper's variants: several vectors, vectors that join one after
+another, an anchor to the coarse word, and a word of its own for every picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
+from sfumato.data.templates import TEMPLATES
+from sfumato.errors import ConfigError
+from sfumato.formats.bundle import Bundle, Word
+from sfumato.runtime.seeding import generator
+from sfumato.tensors import Context
+from sfumato.training.learn_config import LearnConfig, SubjectConfig
+from sfumato.training.methods import METHODS
+from sfumato.training.subject import Samples
+
+_PICTURE_WORD_CHANCE = 0.25
+"""How often a picture's own word is said; the rate of the paper's code."""
+
+
+class Words:
+    """Words of the subjects, attached to the base's tokenizer until `detach`.
+
+    Args:
+        config: Which words, and how they learn.
+        bundle: The base.
+        samples: The subjects' pictures.
+        further: Other texts of the run, such as those of class pictures.
+
+    Raises:
+        ConfigError: The method cannot learn such a word, or the tokenizer cannot take it.
+        DataError: A text is too long for the base.
+    """
+
+    def __init__(self, config: LearnConfig, bundle: Bundle, samples: Samples, further: Iterable[str] = ()) -> None:
+        _check(config)
+        self.config, self.bundle, self.samples = config, bundle, samples
+        self.words = tuple(self._word(subject) for subject in config.subjects)
+        self._vectors: dict[str, int] = {}
+        self.rows = self._new_rows() if config.chosen_identifier == "new" else None
+        self._start = None if self.rows is None else self.rows.rows.detach().clone()
+        self._tokens: dict[tuple[str, int], Tensor] = {}
+        self._fixed: dict[str, Context] = {}
+        self.attach()
+        try:
+            for text in {*self._said(), *further, ""}:
+                self._encode(text, config.num_vectors)
+        except BaseException:
+            self.detach()
+            raise
+
+    def attach(self) -> None:
+        """Let the tokenizer understand the new words."""
+        added: list[str] = []
+        try:
+            for name, count in self._vectors.items():
+                self.bundle.tokenizer.add_placeholder(name, count)
+                added.append(name)
+        except ConfigError:
+            for name in reversed(added):
+                self.bundle.tokenizer.remove_placeholder(name)
+            raise
+
+    def detach(self) -> None:
+        """Let the tokenizer forget them."""
+        for name in reversed(self._vectors):
+            self.bundle.tokenizer.remove_placeholder(name)
+
+    def active(self, step: int) -> int:
+        """Return how many vectors of a word are in use at a step: one more every `progressive_steps`."""
+        config = self.config
+        if not config.progressive_steps:
+            return config.num_vectors
+        return min(config.num_vectors, 1 + step // config.progressive_steps)
+
+    def learned(self, step: int) -> list[Tensor | None]:
+        """Return copies of the vectors of each word, those that are in use after `step` steps."""
+        if self.rows is None:
+            return [None] * len(self.words)
+        count, used = self.config.num_vectors, self.active(max(0, step - 1))
+        table = self.rows.rows.detach()
+        return [table[first : first + used].clone() for first in range(0, len(self.words) * count, count)]
+
+    def captions(self, samples: Samples, rows: Sequence[int], draw: int) -> list[str]:
+        """Return what is said of some pictures in a draw.
+
+        Args:
+            samples: The subjects, or pictures of their classes.
+            rows: Which of them.
+            draw: Number of the draw; decides among sentences.
+
+        Returns:
+            One text each, placeholders not written out.
+        """
+        if samples is not self.samples:
+            return [samples.captions[row] for row in rows]
+        said = [samples.captions[row] for row in rows]
+        sentences = TEMPLATES[self.config.templates]
+        if sentences:
+            source = generator(self.config.seed, "train/templates", draw)
+            chosen = torch.randint(len(sentences), (len(rows),), generator=source)
+            pairs = zip(chosen.tolist(), rows, strict=True)
+            said = [sentences[index].format(samples.words[row]) for index, row in pairs]
+        if not self.config.per_image_words:
+            return said
+        chances = torch.rand(len(rows), generator=generator(self.config.seed, "train/picture words", draw))
+        named = [self._with_own_word(text, row) for text, row in zip(said, rows, strict=True)]
+        return [
+            own if chance < _PICTURE_WORD_CHANCE else text
+            for text, own, chance in zip(said, named, chances.tolist(), strict=True)
+        ]
+
+    def context(self, captions: Sequence[str], step: int, *, text_learns: bool) -> Context:
+        """Encode captions; once for the whole run where nothing on the text side learns.
+
+        Args:
+            captions: Placeholders not written out.
+            step: Decides how many vectors are in use.
+            text_learns: The text encoder changes from step to step.
+
+        Returns:
+            Features, `(b, l, d)`.
+        """
+        encoder = self.bundle.text_encoder
+        if self.rows is None and not text_learns:
+            with torch.no_grad():
+                for text in set(captions) - self._fixed.keys():
+                    self._fixed[text] = encoder(self._encode(text, 1)).context
+            return torch.cat([self._fixed[text] for text in captions])
+        texts = list(dict.fromkeys(captions))  # equal captions are encoded once per step
+        tokens = torch.cat([self._encode(text, self.active(step)) for text in texts])
+        features: Tensor = encoder(tokens, None if self.rows is None else self.rows.rows).context
+        return features[[texts.index(caption) for caption in captions]]
+
+    def anchor(self) -> Tensor | None:
+        """Return how far the vectors have moved, squared, in units of the token table's variance; None: not wanted."""
+        if self.rows is None or self._start is None or not self.config.anchor_weight:
+            return None
+        table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
+        return (self.rows.rows - self._start).square().mean() / table.var()
+
+    # ── private ──────────────────────────────────────────────────────────────────────────────────
+
+    def _word(self, subject: SubjectConfig) -> Word:
+        """Choose what the placeholder of a subject becomes in a prompt."""
+        config, says_class = self.config, METHODS[self.config.method].says_class and self.config.kind == "subject"
+        if config.chosen_identifier == "new":
+            said = subject.placeholder
+        else:
+            nouns = [other.class_noun for other in config.subjects]
+            number = config.subjects.index(subject)
+            taken = [word.expansion for word in self.__dict__.get("words", ())]
+            avoid = (*self.samples.captions, *nouns, *taken)
+            vocabulary = self.bundle.tokenizer.vocabulary
+            given = config.word if number == 0 else None
+            said = given or rare_identifier(vocabulary, seed=config.seed + number, avoid=avoid)
+        return Word(subject.placeholder, f"{said} {subject.class_noun}" if says_class else said, subject.class_noun)
+
+    def _new_rows(self) -> TokenRows:
+        """Make vectors for every word, started from the initializer or the class noun."""
+        config, tokenizer = self.config, self.bundle.tokenizer
+        table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
+        start: list[Tensor] = []
+        for number, subject in enumerate(config.subjects):
+            word = config.initializer if number == 0 and config.initializer else subject.class_noun
+            pieces = [piece.id for piece in tokenizer.pieces(word)]
+            start.append(initial_rows(table, pieces, config.num_vectors, seed=config.seed))
+            self._vectors[subject.placeholder] = config.num_vectors
+        if config.per_image_words:
+            nouns = {subject.placeholder: subject.class_noun for subject in config.subjects}
+            for row in range(len(self.samples)):
+                pieces = [piece.id for piece in tokenizer.pieces(nouns[self.samples.words[row]])]
+                start.append(initial_rows(table, pieces, 1, seed=config.seed))
+                self._vectors[_picture_word(row)] = 1
+        return TokenRows(config.placeholder, torch.cat(start))
+
+    def _with_own_word(self, text: str, row: int) -> str:
+        """Say the word of a picture beside that of its subject."""
+        word = self.samples.words[row]
+        return expand_placeholder(text, word, f"{word} with {_picture_word(row)}", "")
+
+    def _said(self) -> set[str]:
+        """Return everything that may be said of the subjects' pictures."""
+        samples, sentences = self.samples, TEMPLATES[self.config.templates]
+        said = {(text.format(samples.words[row]), row) for text in sentences for row in range(len(samples))}
+        said = said or set(zip(samples.captions, range(len(samples)), strict=True))
+        texts = {text for text, _ in said}
+        return texts | {self._with_own_word(*pair) for pair in said} if self.config.per_image_words else texts
+
+    def _encode(self, text: str, used: int) -> Tensor:
+        """Turn a text into token ids, placeholders written out, vectors that are not in use yet left out."""
+        key = (text, used)
+        if key not in self._tokens:
+            expanded = text
+            for word in self.words:
+                expanded = expand_placeholder(expanded, word.placeholder, word.expansion, word.class_noun)
+            tokens: Tensor = self.bundle.tokenizer.encode([expanded])
+            spoken: Mapping[str, tuple[int, ...]] = self.bundle.tokenizer.placeholders
+            unused = {index for ids in spoken.values() for index in ids[used:]}
+            self._tokens[key] = _without(tokens, unused, self.bundle.tokenizer.pad_id)
+        return self._tokens[key]
+
+
+def _picture_word(row: int) -> str:
+    """Return the word of one picture."""
+    return f"<picture-{row + 1}>"
+
+
+def _without(tokens: Tensor, ids: set[int], pad: int) -> Tensor:
+    """Take ids out of one row of tokens; padding takes their place at the end."""
+    kept = [index for index in tokens[0].tolist() if index not in ids]
+    return torch.tensor([kept + [pad] * (tokens.shape[1] - len(kept))], dtype=tokens.dtype)
+
+
+def _check(config: LearnConfig) -> None:
+    """Refuse words that the method cannot learn, and settings that would do nothing."""
+    method, identifier = METHODS[config.method], config.chosen_identifier
+    if identifier != method.identifier and method.rows != "wanted":
+        does = "learns" if method.rows == "always" else "does not learn"
+        raise ConfigError(
+            f"identifier is '{identifier}' but the method '{config.method}' {does} vectors of a new word.",
+            field="identifier",
+            hint=f"Use identifier '{method.identifier}', or the method 'lora'.",
+        )
+    if identifier == "new" and config.word is not None:
+        raise ConfigError(
+            f"word is '{config.word}' but identifier is 'new', which makes its own.",
+            field="word",
+            hint="Use identifier 'rare' with it.",
+        )
+    names = [subject.placeholder for subject in config.subjects]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"'{name}' stands for two subjects.", field="further", hint="Give each its own word.")
+    given = {"per_image_words": config.per_image_words, "progressive_steps": config.progressive_steps}
+    for name, value in given.items():
+        if value and identifier != "new":
+            raise ConfigError(
+                f"{name} is {value} but identifier is '{identifier}', which learns no vectors.",
+                field=name,
+                hint="Use identifier 'new' with it.",
+            )
+    if config.progressive_steps and config.num_vectors == 1:
+        raise ConfigError(
+            f"progressive_steps is {config.progressive_steps} but num_vectors is 1, so no vector can join later.",
+            field="progressive_steps",
+            hint="Set num_vectors to 2 or 3.",
+        )

@@ -1,0 +1,198 @@
+"""Words that learn: vectors that join later, words for single pictures, styles, several subjects in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.errors import ConfigError, EmptyDataset
+from sfumato.events import Progress
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import load_concept
+from sfumato.formats.safe_io import content_hash
+from sfumato.operations.learn import parse_subject
+from sfumato.pipeline import Pipeline
+from sfumato.training.learn_config import LearnConfig, SubjectConfig
+from sfumato.training.learner import Learner
+from sfumato.training.loop import LoopConfig
+from sfumato.training.optim import OptimConfig
+from sfumato.training.personalise import learn
+from sfumato.training.subject import Samples, joined, read_subject, style_caption
+from sfumato.training.words import Words
+from tiny import tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two pictures of a red thing, three of a blue one."""
+    made = []
+    for name, colour, count in (("fox", (200, 40, 30), 2), ("cat", (30, 40, 200), 3)):
+        folder = tmp_path_factory.mktemp(name)
+        for index in range(count):
+            Image.new("RGB", (32, 32), tuple(min(255, c + 20 * index) for c in colour)).save(folder / f"{index}.png")
+        made.append(folder)
+    return made[0], made[1]
+
+
+@pytest.fixture(autouse=True)
+def base_stays(bundle: Bundle) -> Iterator[None]:
+    before = {part: content_hash(module.state_dict()) for part, module in bundle.modules.items()}
+    yield
+    assert {part: content_hash(module.state_dict()) for part, module in bundle.modules.items()} == before
+    assert bundle.tokenizer.placeholders == {}
+
+
+def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
+    loop = LoopConfig(**{"steps": 6, "log_every": 1, "tensorboard": False, **changes.pop("loop", {})})
+    values = {"folder": folder, "placeholder": "<fox>", "class_noun": "fox", "output": output, "batch_size": 2}
+    return LearnConfig(**{**values, "method": "textual-inversion", "loop": loop, **changes})
+
+
+def subject(bundle: Bundle, folder: Path) -> Samples:
+    return read_subject(folder, "<fox>", "fox", bundle)
+
+
+def test_vectors_join_one_after_another(bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    chosen = config(folders[0], tmp_path / "fox.safetensors", num_vectors=3, progressive_steps=4, loop={"steps": 6})
+    learner = Learner(chosen, bundle, subject(bundle, folders[0]), None)
+    try:
+        words = learner.words
+        assert [words.active(step) for step in (0, 3, 4, 7, 8, 99)] == [1, 1, 2, 2, 3, 3]
+        assert words.rows is not None
+        for step, used in ((0, 1), (4, 2), (8, 3)):
+            words.rows.zero_grad()
+            words.context(["a <fox>"], step, text_learns=False).square().sum().backward()
+            grad = words.rows.rows.grad
+            assert grad is not None
+            assert [bool(row.any()) for row in grad] == [number < used for number in range(3)]
+        first = bundle.tokenizer.placeholders["<fox>"][0]
+        one, two = (words._encode("a <fox> asleep", used)[0].tolist() for used in (1, 2))
+        assert one[:4] == [two[0], two[1], first, two[4]] and two[2:4] == [first, first + 1]
+        assert len(one) == len(two)
+    finally:
+        learner.close()
+    list(learn(chosen, bundle, tmp_path / "run"))
+    rows = load_concept(chosen.output).rows
+    assert rows is not None and len(rows) == 2  # the third would have joined at step 8
+
+
+def test_each_picture_has_a_word_that_is_not_kept(bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    chosen = config(folders[1], tmp_path / "fox.safetensors", per_image_words=True, loop={"steps": 12})
+    samples = subject(bundle, folders[1])
+    words = Words(chosen, bundle, samples)
+    try:
+        said = [words.captions(samples, [row], draw)[0] for draw in range(200) for row in range(3)]
+        own = [f"a <fox> with <picture-{row + 1}>" for row in range(3)]
+        assert set(said) == {"a <fox>", *own}
+        assert all(text in ("a <fox>", own[place % 3]) for place, text in enumerate(said))
+        assert 0.18 < 1 - said.count("a <fox>") / len(said) < 0.32
+        assert words.rows is not None and len(words.rows.rows) == 1 + 3
+    finally:
+        words.detach()
+    list(learn(chosen, bundle, tmp_path / "run"))
+    rows = load_concept(chosen.output).rows
+    assert rows is not None and len(rows) == 1
+
+
+def test_a_style_is_named_at_the_end_and_stands_for_itself(
+    bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert style_caption("a dog asleep", "<ink>") == "a dog asleep, <ink> style"
+    assert style_caption("in <ink> style", "<ink>") == "in <ink> style"
+    chosen = config(
+        folders[0],
+        tmp_path / "ink.safetensors",
+        method="lora",
+        kind="style",
+        placeholder="<ink>",
+        class_noun="flat",
+        prior_weight=1.0,
+        num_class_images=2,
+        rank=2,
+    )
+    list(learn(chosen, bundle, tmp_path / "run"))
+    concept = load_concept(chosen.output)
+    assert concept.expansion == "<ink>"
+    pipeline = Pipeline(bundle)
+    with pipeline.using((concept, 1.0)):
+        assert pipeline.expand("a dog, <ink> style") == "a dog, <ink> style"
+
+
+def test_two_subjects_share_factors_and_have_words_of_their_own(
+    bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = SubjectConfig(folder=folders[1], placeholder="<cat>", class_noun="cat")
+    chosen = config(
+        folders[0],
+        tmp_path / "both.safetensors",
+        method="pivotal",
+        further=(other,),
+        num_vectors=2,
+        rank=2,
+        prior_weight=0.5,
+        num_class_images=2,
+        optim=OptimConfig(lr=1e-2, weight_decay=0.0),
+    )
+    events = list(learn(chosen, bundle, tmp_path / "run"))
+    assert [e.done for e in events if isinstance(e, Progress) and e.phase == "class pictures"] == [2, 2]
+    concept = load_concept(chosen.output)
+    assert [(w.placeholder, w.expansion) for w in concept.words] == [("<fox>", "<fox> fox"), ("<cat>", "<cat> cat")]
+    assert all(word.rows is not None and word.rows.shape == (2, 32) for word in concept.words)
+    assert concept.lineage["pictures"] == ["0.png", "1.png", "0.png", "1.png", "2.png"]
+    pipeline = Pipeline(bundle)
+    plain = pipeline.context("a fox and a cat")
+    with pipeline.using((concept, 1.0)):
+        assert pipeline.expand("a <fox> and a <cat>") == "a <fox> fox and a <cat> cat"
+        assert not torch.equal(pipeline.context("a <fox> and a <cat>"), plain)
+        with (
+            pytest.raises(ConfigError, match="Two concepts have the placeholder '<fox>'"),
+            pipeline.using((concept, 1.0)),
+        ):
+            pass
+    with pytest.raises(EmptyDataset):
+        gone = other.model_copy(update={"folder": tmp_path / "run" / "checkpoints"})
+        list(learn(chosen.model_copy(update={"further": (gone,)}), bundle, tmp_path / "again"))
+
+
+def test_rare_words_of_two_subjects_differ(bundle: Bundle, folders: tuple[Path, Path]) -> None:
+    other = SubjectConfig(folder=folders[1], placeholder="<cat>", class_noun="fox")
+    chosen = config(folders[0], Path("x.safetensors"), method="lora", identifier="rare", further=(other,))
+    samples = joined([subject(bundle, folders[0]), read_subject(folders[1], "<cat>", "fox", bundle)])
+    assert samples.words == ("<fox>",) * 2 + ("<cat>",) * 3
+    first, second = Words(chosen, bundle, samples).words
+    assert first.expansion.endswith(" fox") and second.expansion.endswith(" fox")
+    assert first.expansion != second.expansion
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"progressive_steps": 5}, "progressive_steps is 5 but num_vectors is 1"),
+        ({"method": "lora", "identifier": "rare", "per_image_words": True}, "per_image_words is True but identifier"),
+        ({"further": (SubjectConfig(folder=Path(), placeholder="<fox>", class_noun="cat"),)}, "'<fox>' stands for two"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    bundle: Bundle, folders: tuple[Path, Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Words(config(folders[0], Path("x.safetensors"), **changes), bundle, subject(bundle, folders[0]))
+
+
+def test_subjects_on_the_command_line() -> None:
+    assert parse_subject("C:/photos/cat:<cat>:cat") == SubjectConfig(
+        folder=Path("C:/photos/cat"), placeholder="<cat>", class_noun="cat"
+    )
+    for wrong in ("photos", "photos:<cat>", "photos::cat"):
+        with pytest.raises(ConfigError, match=f"given '{wrong}'; needed FOLDER:WORD:NOUN"):
+            parse_subject(wrong)
