@@ -10,7 +10,8 @@ same number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.errors import CannotResume, OutOfMemory, StorageError
+from sfumato.errors import CannotResume, ConfigError, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import derive_seed
@@ -189,6 +190,13 @@ class _Run:
             **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
             **({} if task.ema is None else {"ema": task.ema}),
         }
+        averaging = [name for name, optimizer in self.optimizers.items() if optimizer.averages]
+        if task.ema is not None and averaging:
+            raise ConfigError(
+                f"ema.decay is {task.ema.config.decay}, but the optimizer of '{averaging[0]}' averages the weights itself.",
+                field="ema.decay",
+                hint="Set ema.decay to 0, or take another optimizer.",
+            )
         self.guard = Guard(config.guard, self.parts)
         self.watched = task.watched or {k: m for phase in task.phases for k, m in phase.modules.items()}
         self.step = 0
@@ -202,11 +210,12 @@ class _Run:
         first = list(self._restore(resume))
         self.journal = Journal(self.run_dir, self.step, self.config.tensorboard)
         try:
-            for event in self._events(first):
-                problem = self.journal.write(event)
-                yield event
-                if problem is not None:
-                    yield Notice(self.step, problem)
+            with closing(self._events(first)) as events:  # a preview cut short first puts the weights back
+                for event in events:
+                    problem = self.journal.write(event)
+                    yield event
+                    if problem is not None:
+                        yield Notice(self.step, problem)
         except GeneratorExit:
             if self.step != self.saved_step:
                 self._save()
@@ -217,7 +226,7 @@ class _Run:
         if self.journal is not None:
             self.journal.close()
 
-    def _events(self, first: list[Event]) -> Iterator[Event]:
+    def _events(self, first: list[Event]) -> Generator[Event]:
         """Yield what happens from the restored step to the last."""
         yield from first
         reason = self._reason_to_stop()
@@ -230,10 +239,12 @@ class _Run:
             reason = self._reason_to_stop()
         if self.step != self.saved_step:
             yield self._save()
-            yield from self.task.after_save(self.step, self.run_dir)
+            with self._shipped():
+                yield from self.task.after_save(self.step, self.run_dir)
         finished = self.step >= self.config.steps
         if finished:
-            yield from self.task.finish(self.step, self.run_dir)
+            with self._shipped():
+                yield from self.task.finish(self.step, self.run_dir)
         elif reason is not None:
             yield Notice(self.step, f"Stopped after step {self.step} of {self.config.steps}: {reason}. Resume goes on.")
         info = {"step": self.step, "steps": self.config.steps, "stopped": None if finished else reason}
@@ -323,18 +334,31 @@ class _Run:
             self.interval = _Interval()
         if config.validate_every and (self.step % config.validate_every == 0 or last):
             started = time.perf_counter()
-            values = dict(self.task.validate(self.step))
+            with self._shipped():
+                values = dict(self.task.validate(self.step))
             self.interval.start += time.perf_counter() - started
             if values:
                 yield Metric(self.step, values)
         if config.preview_every and (self.step % config.preview_every == 0 or last):
             started = time.perf_counter()
-            yield from self.task.preview(self.step, self.run_dir / "previews")
+            with self._shipped():
+                yield from self.task.preview(self.step, self.run_dir / "previews")
             self.interval.start += time.perf_counter() - started
         if self.step % config.save_every == 0 and not last:
             yield self._save_or_go_on()
             if self.step == self.saved_step:
-                yield from self.task.after_save(self.step, self.run_dir)
+                with self._shipped():
+                    yield from self.task.after_save(self.step, self.run_dir)
+
+    @contextmanager
+    def _shipped(self) -> Iterator[None]:
+        """Use the weights that the run would hand over inside the block: averages where there are any."""
+        with ExitStack() as stack:
+            for optimizer in self.optimizers.values():
+                stack.enter_context(optimizer.averaged())
+            if self.task.ema is not None and self.task.ships_average:
+                stack.enter_context(self.task.ema.applied())
+            yield
 
     def _save_or_go_on(self) -> Event:
         """Save; when that fails the run goes on and tries again at the next time."""

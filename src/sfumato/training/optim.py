@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.runtime.precision import Precision
+from sfumato.training.optim_library import Numbers, OptimizerName, make_optimizer
+from sfumato.training.optim_state import flat_state, put_state
 from sfumato.training.section import Section
 
 
@@ -25,7 +28,8 @@ class OptimConfig(Section):
     """How weights are updated.
 
     Attributes:
-        name: `adamw`, or `muon` for matrices and kernels with AdamW for the rest.
+        name: `adamw`; `muon` for matrices and kernels with AdamW for the rest; or one of other libraries, see
+            `optim_library`.
         lr: Peak learning rate.
         betas: Decay rates of AdamW's two moments.
         eps: Added to AdamW's denominator.
@@ -42,7 +46,7 @@ class OptimConfig(Section):
         final_lr: The learning rate at the end, as a fraction of the peak.
     """
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: OptimizerName = "adamw"
     lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -56,6 +60,22 @@ class OptimConfig(Section):
     warmup_steps: int = Field(default=0, ge=0)
     decay_steps: int = Field(default=0, ge=0)
     final_lr: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimConfig:
+        """Refuse a falling learning rate where the optimizer averages in its place."""
+        if self.name == "schedule-free" and self.schedule != "constant":
+            raise ConfigError(
+                f"schedule is '{self.schedule}' but the optimizer 'schedule-free' needs 'constant'.",
+                field="optim.schedule",
+                hint="Leave the schedule out; warm-up is possible.",
+            )
+        if self.name == "schedule-free" and self.betas[0] <= 0:
+            raise ConfigError(
+                f"betas is {self.betas} but the optimizer 'schedule-free' needs a first number above 0.",
+                field="optim.betas",
+            )
+        return self
 
 
 def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
@@ -158,12 +178,23 @@ class Optimizers:
     parts: tuple[torch.optim.Optimizer, ...]
     names: dict[Tensor, str]
 
+    def __post_init__(self) -> None:
+        """Refuse several learning rates where the optimizer finds one for all weights."""
+        rates = sorted({group["peak_lr"] for optimizer in self.parts for group in optimizer.param_groups})
+        if self.config.name == "prodigy" and len(rates) > 1:
+            raise ConfigError(
+                f"The optimizer 'prodigy' finds one learning rate for all weights; {rates} were given.",
+                field="optim.name",
+                hint="Leave out learning rates per weight, or take another optimizer.",
+            )
+
     def set_lr(self, step: int, steps: int) -> float:
         """Set the learning rate of this step and return that of the first group."""
         factor = lr_factor(self.config, step, steps)
         for optimizer in self.parts:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                lr = group["peak_lr"] * factor
+                group["lr"] = torch.full_like(group["lr"], lr) if isinstance(group["lr"], Tensor) else lr
         return float(self.parts[0].param_groups[0]["lr"])
 
     def step(self) -> None:
@@ -176,30 +207,41 @@ class Optimizers:
         for optimizer in self.parts:
             optimizer.zero_grad(set_to_none=True)
 
+    @property
+    def averages(self) -> bool:
+        """Whether the weights while learning are not those to be used."""
+        return any(hasattr(optimizer, "eval") for optimizer in self.parts)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Use the weights that are meant for use inside the block; those of the learning come back bit for bit.
+
+        Schedule-free learns at weights between its average and its last step. Its own way back from the average is
+        rounded, so that a run with previews would differ from one without.
+        """
+        if not self.averages:
+            yield
+            return
+        kept = [(weight, weight.detach().clone()) for weight in self.names]
+        for optimizer in self.parts:
+            optimizer.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in kept:
+                    weight.copy_(value)
+            for optimizer in self.parts:
+                for group in optimizer.param_groups:
+                    group["train_mode"] = True
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return every moment under the name of its weight, `name/key`."""
-        return {
-            f"{self.names[weight]}/{key}": value
-            for optimizer in self.parts
-            for weight, moments in optimizer.state.items()
-            for key, value in moments.items()
-        }
+        return flat_state(self.parts, self.names)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned, in the memory layout of each weight."""
-        owners = {name: (weight, part) for part in self.parts for weight, name in self._weights(part)}
-        for part in self.parts:
-            part.state.clear()
-        for full_name, value in state.items():
-            name, key = full_name.rsplit("/", 1)
-            weight, part = owners[name]
-            like = weight if value.shape == weight.shape else value
-            kept = torch.empty_like(like, dtype=value.dtype)
-            part.state[weight][key] = kept.copy_(value)
-
-    def _weights(self, part: torch.optim.Optimizer) -> list[tuple[Tensor, str]]:
-        """Return the weights of one optimizer with their names."""
-        return [(weight, self.names[weight]) for group in part.param_groups for weight in group["params"]]
+        put_state(self.parts, self.names, state)
 
 
 def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> Optimizers:
@@ -238,7 +280,7 @@ def _group(config: OptimConfig, module: nn.Module, path: str, name: str, weight:
 
 
 def _optimizers(groups: Mapping[str, list[nn.Parameter]], config: OptimConfig) -> tuple[torch.optim.Optimizer, ...]:
-    """Make one optimizer for the AdamW groups and one for Muon, leaving out the empty ones."""
+    """Make one optimizer for the plain groups and one for Muon, leaving out the empty ones."""
     parts: list[torch.optim.Optimizer] = []
     adam = [
         {"params": groups[kind], "weight_decay": decay}
@@ -246,11 +288,11 @@ def _optimizers(groups: Mapping[str, list[nn.Parameter]], config: OptimConfig) -
         if groups[kind]
     ]
     if adam:
-        parts.append(torch.optim.AdamW(adam, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
+        parts.append(make_optimizer(config.name, adam, Numbers(config.lr, config.betas, config.eps)))
     if groups["muon"]:
         lr = config.lr if config.muon_lr is None else config.muon_lr
         parts.append(Muon(groups["muon"], lr, config.muon_momentum, config.weight_decay, config.muon_precision))
     for optimizer in parts:
         for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+            group["peak_lr"] = float(group["lr"])
     return tuple(parts)

@@ -84,6 +84,8 @@ class Task:
         saved: Every module whose weights the run changes, by the name of its file in a checkpoint.
         seed: Seed of the run.
         ema: Average of weights, updated after each good step.
+        ships_average: Whether `validate`, `preview`, `after_save` and `finish` find the average in place of the weights;
+            a task without this takes it where it needs it.
         watched: Modules that are searched when a number is not finite; those of the phases by default.
         before_step: Called with each step; yields what it did, such as renewing a cache.
         validate: Returns numbers on fixed data for the log.
@@ -97,6 +99,7 @@ class Task:
     saved: Mapping[str, nn.Module]
     seed: int = 0
     ema: Ema | None = None
+    ships_average: bool = False
     watched: Mapping[str, nn.Module] = field(default_factory=dict)
     before_step: Callable[[int], Iterator[Event]] = _no_events
     validate: Callable[[int], Mapping[str, float]] = _no_numbers
