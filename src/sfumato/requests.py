@@ -5,39 +5,23 @@ Nothing here imports torch, so that `sfumato --help` and every complaint about a
 
 from __future__ import annotations
 
-import types
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, ClassVar, Literal
 
-import annotated_types
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic.fields import FieldInfo
+
+from sfumato.flags import Flag as Flag
+from sfumato.flags import Request as Request
+from sfumato.flags import choices_of as choices_of
+from sfumato.flags import expected as expected
+from sfumato.flags import flag_of as flag_of
+from sfumato.flags import is_list as is_list
+from sfumato.flags import is_switch as is_switch
+from sfumato.learn_settings import LearnSettings
 
 SamplerName = Literal[
     "ddpm", "ddim", "plms", "euler", "euler-ancestral", "heun", "dpm++2m", "dpm++2m-sde", "unipc", "lcm"
 ]
-
-
-@dataclass(frozen=True)
-class Flag:
-    """How a field is written on the command line.
-
-    Attributes:
-        names: The flags, for example `("-n",)`; empty: `--` and the field's name with dashes.
-        metavar: What stands for the value in the help.
-        positional: Whether the value comes without a flag.
-    """
-
-    names: tuple[str, ...] = ()
-    metavar: str | None = None
-    positional: bool = False
-
-
-class Request(BaseModel):
-    """Base of all requests: unknown keys are refused and values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
 
 
 def _parse_size(value: object) -> object:
@@ -65,6 +49,7 @@ class ConceptUse(BaseModel):
     """A learned concept and how strongly it acts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    in_words: ClassVar[str] = "a concept file, with a strength from -4 to 4 after a colon"
 
     path: Path
     strength: Annotated[float, Field(ge=-4, le=4)] = 1.0
@@ -137,7 +122,7 @@ class GenerateRequest(Request):
     )
 
 
-class LearnRequest(Request):
+class LearnRequest(LearnSettings):
     """Teach a base model a subject from a few pictures."""
 
     folder: Annotated[
@@ -307,77 +292,3 @@ class ReplayRequest(Request):
         Field(description="Folder for the new picture; default: only compare."),
         Flag(("-o", "--output"), "DIR"),
     ] = None
-
-
-def flag_of(name: str, field: FieldInfo) -> Flag:
-    """Return how a field is written on the command line."""
-    declared = next((item for item in field.metadata if isinstance(item, Flag)), Flag())
-    names = declared.names or (() if declared.positional else (f"--{name.replace('_', '-')}",))
-    return Flag(names, declared.metavar, declared.positional)
-
-
-def is_list(field: FieldInfo) -> bool:
-    """Say whether a field takes several values, one flag each."""
-    arguments = get_args(field.annotation)
-    return get_origin(field.annotation) is tuple and len(arguments) == 2 and arguments[1] is ...
-
-
-def is_switch(field: FieldInfo) -> bool:
-    """Say whether a field is on or off."""
-    return field.annotation is bool
-
-
-def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    """Return the values a field may take, or nothing when they are not a short list."""
-    annotation = field.annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(item for item in get_args(annotation) if item is not type(None))
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def expected(field: FieldInfo) -> str:
-    """Describe in words the values that a field takes, for messages and help."""
-    choices = choices_of(field)
-    if choices:
-        return "one of " + ", ".join(choices)
-    kind = _kind(field.annotation)
-    low, high = _bounds(field.metadata)
-    if low.startswith("at least") and high.startswith("at most"):
-        return f"{kind} from {low.split()[-1]} to {high.split()[-1]}"
-    if low and high:
-        return f"{kind} {low} and {high}"
-    return f"{kind} {low or high}" if low or high else kind
-
-
-def _kind(annotation: Any) -> str:
-    """Name a type in plain words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return _kind(next(item for item in arguments if item is not type(None)))
-    if origin is Annotated:
-        return _kind(arguments[0])
-    if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
-        return _kind(arguments[0])
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
-    if origin is tuple:
-        return "one number or WIDTHxHEIGHT, each from 8 to 4096"
-    if annotation is ConceptUse:
-        return "a concept file, with a strength from -4 to 4 after a colon"
-    return names.get(annotation, "a value")
-
-
-def _bounds(metadata: list[Any]) -> tuple[str, str]:
-    """Return the lower and the upper bound in words."""
-    low = high = ""
-    for item in metadata:
-        if isinstance(item, annotated_types.Ge):
-            low = f"at least {item.ge}"
-        elif isinstance(item, annotated_types.Gt):
-            low = f"above {item.gt}"
-        elif isinstance(item, annotated_types.Le):
-            high = f"at most {item.le}"
-        elif isinstance(item, annotated_types.Lt):
-            high = f"below {item.lt}"
-        elif isinstance(item, annotated_types.MinLen):
-            low = f"of at least {item.min_length} character{'s' if item.min_length > 1 else ''}"
-    return low, high

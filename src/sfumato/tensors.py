@@ -16,6 +16,9 @@ Images = Float[Tensor, "b 3 H W"]
 Latents = Float[Tensor, "b c h w"]
 """Scaled latents, about unit variance."""
 
+LatentWeights = Float[Tensor, "b 1 h w"]
+"""How much each place of the latents counts in the loss."""
+
 Tokens = Int[Tensor, "b l"]
 """Token ids, padded to the context length."""
 

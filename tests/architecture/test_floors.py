@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats",),
     ("pipeline",),
     ("training", "evaluation"),
-    ("requests", "resolve", "operations"),
+    ("flags", "learn_settings", "requests", "resolve", "operations"),
     ("jobs",),
     ("api", "cli", "server", "studio", "__main__"),
 )
@@ -31,6 +31,9 @@ WITHIN_A_FLOOR = {
     ("events", "tensors"),
     ("runtime", "errors"),
     ("runtime", "tensors"),
+    ("learn_settings", "flags"),
+    ("requests", "flags"),
+    ("requests", "learn_settings"),
     ("resolve", "requests"),
     ("operations", "requests"),
     ("__main__", "cli"),

@@ -176,6 +176,8 @@ def build_parser(command: str, request_class: type[Request]) -> Parser:
     )
     for name, field in request_class.model_fields.items():
         flag = flag_of(name, field)
+        if flag.file_only:
+            continue
         metavar = flag.metavar or (name.upper() if not choices_of(field) else "|".join(choices_of(field)))
         text = _help_text(request_class, name)
         if flag.positional:

@@ -36,17 +36,18 @@ def side_step(size: int) -> int:
     return min(64, max(16, size // 8 // 16 * 16))
 
 
-def bucket_sizes(size: int) -> list[tuple[int, int]]:
+def bucket_sizes(size: int, multiple: int = 1) -> list[tuple[int, int]]:
     """List sizes of about the same area for every proportion.
 
     Args:
         size: Side of the square in pixels; no bucket has more pixels than this square, except the square itself where
             its side has to be rounded.
+        multiple: What a network needs every side to be a multiple of, in pixels.
 
     Returns:
         Width and height of each, from the tallest to the widest.
     """
-    step = side_step(size)
+    step = -(-side_step(size) // multiple) * multiple
     square = max(step, round(size / step) * step)
     sizes = {(square, square)}
     for width in range(step, square, step):

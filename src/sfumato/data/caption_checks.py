@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sfumato.data.findings import finding
-from sfumato.data.listing import Entry, is_picture
+from sfumato.data.images import is_picture
+from sfumato.data.listing import Entry
 from sfumato.events import Finding
 
 MAX_WORDS = 75

@@ -10,8 +10,9 @@ from pathlib import Path
 from sfumato.data.caption_checks import check_captions, check_other_files, read_captions
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
+from sfumato.data.images import is_picture
 from sfumato.data.inspection import Facts, inspect_picture
-from sfumato.data.listing import Entry, is_picture, scan_folder, visible
+from sfumato.data.listing import Entry, scan_folder, visible
 from sfumato.events import Finding, Progress
 
 LEAST_SHARPNESS = 8.0

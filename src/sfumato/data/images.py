@@ -20,6 +20,9 @@ from torch import Tensor
 from sfumato.errors import CaptionMissing, ConfigError, DataError, EmptyDataset, UnreadableImage
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MASK_ENDINGS = (".mask.png", "-masklabel.png")
+"""What follows the name of a picture in that of its mask: ours, and OneTrainer's."""
+
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to any size."""
 
@@ -54,6 +57,11 @@ def require_folder(folder: Path) -> None:
         raise DataError(f"{folder} {what}; a folder of pictures is needed.", hint="Check the path.")
 
 
+def is_picture(path: Path) -> bool:
+    """Say whether a file's name is that of a picture that is read; masks are no pictures."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.lower().endswith(MASK_ENDINGS)
+
+
 def list_images(folder: Path | str) -> list[Path]:
     """List the pictures of a folder, sorted by name, without those in folders below it.
 
@@ -61,7 +69,8 @@ def list_images(folder: Path | str) -> list[Path]:
         folder: The folder.
 
     Returns:
-        Files that end in .png, .jpg, .jpeg, .webp or .bmp in upper or lower case; hidden files are left out.
+        Files that end in .png, .jpg, .jpeg, .webp or .bmp in upper or lower case; hidden files and masks are left
+        out.
 
     Raises:
         DataError: The folder does not exist or is a file.
@@ -70,7 +79,7 @@ def list_images(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     require_folder(folder)
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    found = sorted(path for path in entries if path.suffix.lower() in EXTENSIONS and path.is_file())
+    found = sorted(path for path in entries if is_picture(path) and path.is_file())
     if not found:
         raise EmptyDataset(
             f"{folder} holds no pictures ({len(entries)} other entries); files ending in {', '.join(EXTENSIONS)} "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.data.findings import finding, refusal
-from sfumato.data.images import EXTENSIONS, list_images, read_caption, require_folder
+from sfumato.data.images import is_picture, list_images, read_caption, require_folder
 from sfumato.data.metadata import read_metadata
 from sfumato.events import Finding
 
@@ -137,11 +137,6 @@ def visible(folder: Path) -> list[Path]:
     """Return all files below a folder, sorted; whatever is hidden, or lies in a hidden folder, is left out."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
-
-
-def is_picture(path: Path) -> bool:
-    """Say whether a file's name is that of a picture that is read."""
-    return path.suffix.lower() in EXTENSIONS
 
 
 def _entry(folder: Path, path: Path, captions: dict[Path, str], repeats: int = 1, caption: str = "") -> Entry:

@@ -227,6 +227,21 @@ class Autoencoder(nn.Module):
         z = posterior.mode() if eps is None else posterior.sample(eps)
         return (z - self.config.shift_factor) * self.config.scaling_factor
 
+    def moments(self, images: Images) -> tuple[Latents, Latents | None]:
+        """Encode and scale, keeping the spread: what is stored of a picture that is learned from again and again.
+
+        Args:
+            images: Pictures in [-1, 1].
+
+        Returns:
+            Mean and standard deviation of the scaled latents, in float32; no deviation for `vq`.
+        """
+        posterior, config = self.encode(images), self.config
+        mean = (posterior.mean.float() - config.shift_factor) * config.scaling_factor
+        if posterior.logvar is None:
+            return mean, None
+        return mean, (0.5 * posterior.logvar.float()).exp() * config.scaling_factor
+
     def to_images(self, latents: Latents) -> Images:
         """Undo the scaling and decode (with quantisation for `vq`); the pictures are not clamped."""
         return self.decode(latents / self.config.scaling_factor + self.config.shift_factor)

@@ -9,6 +9,7 @@ from pathlib import Path
 from sfumato.errors import ConfigError
 from sfumato.events import Artifact
 from sfumato.formats.bundle import Bundle, load_bundle
+from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
@@ -36,9 +37,9 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     output = request.output or concept_file(request.placeholder)
     run_dir = output.parent / f"{output.stem}.run"
     finished = False
-    for event in learn_subject(
-        _config(request, output), bundle or load_bundle(request.base), run_dir, resume=request.resume
-    ):
+    config = with_settings(_config(request, output), request)
+    base = bundle or load_bundle(request.base)
+    for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache):
         finished = finished or (isinstance(event, Artifact) and event.kind in ("concept", "bundle"))
         yield event
     if finished:

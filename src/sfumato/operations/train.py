@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfumato.errors import ConfigError
+from sfumato.operations.overrides import key_and_value
 from sfumato.operations.stream import Events
 from sfumato.requests import TrainRequest
 from sfumato.training.autoencoder import train_autoencoder
@@ -27,20 +27,10 @@ def train(request: TrainRequest) -> Events:
         ConfigError: The recipe or a change to it is not usable.
         CannotResume: The folder holds another run.
     """
-    changes = dict(_key_and_value(text) for text in request.overrides)
+    changes = dict(key_and_value(text) for text in request.overrides)
     if request.part == "autoencoder":
         first = load_recipe(request.recipe, AutoencoderRecipe, changes)
         yield from train_autoencoder(first, request.output or RUNS / first.name, request.resume)
     else:
         second = load_recipe(request.recipe, DenoiserRecipe, changes)
         yield from train_denoiser(second, request.output or RUNS / second.name, request.resume)
-
-
-def _key_and_value(text: str) -> tuple[str, str]:
-    """Split `loop.steps=500`."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(
-            f"--set: given {text!r}; needed KEY=VALUE.", field="overrides", hint="For example --set loop.steps=500."
-        )
-    return key.strip(), value.strip()

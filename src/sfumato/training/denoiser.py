@@ -258,14 +258,11 @@ class DenoiserTrainer:
     @torch.no_grad()
     def _encode(self, batch: PictureBatch) -> dict[str, Tensor]:
         """Return mean and standard deviation of the scaled latents of some pictures, and their features."""
-        config, images = self.autoencoder.config, batch.images().to(self.device)
+        images = batch.images().to(self.device)
         with self._computing():
-            posterior = self.autoencoder.encode(images)
+            mean, std = self.autoencoder.moments(images)
             features = {} if self.aligner is None else {"features": self.aligner.features(images)}
-        mean = (posterior.mean.float() - config.shift_factor) * config.scaling_factor
-        if posterior.logvar is None:
-            return {"mean": mean, **features}
-        return {"mean": mean, "std": (0.5 * posterior.logvar.float()).exp() * config.scaling_factor, **features}
+        return {"mean": mean, **({} if std is None else {"std": std}), **features}
 
     @cached_property
     def _validation(self) -> Shard:

@@ -8,10 +8,12 @@ from typing import Literal
 from pydantic import Field
 
 from sfumato.data.templates import TemplateSet
+from sfumato.training.ema import EmaConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS, Identifier, MethodName
 from sfumato.training.objectives import DenoisingConfig
 from sfumato.training.optim import OptimConfig
+from sfumato.training.picture_config import PictureConfig
 from sfumato.training.section import Section
 
 
@@ -61,6 +63,9 @@ class LearnConfig(Section):
         batch_size: Pictures of the subject per step, and as many of the class.
         flip: Add every picture mirrored; not for subjects whose sides differ.
         seed: Seed of everything drawn.
+        pictures: How they are cut, masked and varied.
+        gradient_checkpointing: Save memory for time in the U-Net.
+        ema: Average of what learns, which is previewed and becomes the result; a decay of 0 for none.
         objective: The loss.
         optim: The optimizer.
         loop: How long, how often.
@@ -92,6 +97,9 @@ class LearnConfig(Section):
     batch_size: int = Field(default=4, ge=1)
     flip: bool = False
     seed: int = 0
+    pictures: PictureConfig = PictureConfig()
+    gradient_checkpointing: bool = False
+    ema: EmaConfig = EmaConfig(decay=0.0)
     objective: DenoisingConfig = DenoisingConfig(text_dropout=0.0)
     optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=5, schedule="cosine", final_lr=0.1)
     loop: LoopConfig = LoopConfig(steps=150, log_every=10, save_every=50, tensorboard=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sfumato import __version__
 from sfumato.adapters.lora import LoRA, LoRAConfig
@@ -22,12 +22,14 @@ from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import generator
-from sfumato.tensors import PerRow
+from sfumato.tensors import Latents, LatentWeights, PerRow
+from sfumato.training.cache import TensorCache
+from sfumato.training.ema import Ema
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, noised
+from sfumato.training.sample_set import AnySamples, joined_weights
 from sfumato.training.sheets import save_sheet
-from sfumato.training.subject import Samples, pick
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.whole import WholeWeights
 from sfumato.training.words import Words
@@ -41,17 +43,26 @@ class Learner:
         bundle: The base, frozen.
         samples: The subject.
         prior: The class; None without prior preservation.
+        cache: Where features of texts are kept while nothing on their side learns.
     """
 
-    def __init__(self, config: LearnConfig, bundle: Bundle, samples: Samples, prior: Samples | None) -> None:
+    def __init__(
+        self,
+        config: LearnConfig,
+        bundle: Bundle,
+        samples: AnySamples,
+        prior: AnySamples | None,
+        cache: TensorCache | None = None,
+    ) -> None:
         self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
         self.base_hash = bundle.base_hash
         self.method = METHODS[config.method]
         self.adapters = self._adapters() if self.method.factors else {}
-        self.words = Words(config, bundle, samples, () if prior is None else prior.captions)
+        self.words = Words(config, bundle, samples, () if prior is None else prior.captions, cache)
         parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
         self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
         self._is_open = True
+        bundle.unet.gradient_checkpointing = config.gradient_checkpointing
         for lora in self.adapters.values():
             lora.attach()
             lora.train()
@@ -72,6 +83,8 @@ class Learner:
             [Phase("learn", self.learning, self.loss, self.config.optim)],
             self.learning,
             self.config.seed,
+            Ema(self.learning, self.config.ema) if self.config.ema.decay else None,
+            ships_average=True,
             watched={"unet": self.bundle.unet, "text_encoder": self.bundle.text_encoder},
             preview=self.preview,
             finish=self.finish,
@@ -176,6 +189,7 @@ class Learner:
         if self._is_open:
             self._detach()
             self.whole.restore()
+            self.bundle.unet.gradient_checkpointing = False
             self._is_open = False
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
@@ -198,18 +212,15 @@ class Learner:
         config, bundle = self.config, self.bundle
         names: list[str] = []
         captions: list[str] = []
-        latents: list[Tensor] = []
+        drawn: list[tuple[Latents, LatentWeights | None]] = []
         for samples, purpose in ((self.samples, "subject"), (self.prior, "class")):
             if samples is None:
                 continue
-            shown = samples.round
-            rows = [
-                shown[place] for place in pick(len(shown), config.batch_size, config.seed, f"train/{purpose}", draw)
-            ]
+            rows = samples.rows(config.batch_size, config.seed, f"train/{purpose}", draw)
             names += [samples.names[row] for row in rows]
             captions += self.words.captions(samples, rows, draw)
-            latents.append(samples.latents(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
-        x_0 = torch.cat(latents)
+            drawn.append(samples.drawn(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
+        x_0, weights = torch.cat([latents for latents, _ in drawn]), joined_weights(drawn)
         times, count = bundle.schedule.num_train_steps, len(names)
         t = draw_times(config.objective, count, times, generator(config.seed, "train/times", draw))
         eps = draw_eps(config.objective, x_0.shape, generator(config.seed, "train/noise", draw))
@@ -220,7 +231,7 @@ class Learner:
         learns = "learned-text_encoder" in self.learning
         context = self.words.context(captions, draw // config.loop.accumulate, text_learns=learns)
         output = bundle.unet(batch.x_t, batch.t, context)
-        weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch)
+        weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch, weights)
         return names, weighted, plain
 
     def _request(self) -> dict[str, Any]:

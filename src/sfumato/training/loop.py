@@ -193,7 +193,8 @@ class _Run:
         averaging = [name for name, optimizer in self.optimizers.items() if optimizer.averages]
         if task.ema is not None and averaging:
             raise ConfigError(
-                f"ema.decay is {task.ema.config.decay}, but the optimizer of '{averaging[0]}' averages the weights itself.",
+                f"ema.decay is {task.ema.config.decay}, but the optimizer of '{averaging[0]}' averages the weights "
+                "itself.",
                 field="ema.decay",
                 hint="Set ema.decay to 0, or take another optimizer.",
             )

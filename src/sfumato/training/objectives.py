@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.diffusion.parameterization import Prediction, target
 from sfumato.diffusion.process import elementwise_loss, loss_weight, q_sample
 from sfumato.diffusion.schedules import Schedule
-from sfumato.tensors import Latents, PerRow
+from sfumato.tensors import Latents, LatentWeights, PerRow
 from sfumato.training.section import Section
 
 PerRowInt = Int[Tensor, "b"]
@@ -98,8 +98,23 @@ def noised(schedule: Schedule, prediction: Prediction, x_0: Latents, t: PerRowIn
     return Noised(q_sample(x_0, eps, alpha, sigma), t, target(prediction, x_0, eps, alpha, sigma))
 
 
+def weighted_mean(values: Latents, weights: LatentWeights) -> PerRow:
+    """Average over each row by weight: `Σ w·v / Σ w`; equal weights give the plain mean, bit for bit.
+
+    Args:
+        values: What is averaged.
+        weights: One per place, the same for all channels, somewhere above 0 in every row.
+    """
+    return (values * weights).flatten(1).mean(1) / weights.flatten(1).mean(1)
+
+
 def denoising_loss(
-    config: DenoisingConfig, schedule: Schedule, prediction: Prediction, output: Latents, batch: Noised
+    config: DenoisingConfig,
+    schedule: Schedule,
+    prediction: Prediction,
+    output: Latents,
+    batch: Noised,
+    weights: LatentWeights | None = None,
 ) -> tuple[PerRow, PerRow]:
     """Compare the network's answers with what was wanted ([ho2020] eq. 14, with a weight per level).
 
@@ -109,11 +124,13 @@ def denoising_loss(
         prediction: What the network predicts.
         output: Its answers.
         batch: What it saw and should have answered.
+        weights: How much each place counts, as from a mask; None for all alike.
 
     Returns:
         Weighted loss and plain loss of each row.
     """
-    plain = elementwise_loss(config.loss, output, batch.wanted, config.delta).flatten(1).mean(1)
+    errors = elementwise_loss(config.loss, output, batch.wanted, config.delta)
+    plain = errors.flatten(1).mean(1) if weights is None else weighted_mean(errors, weights)
     return loss_weight(config.weighting, schedule.snr(batch.t), prediction, config.gamma) * plain, plain
 
 

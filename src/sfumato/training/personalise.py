@@ -9,6 +9,7 @@ from sfumato.errors import ConfigError
 from sfumato.events import Event, Notice, Progress
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline
+from sfumato.training.cache import TensorCache
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
@@ -16,7 +17,9 @@ from sfumato.training.methods import METHODS
 from sfumato.training.subject import Samples, class_samples, joined, read_subject
 
 
-def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False) -> Iterator[Event]:
+def learn(
+    config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False, cache: Path | None = None
+) -> Iterator[Event]:
     """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
     The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
@@ -26,6 +29,7 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         bundle: The base.
         run_dir: Folder of checkpoints, previews and class pictures.
         resume: Go on from the newest checkpoint; the result has the same bytes as that of an uninterrupted run.
+        cache: Folder where encoded pictures and texts are kept for other runs; by default they go with the run.
 
     Yields:
         `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`
@@ -39,8 +43,16 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         SfumatoError: See `loop.train`.
     """
     _check_output(config)
+    if config.pictures.buckets and config.prior_weight:
+        raise ConfigError(
+            f"prior_weight is {config.prior_weight} but buckets is on; class pictures are square and share a batch "
+            "with the subject's.",
+            field="buckets",
+            hint="Leave buckets off, or set prior_weight to 0.",
+        )
     bundle.freeze()
     yield Progress("pictures", 0, 1)
+    kept = TensorCache(run_dir / "cache" if cache is None else cache)
     samples = joined(
         [
             read_subject(
@@ -50,6 +62,9 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
                 bundle,
                 flip=config.flip,
                 is_style=config.kind == "style",
+                pictures=config.pictures,
+                seed=config.seed,
+                cache=kept,
             )
             for one in config.subjects
         ]
@@ -63,13 +78,14 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         drawn: list[Samples] = []
         prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
         for prompt in dict.fromkeys(prompts):
-            for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, run_dir):
+            place = cache or run_dir
+            for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, place):
                 if isinstance(event, Samples):
                     drawn.append(event)
                 else:
                     yield event
         prior = joined(drawn)
-    learner = Learner(config, bundle, samples, prior)
+    learner = Learner(config, bundle, samples, prior, kept)
     try:
         yield from train(learner.task(), config.loop, run_dir, settings=learner.settings, resume=resume)
     finally:

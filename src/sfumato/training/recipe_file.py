@@ -177,6 +177,7 @@ class DenoiserRecipe(Recipe):
 
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
+SectionT = TypeVar("SectionT", bound=Section)
 RECIPES: Mapping[str, type[Recipe]] = {"autoencoder": AutoencoderRecipe, "denoiser": DenoiserRecipe}
 
 
@@ -201,7 +202,7 @@ def load_recipe(path: Path, kind: type[RecipeT], overrides: Mapping[str, Any] | 
             f"'{path}' has kind = {given!r}; needed: {needed!r}.", field="kind", hint=f"Is it a recipe for a {needed}?"
         )
     for key, value in (overrides or {}).items():
-        _set(content, key, value)
+        set_value(content, key, value)
     recipe = parse_recipe(content, kind, str(path))
     nested = getattr(recipe, "autoencoder_recipe", None)
     if nested is not None and not nested.is_absolute():
@@ -209,12 +210,12 @@ def load_recipe(path: Path, kind: type[RecipeT], overrides: Mapping[str, Any] | 
     return recipe
 
 
-def parse_recipe(content: Mapping[str, Any], kind: type[RecipeT], where: str) -> RecipeT:
-    """Check a recipe given as plain data.
+def parse_recipe(content: Mapping[str, Any], kind: type[SectionT], where: str) -> SectionT:
+    """Check a recipe, or other settings, given as plain data.
 
     Args:
         content: Its tables.
-        kind: Which recipe.
+        kind: Which recipe or settings.
         where: Name of its origin, for messages.
 
     Raises:
@@ -228,8 +229,12 @@ def parse_recipe(content: Mapping[str, Any], kind: type[RecipeT], where: str) ->
         raise ConfigError(f"{where}: {error.message}", field=error.field, hint=error.hint) from error
 
 
-def _set(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a value by dotted key; text is read as TOML where that is possible."""
+def set_value(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value by dotted key; text is read as TOML where that is possible.
+
+    Raises:
+        ConfigError: A part of the key before the last names a value.
+    """
     *tables, last = key.split(".")
     for table in tables:
         content = content.setdefault(table, {})
@@ -246,7 +251,7 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _config_error(error: ValidationError, kind: type[Recipe], where: str) -> ConfigError:
+def _config_error(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
     """Turn pydantic's list of problems into one message in plain words."""
     problems = list(error.errors())
     messages = [_problem(item, kind) for item in problems]
@@ -254,7 +259,7 @@ def _config_error(error: ValidationError, kind: type[Recipe], where: str) -> Con
     return ConfigError(f"{where}: {'; '.join(messages)}", field=key)
 
 
-def _problem(item: ErrorDetails, kind: type[Recipe]) -> str:
+def _problem(item: ErrorDetails, kind: type[BaseModel]) -> str:
     """Say what was given and what was needed for one key."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":

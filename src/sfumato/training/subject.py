@@ -5,72 +5,44 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
-from sfumato.data.images import load_tensor
 from sfumato.data.listing import list_entries
 from sfumato.errors import CheckpointError
 from sfumato.events import Event, Progress, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
-from sfumato.models.posterior import Posterior
 from sfumato.pipeline import Pipeline, Settings
-from sfumato.runtime.seeding import derive_seed, generator
-from sfumato.tensors import Latents
+from sfumato.runtime.seeding import derive_seed
+from sfumato.training.cache import TensorCache
+from sfumato.training.encoded import PictureEncoder
+from sfumato.training.picture_config import PictureConfig
+from sfumato.training.sample_set import BucketedSamples, Samples, joined, pick
 
+__all__ = ["BucketedSamples", "Samples", "class_samples", "joined", "pick", "read_subject", "subject_caption"]
+
+DEFAULT, NO_CACHE = PictureConfig(), TensorCache(None)
 CLASS_SETTINGS = Settings(steps=20, guidance_scale=4.0, batch_size=4)
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Pictures as latents, with their captions.
-
-    Attributes:
-        mean: Mean of the scaled latents of every picture.
-        std: Their standard deviation; None for latents without spread.
-        captions: One each, placeholders not written out.
-        names: One each, for messages.
-        data_hash: SHA-256 of the files and captions.
-        words: The placeholder of each; empty for pictures that have none.
-        repeats: How often each is shown in a round; empty: once.
-    """
-
-    mean: Float[Tensor, "n c h w"]
-    std: Float[Tensor, "n c h w"] | None
-    captions: tuple[str, ...]
-    names: tuple[str, ...]
-    data_hash: str = ""
-    repeats: tuple[int, ...] = ()
-    words: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    @property
-    def round(self) -> list[int]:
-        """The rows of one round, each as often as it is repeated."""
-        return [row for row, times in enumerate(self.repeats or (1,) * len(self)) for _ in range(times)]
-
-    def latents(self, rows: Sequence[int], draw: torch.Generator) -> Latents:
-        """Draw latents of some pictures from their distribution."""
-        picked = list(rows)
-        mean = self.mean[picked]
-        if self.std is None:
-            return mean
-        return mean + self.std[picked] * torch.randn(mean.shape, generator=draw)
-
-
 def read_subject(
-    folder: Path, placeholder: str, class_noun: str, bundle: Bundle, *, flip: bool = False, is_style: bool = False
-) -> Samples:
+    folder: Path,
+    placeholder: str,
+    class_noun: str,
+    bundle: Bundle,
+    *,
+    flip: bool = False,
+    is_style: bool = False,
+    pictures: PictureConfig = DEFAULT,
+    seed: int = 0,
+    cache: TensorCache = NO_CACHE,
+) -> Samples | BucketedSamples:
     """Read the pictures of a subject and encode each once.
 
     A picture's caption is the text file beside it, its entry in `metadata.jsonl`, or the text in its folder's name. If
@@ -79,69 +51,75 @@ def read_subject(
     instead: `a picture, <placeholder> style`.
 
     Args:
-        folder: Pictures, cropped to their middle square and scaled to the base's native size.
+        folder: Pictures, cropped to their middle square and scaled to the base's native size, or to buckets of about
+            the same area.
         placeholder: Such as `<fox>`.
         class_noun: Such as `fox`.
         bundle: Gives the autoencoder.
         flip: Add every picture mirrored.
         is_style: The pictures share a style, not a subject.
+        pictures: Masks, buckets, variants.
+        seed: Seed of the variants.
+        cache: Where encoded pictures are kept.
 
     Returns:
-        The pictures as latents.
+        The pictures as latents, those of one size together.
 
     Raises:
         EmptyDataset: There is no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption cannot be read, `metadata.jsonl` or the name of a folder is wrong.
+        DataError: A caption or mask is missing or cannot be read, `metadata.jsonl` or the name of a folder is wrong.
     """
-    means: list[Tensor] = []
-    stds: list[Tensor] = []
-    captions: list[str] = []
-    names: list[str] = []
-    digest = hashlib.sha256(f"{bundle.native_size}/{flip}".encode())
+    changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json()}/{seed}"
+    digest = hashlib.sha256(f"{bundle.native_size}/{flip}{changed}".encode())
     entries = list_entries(folder)
     unit = math.gcd(*(entry.repeats for entry in entries))  # only the proportions count
-    repeats: list[int] = []
+    groups: dict[tuple[int, int], _Group] = {}
+    encoder = PictureEncoder(bundle, pictures, seed, cache)
     for entry in entries:
-        image = load_tensor(entry.path, bundle.native_size)
+        read = encoder.read(entry.path)
         if is_style:
             caption = style_caption(entry.caption("a picture"), placeholder)
         else:
             caption = subject_caption(entry.caption(f"a {placeholder}"), placeholder, class_noun)
         times = entry.repeats // unit
-        digest.update(entry.path.read_bytes() + caption.encode() + (b"" if times == 1 else f"×{times}".encode()))
+        digest.update(read.content + caption.encode() + (b"" if times == 1 else f"×{times}".encode()))
         for mirrored in (False, True) if flip else (False,):
-            mean, std = _moments(bundle, image.flip(-1) if mirrored else image)
-            means.append(mean)
-            stds += [] if std is None else [std]
-            captions.append(caption)
-            names.append(f"{entry.name}{' (mirrored)' if mirrored else ''}")
-            repeats.append(times)
-    spread = torch.cat(stds) if stds else None
-    said, words = tuple(captions), (placeholder,) * len(captions)
-    return Samples(torch.cat(means), spread, said, tuple(names), digest.hexdigest(), tuple(repeats), words)
+            group = groups.setdefault(read.size, _Group(placeholder))
+            group.tensors.append(encoder.encode(read, mirrored))
+            group.captions.append(caption)
+            group.names.append(f"{entry.name}{' (mirrored)' if mirrored else ''}")
+            group.repeats.append(times)
+    buckets = tuple(groups[size].samples(pictures, digest.hexdigest()) for size in sorted(groups))
+    return buckets[0] if len(buckets) == 1 else BucketedSamples(buckets, digest.hexdigest())
 
 
-def joined(several: Sequence[Samples]) -> Samples:
-    """Put the pictures of several subjects together.
+@dataclass
+class _Group:
+    """Pictures of one size while they are read."""
 
-    Args:
-        several: At least one; all with spread or all without.
+    placeholder: str
+    tensors: list[dict[str, Tensor]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
 
-    Returns:
-        Their pictures in order.
-    """
-    if len(several) == 1:
-        return several[0]
-    spreads = [samples.std for samples in several if samples.std is not None]
-    return Samples(
-        torch.cat([samples.mean for samples in several]),
-        torch.cat(spreads) if spreads else None,
-        *(tuple(chain.from_iterable(getattr(samples, name) for samples in several)) for name in ("captions", "names")),
-        hashlib.sha256("/".join(samples.data_hash for samples in several).encode()).hexdigest(),
-        tuple(chain.from_iterable(samples.repeats or (1,) * len(samples) for samples in several)),
-        tuple(chain.from_iterable(samples.words for samples in several)),
-    )
+    def samples(self, pictures: PictureConfig, data_hash: str) -> Samples:
+        """Put the pictures together; a mask becomes weights with the floor that is asked for."""
+        whole = {name: torch.cat([part[name] for part in self.tensors]) for name in self.tensors[0]}
+        mask = whole.get("mask")
+        weights = None if mask is None else 1 - (1 - pictures.unmasked_weight) * (1 - mask)
+        return Samples(
+            whole["mean"],
+            whole.get("std"),
+            tuple(self.captions),
+            tuple(self.names),
+            data_hash,
+            tuple(self.repeats),
+            (self.placeholder,) * len(self.captions),
+            weights,
+            pictures.variants,
+        )
 
 
 def subject_caption(caption: str, placeholder: str, class_noun: str) -> str:
@@ -209,36 +187,6 @@ def class_samples(pipeline: Pipeline, prompt: str, count: int, seed: int, folder
         mean = torch.cat(drawn)
     names = tuple(f"class picture {index}" for index in range(count))
     yield Samples(mean, None, (prompt,) * count, names)
-
-
-def pick(count: int, rows: int, seed: int, purpose: str, draw: int) -> list[int]:
-    """Choose the rows of a draw: every one once per round, each round in a new order.
-
-    Args:
-        count: Rows to choose from.
-        rows: Rows of the batch.
-        seed: Seed of the run.
-        purpose: Name of the stream.
-        draw: Number of the draw.
-
-    Returns:
-        Row numbers; a batch may span two rounds.
-    """
-    chosen: list[int] = []
-    for number in range(draw * rows, (draw + 1) * rows):
-        turn, place = divmod(number, count)
-        chosen.append(int(torch.randperm(count, generator=generator(seed, purpose, turn))[place]))
-    return chosen
-
-
-@torch.no_grad()
-def _moments(bundle: Bundle, image: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return mean and standard deviation of the scaled latents of one picture."""
-    autoencoder = bundle.autoencoder
-    posterior: Posterior = autoencoder.encode(image[None])
-    factor, shift = autoencoder.config.scaling_factor, autoencoder.config.shift_factor
-    std = None if posterior.logvar is None else (0.5 * posterior.logvar).exp() * factor
-    return (posterior.mean - shift) * factor, std
 
 
 def _kept(path: Path) -> Tensor | None:

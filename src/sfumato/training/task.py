@@ -84,8 +84,8 @@ class Task:
         saved: Every module whose weights the run changes, by the name of its file in a checkpoint.
         seed: Seed of the run.
         ema: Average of weights, updated after each good step.
-        ships_average: Whether `validate`, `preview`, `after_save` and `finish` find the average in place of the weights;
-            a task without this takes it where it needs it.
+        ships_average: Whether `validate`, `preview`, `after_save` and `finish` find the average in place of the
+            weights; a task without this takes it where it needs it.
         watched: Modules that are searched when a number is not finite; those of the phases by default.
         before_step: Called with each step; yields what it did, such as renewing a cache.
         validate: Returns numbers on fixed data for the log.

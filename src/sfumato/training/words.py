@@ -17,9 +17,10 @@ from sfumato.errors import ConfigError
 from sfumato.formats.bundle import Bundle, Word
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context
+from sfumato.training.cache import TensorCache
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.methods import METHODS
-from sfumato.training.subject import Samples
+from sfumato.training.sample_set import AnySamples
 
 _PICTURE_WORD_CHANCE = 0.25
 """How often a picture's own word is said; the rate of the paper's code."""
@@ -33,13 +34,21 @@ class Words:
         bundle: The base.
         samples: The subjects' pictures.
         further: Other texts of the run, such as those of class pictures.
+        cache: Where features of texts are kept while nothing on their side learns.
 
     Raises:
         ConfigError: The method cannot learn such a word, or the tokenizer cannot take it.
         DataError: A text is too long for the base.
     """
 
-    def __init__(self, config: LearnConfig, bundle: Bundle, samples: Samples, further: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        config: LearnConfig,
+        bundle: Bundle,
+        samples: AnySamples,
+        further: Iterable[str] = (),
+        cache: TensorCache | None = None,
+    ) -> None:
         _check(config)
         self.config, self.bundle, self.samples = config, bundle, samples
         self.words = tuple(self._word(subject) for subject in config.subjects)
@@ -48,6 +57,7 @@ class Words:
         self._start = None if self.rows is None else self.rows.rows.detach().clone()
         self._tokens: dict[tuple[str, int], Tensor] = {}
         self._fixed: dict[str, Context] = {}
+        self._cache = TensorCache(None) if cache is None else cache
         self.attach()
         try:
             for text in {*self._said(), *further, ""}:
@@ -88,7 +98,7 @@ class Words:
         table = self.rows.rows.detach()
         return [table[first : first + used].clone() for first in range(0, len(self.words) * count, count)]
 
-    def captions(self, samples: Samples, rows: Sequence[int], draw: int) -> list[str]:
+    def captions(self, samples: AnySamples, rows: Sequence[int], draw: int) -> list[str]:
         """Return what is said of some pictures in a draw.
 
         Args:
@@ -132,12 +142,18 @@ class Words:
         if self.rows is None and not text_learns:
             with torch.no_grad():
                 for text in set(captions) - self._fixed.keys():
-                    self._fixed[text] = encoder(self._encode(text, 1)).context
+                    self._fixed[text] = self._cached(self._encode(text, 1))
             return torch.cat([self._fixed[text] for text in captions])
         texts = list(dict.fromkeys(captions))  # equal captions are encoded once per step
         tokens = torch.cat([self._encode(text, self.active(step)) for text in texts])
         features: Tensor = encoder(tokens, None if self.rows is None else self.rows.rows).context
         return features[[texts.index(caption) for caption in captions]]
+
+    def _cached(self, tokens: Tensor) -> Context:
+        """Encode a text with the encoder as it is, or take its features from the cache."""
+        encoder = self.bundle.text_encoder
+        key = f"{tokens.tolist()}/{self._cache.identity(encoder)}"
+        return self._cache.get("texts", key, lambda: {"context": encoder(tokens).context})["context"]
 
     def anchor(self) -> Tensor | None:
         """Return how far the vectors have moved, squared, in units of the token table's variance; None: not wanted."""

@@ -1,0 +1,94 @@
+"""The settings of `sfumato learn` that go beyond what, how long and how strongly: optimizer, loss, pictures.
+
+A setting that is not given keeps its default in the trainer, which may depend on the method and the optimizer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sfumato.flags import Flag, Request
+
+Table = Annotated[dict[str, Any], Field(description="Settings of the trainer, in a file alone."), Flag(file_only=True)]
+
+
+class LearnSettings(Request):
+    """How a subject is learned."""
+
+    optimizer: Annotated[
+        Literal["adamw", "muon", "adafactor", "adamw-8bit", "lion", "prodigy", "schedule-free"] | None,
+        Field(description="Optimizer; default: adamw."),
+    ] = None
+    schedule: Annotated[
+        Literal["constant", "cosine", "linear", "trapezoid"] | None,
+        Field(description="Course of the learning rate; default: cosine, with schedule-free constant."),
+    ] = None
+    warmup: Annotated[int | None, Field(ge=0, description="Steps of linear warm-up; default: 5.")] = None
+    accumulate: Annotated[int | None, Field(ge=1, description="Batches that make one step; default: 1.")] = None
+    ema_decay: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="Make a moving average with this decay the result; default: 0, none."),
+        Flag(("--ema",), "DECAY"),
+    ] = None
+    gradient_checkpointing: Annotated[bool, Field(description="Save memory for time.")] = False
+    loss: Annotated[
+        Literal["l1", "l2", "huber", "pseudo_huber"] | None, Field(description="Error that is descended; default: l2.")
+    ] = None
+    weighting: Annotated[
+        Literal["none", "min_snr", "debiased"] | None,
+        Field(description="Weight of the loss by noise level; default: none."),
+    ] = None
+    gamma: Annotated[float | None, Field(gt=0, description="Ceiling of min_snr; default: 5.")] = None
+    offset_noise: Annotated[
+        float | None, Field(ge=0, le=1, description="Share of noise that shifts whole channels; default: 0.")
+    ] = None
+    times: Annotated[
+        Literal["uniform", "logit_normal"] | None,
+        Field(description="How training times are drawn; default: uniform."),
+    ] = None
+    masks: Annotated[
+        Literal["none", "alpha", "file"] | None,
+        Field(
+            description="What of a picture is learned: all, what is solid (alpha), or what is white in a file beside "
+            "it, NAME.mask.png or NAME-masklabel.png (file); default: none."
+        ),
+    ] = None
+    unmasked_weight: Annotated[
+        float | None, Field(ge=0, le=1, description="How much the rest counts; default: 0.1.")
+    ] = None
+    buckets: Annotated[
+        bool, Field(description="Keep the proportions of pictures that are not square; off: their middle squares.")
+    ] = False
+    variants: Annotated[
+        int | None, Field(ge=1, le=1000, description="Variants of each picture, for --crop and --jitter; default: 1.")
+    ] = None
+    crop: Annotated[
+        float | None, Field(ge=0, lt=1, description="Largest share of a side that a variant cuts off; default: 0.")
+    ] = None
+    jitter: Annotated[
+        float | None, Field(ge=0, lt=1, description="Largest change of a variant's colours; default: 0.")
+    ] = None
+    word: Annotated[str | None, Field(min_length=1, description="Rare word for --identifier rare.")] = None
+    preview_prompts: Annotated[
+        tuple[str, ...],
+        Field(description="Text that is drawn at every preview (loop.preview_every); may be given again."),
+        Flag(("--preview",), "PROMPT"),
+    ] = ()
+    cache: Annotated[
+        Path | None,
+        Field(description="Keep encoded pictures and texts here for other runs; default: with the run."),
+        Flag(metavar="DIR"),
+    ] = None
+    overrides: Annotated[
+        tuple[str, ...],
+        Field(description="Set any value of the trainer, for example optim.weight_decay=0.01; may be given again."),
+        Flag(("--set",), "KEY=VALUE"),
+    ] = ()
+    optim: Table = Field(default_factory=dict)
+    objective: Table = Field(default_factory=dict)
+    pictures: Table = Field(default_factory=dict)
+    ema: Table = Field(default_factory=dict)
+    loop: Table = Field(default_factory=dict)

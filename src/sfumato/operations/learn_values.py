@@ -1,0 +1,72 @@
+"""Bring the settings of a request into those of the trainer: defaults, then what suits the optimizer, file, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sfumato.operations.overrides import key_and_value
+from sfumato.requests import LearnRequest
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.methods import METHODS
+from sfumato.training.optim_library import SUITED
+from sfumato.training.recipe_file import parse_recipe, set_value
+
+PLACES: Mapping[str, str] = {
+    "lr": "optim.lr",
+    "steps": "loop.steps",
+    "optimizer": "optim.name",
+    "schedule": "optim.schedule",
+    "warmup": "optim.warmup_steps",
+    "accumulate": "loop.accumulate",
+    "ema_decay": "ema.decay",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "loss": "objective.loss",
+    "weighting": "objective.weighting",
+    "gamma": "objective.gamma",
+    "offset_noise": "objective.offset_noise",
+    "times": "objective.times",
+    "masks": "pictures.masks",
+    "unmasked_weight": "pictures.unmasked_weight",
+    "buckets": "pictures.buckets",
+    "variants": "pictures.variants",
+    "crop": "pictures.crop",
+    "jitter": "pictures.jitter",
+    "word": "word",
+    "preview_prompts": "preview_prompts",
+}
+"""Where a field of the request stands among the trainer's settings."""
+TABLES = ("optim", "objective", "pictures", "ema", "loop")
+
+
+def with_settings(config: LearnConfig, request: LearnRequest) -> LearnConfig:
+    """Return the trainer's settings with those of a request in them.
+
+    Args:
+        config: The trainer's settings so far.
+        request: What was asked for; fields that were not given change nothing.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is out of range or does not fit another.
+    """
+    content = config.model_dump()
+    overrides = dict(key_and_value(text) for text in request.overrides)
+    name = overrides.get("optim.name") or request.optimizer or request.optim.get("name") or config.optim.name
+    suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
+    factor = suited.pop("lr_factor", 1.0)
+    content["optim"] |= {"lr": METHODS[config.method].lr * factor, **suited}
+    for table in TABLES:
+        content[table] |= getattr(request, table)
+    for field, place in PLACES.items():
+        value = getattr(request, field)
+        if field in request.model_fields_set and value is not None:
+            _put(content, place, value)
+    for key, text in overrides.items():
+        set_value(content, key, text)
+    return parse_recipe(content, LearnConfig, "settings")
+
+
+def _put(content: dict[str, Any], place: str, value: Any) -> None:
+    """Set a value as it is by dotted key."""
+    table, _, key = place.rpartition(".")
+    (content[table] if table else content)[key] = value

@@ -1,0 +1,106 @@
+"""Read the pictures of a subject and turn each into latents, once for all runs that share a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from sfumato.data.buckets import bucket_sizes, nearest_bucket
+from sfumato.data.images import Picture, load_image
+from sfumato.data.masks import mask_file, read_mask
+from sfumato.data.variants import Frame, frame, latent_mask
+from sfumato.formats.bundle import Bundle
+from sfumato.runtime.seeding import generator
+from sfumato.training.cache import TensorCache
+from sfumato.training.parts import encoder_hash
+from sfumato.training.picture_config import PictureConfig
+
+
+@dataclass(frozen=True)
+class ReadPicture:
+    """A picture, what counts of it, and the size it is learned in.
+
+    Attributes:
+        picture: The picture.
+        mask: How much each pixel counts; `None` without masks.
+        size: Width and height in pixels.
+        content: The bytes of its files.
+    """
+
+    picture: Picture
+    mask: UInt8[np.ndarray, "H W"] | None
+    size: tuple[int, int]
+    content: bytes
+
+
+class PictureEncoder:
+    """Reads, cuts and encodes pictures as the settings say.
+
+    Args:
+        bundle: Gives autoencoder and sizes.
+        data: Masks, buckets, variants.
+        seed: Seed of the variants.
+        cache: Where latents are kept.
+    """
+
+    def __init__(self, bundle: Bundle, data: PictureConfig, seed: int, cache: TensorCache) -> None:
+        self._bundle, self._data, self._seed, self._cache = bundle, data, seed, cache
+        self._sizes = [(bundle.native_size, bundle.native_size)]
+        if data.buckets:
+            self._sizes = bucket_sizes(bundle.native_size, bundle.downsample_factor)
+
+    def read(self, path: Path) -> ReadPicture:
+        """Read a picture and its mask, and choose the size of its proportions.
+
+        Raises:
+            DataError: A mask is wanted and there is none that fits.
+            UnreadableImage: A file cannot be read.
+        """
+        picture, content = load_image(path), path.read_bytes()
+        mask = None if self._data.masks == "none" else read_mask(picture, self._data.masks)
+        beside = mask_file(path) if self._data.masks == "file" else None
+        height, width = picture.rgb.shape[:2]
+        size = nearest_bucket(width, height, self._sizes)
+        return ReadPicture(picture, mask, size, content if beside is None else content + beside.read_bytes())
+
+    def encode(self, read: ReadPicture, mirrored: bool) -> dict[str, Tensor]:
+        """Return `mean` and, where there are any, `std` and `mask` of the scaled latents of every variant.
+
+        Args:
+            read: The picture.
+            mirrored: Exchange left and right.
+        """
+        data, autoencoder = self._data, self._bundle.autoencoder
+        content = hashlib.sha256(read.content).hexdigest()
+        varied = f"{data.variants} {data.crop} {data.jitter} {self._seed}" if data.variants > 1 else ""
+        encoder = self._cache.identity(autoencoder, lambda: encoder_hash(autoencoder))
+        key = f"{content}/{read.size}/{data.masks}/{mirrored}/{varied}/{encoder}"
+
+        def make() -> dict[str, Tensor]:
+            frames = [self._frame(read, content, number) for number in range(data.variants)]
+            return self._moments([one.mirrored() if mirrored else one for one in frames])
+
+        return self._cache.get("latents", key, make)
+
+    def _frame(self, read: ReadPicture, content: str, number: int) -> Frame:
+        """Make one variant; the first is the picture as it is."""
+        data = self._data
+        draw = generator(self._seed, f"variants/{content}", number) if number else None
+        return frame(read.picture.rgb, read.mask, read.size, crop=data.crop, jitter=data.jitter, draw=draw)
+
+    @torch.no_grad()
+    def _moments(self, frames: list[Frame]) -> dict[str, Tensor]:
+        """Encode variants one by one, so that each has the same bits whatever goes with it."""
+        made = [self._bundle.autoencoder.moments(one.image[None]) for one in frames]
+        tensors = {"mean": torch.cat([mean for mean, _ in made])}
+        spreads = [std for _, std in made if std is not None]
+        factor = self._bundle.autoencoder.downsample_factor
+        masks = [latent_mask(one.mask, factor) for one in frames if one.mask is not None]
+        tensors |= {"std": torch.cat(spreads)} if spreads else {}
+        return tensors | ({"mask": torch.stack(masks)} if masks else {})
