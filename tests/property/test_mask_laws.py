@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sfumato.data.buckets import bucket_sizes, side_step
 from sfumato.data.images import resize, to_tensor
 from sfumato.data.variants import frame, latent_mask
 from sfumato.training.objectives import weighted_mean
-from sfumato.training.sample_set import BucketedSamples, Samples, joined_weights
+from sfumato.training.sample_set import BucketedSamples, Samples, joined, joined_weights
 
 seeds = st.integers(0, 10_000)
 
@@ -135,6 +136,19 @@ def test_names_and_captions_of_buckets_are_counted_through() -> None:
     assert both.names == both.captions == ("2x4/0", "2x4/1", "4x2/0")
     with pytest.raises(IndexError):
         both.drawn([3], torch.Generator())
+
+
+def test_subjects_are_joined_size_by_size() -> None:
+    wide, tall = samples(2, 2, 4), replace(samples(1, 4, 2), words=("<b>",))
+    mixed = BucketedSamples((replace(samples(1, 4, 2), names=("c",)), samples(1, 3, 3)))
+    assert joined([wide]) is wide
+    alike = joined([wide, replace(wide, repeats=(2, 3))])
+    assert isinstance(alike, Samples) and alike.mean.shape == (4, 1, 2, 4) and alike.repeats == (1, 1, 2, 3)
+    several = joined([wide, tall, mixed])
+    assert isinstance(several, BucketedSamples)
+    assert [tuple(bucket.mean.shape) for bucket in several.buckets] == [(2, 1, 2, 4), (2, 1, 4, 2), (1, 1, 3, 3)]
+    assert several.names == ("2x4/0", "2x4/1", "4x2/0", "c", "3x3/0")
+    assert several.data_hash == several.buckets[0].data_hash == joined([wide, tall, mixed]).data_hash != ""
 
 
 def test_variants_take_turns_with_their_weights() -> None:

@@ -88,7 +88,7 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
         ({"unet.chanels": "[32]"}, r"mine\.toml: unknown key 'chanels'\. Did you mean 'channels'\?"),
         ({"data.scenes.icon_wight": "1"}, r"unknown key 'icon_wight'\. Did you mean 'icon_weight'\?"),
         ({"loop.steps": "0"}, r"mine\.toml: loop\.steps is 0: input should be greater than or equal to 1\."),
-        ({"optim.name": "sgd"}, r"optim\.name is 'sgd': input should be 'adamw' or 'muon'\."),
+        ({"optim.name": "sgd"}, r"optim\.name is 'sgd': input should be 'adamw', 'muon', .* or 'schedule-free'\."),
         ({"optim.lr": "fast"}, r"optim\.lr is 'fast': input should be a valid number"),
         ({"unet.channels": "[33]"}, r"channels \(33,\): 33 is not a multiple of norm_groups 32"),
         ({"loop.steps.more": "1"}, r"'loop\.steps\.more' cannot be set: 'steps' is a value, not a table"),

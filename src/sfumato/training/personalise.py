@@ -43,13 +43,7 @@ def learn(
         SfumatoError: See `loop.train`.
     """
     _check_output(config)
-    if config.pictures.buckets and config.prior_weight:
-        raise ConfigError(
-            f"prior_weight is {config.prior_weight} but buckets is on; class pictures are square and share a batch "
-            "with the subject's.",
-            field="buckets",
-            hint="Leave buckets off, or set prior_weight to 0.",
-        )
+    _check_sizes(config)
     bundle.freeze()
     yield Progress("pictures", 0, 1)
     kept = TensorCache(run_dir / "cache" if cache is None else cache)
@@ -103,3 +97,14 @@ def _check_output(config: LearnConfig) -> None:
         field="output",
         hint=f"Use '{output.with_suffix('.safetensors')}'{folder}.",
     )
+
+
+def _check_sizes(config: LearnConfig) -> None:
+    """Refuse class pictures beside pictures of other sizes."""
+    if config.pictures.buckets and config.prior_weight:
+        raise ConfigError(
+            f"prior_weight is {config.prior_weight} but buckets is on; class pictures are square and share a batch "
+            "with the subject's.",
+            field="buckets",
+            hint="Leave buckets off, or set prior_weight to 0.",
+        )

@@ -168,7 +168,8 @@ def _joined(several: Sequence[Samples], data_hash: str) -> Samples:
     return Samples(
         torch.cat([samples.mean for samples in several]),
         torch.cat(spreads) if spreads else None,
-        *(tuple(chain.from_iterable(getattr(samples, name) for samples in several)) for name in ("captions", "names")),
+        tuple(chain.from_iterable(samples.captions for samples in several)),
+        tuple(chain.from_iterable(samples.names for samples in several)),
         data_hash,
         tuple(chain.from_iterable(samples.repeats or (1,) * len(samples) for samples in several)),
         tuple(chain.from_iterable(samples.words for samples in several)),
