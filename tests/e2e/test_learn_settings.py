@@ -275,8 +275,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
     [
         ((), 1e-3),
         (("--optimizer", "prodigy"), 1.0),
-        (("--optimizer", "lion"), 2e-4),
-        (("--optimizer", "adafactor", "--method", "textual-inversion"), 5e-2),
+        (("--optimizer", "lion"), 5e-4),
+        (("--optimizer", "adafactor", "--method", "textual-inversion"), 0.5),
         (("--optimizer", "adafactor", "--lr", "3e-3"), 3e-3),
         (("--set", "optim.name=schedule-free"), 1e-3),
     ],

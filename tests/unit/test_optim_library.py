@@ -92,11 +92,11 @@ def test_numbers_of_a_library_come_back_as_numbers() -> None:
     stepped(net, optimizers, 0, 40)
     group = optimizers.parts[0].param_groups[0]
     found = {key: group[key] for key in ("d", "d_max", "d_numerator", "k")}
-    assert found["d"] > 1e-6 and found["k"] == 40
+    assert found["d"] > 1e-5 and found["k"] == 40
     steps = optimizers.parts[0].state[net.up.weight]["step"]
     later = {key: value.clone() for key, value in optimizers.state_dict().items()}
     optimizers.load_state_dict(first)
-    assert (group["d"], group["k"]) == (1e-6, 0) and not optimizers.parts[0].state
+    assert (group["d"], group["k"]) == (1e-5, 0) and not optimizers.parts[0].state
     optimizers.load_state_dict(later)
     assert {key: group[key] for key in found} == found
     assert optimizers.parts[0].state[net.up.weight]["step"] == steps == 40
