@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats",),
     ("pipeline",),
     ("training", "evaluation"),
-    ("requests", "resolve", "operations"),
+    ("requests", "benchmark_requests", "resolve", "operations"),
     ("jobs",),
     ("api", "cli", "server", "studio", "__main__"),
 )
@@ -32,6 +32,8 @@ WITHIN_A_FLOOR = {
     ("runtime", "errors"),
     ("runtime", "tensors"),
     ("resolve", "requests"),
+    ("benchmark_requests", "requests"),
+    ("operations", "benchmark_requests"),
     ("operations", "requests"),
     ("__main__", "cli"),
 }
