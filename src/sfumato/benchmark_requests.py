@@ -67,9 +67,9 @@ class BenchmarkRequest(Request):
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
     rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
     lr: Annotated[float | None, Field(gt=0, le=1, description="Highest learning rate; default: the method's.")] = None
-    prior_weight: Annotated[float, Field(gt=0, le=10, description="Weight of class pictures where +prior is asked.")] = (
-        1.0
-    )
+    prior_weight: Annotated[
+        float, Field(gt=0, le=10, description="Weight of class pictures where +prior is asked.")
+    ] = 1.0
     num_class_images: Annotated[int, Field(ge=1, le=10_000, description="Number of class pictures.")] = 32
     draw_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of every picture.")] = 20
     guidance_scale: Annotated[

@@ -26,7 +26,9 @@ def asked_ground(hidden: Collection[str]) -> Background:
     return Background("plain", ((calm or [name for name in COLOURS if name not in hidden] or ["white"])[0],))
 
 
-def training_grounds(rng: np.random.Generator, hidden: Collection[str], asked: Background, count: int) -> list[Background]:
+def training_grounds(
+    rng: np.random.Generator, hidden: Collection[str], asked: Background, count: int
+) -> list[Background]:
     """Draw grounds to learn from, no colour of which is the first of another, and none is the one asked for.
 
     Args:

@@ -138,9 +138,7 @@ def _plan(records: Sequence[Record], seed: int) -> PersonPlan:
     return PersonPlan(identity, tuple(seen), tuple(changes(identity, seen, rng)), seed)
 
 
-def _compose(
-    find: Find, identity: IdentitySpec, variant: Variant, ground: Background, side: float, seed: int
-) -> Scene:
+def _compose(find: Find, identity: IdentitySpec, variant: Variant, ground: Background, side: float, seed: int) -> Scene:
     """Compose one picture; its caption says what a placeholder would leave open."""
     primer, record = find(identity, variant)
     caption = _said(record, CLASS_NOUN, (), ground)
