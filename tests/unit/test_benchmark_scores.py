@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +110,10 @@ def test_changes_are_read_off_pictures(primer: Primer) -> None:
 class Mean:
     """Encodes a picture by its mean colour."""
 
-    def look(self, pictures: Iterable[Picture]) -> Tensor:
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
         return torch.stack([torch.tensor(picture.reshape(-1, 3).mean(0) + 1.0) for picture in pictures])
 
-    def read(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([[255.0, 1.0, 1.0] if "red" in text else [1.0, 1.0, 255.0] for text in texts])
 
 

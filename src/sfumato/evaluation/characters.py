@@ -85,20 +85,24 @@ class Scorer:
         subject = self._subjects[case.name]
         prompts = {prompt.name: prompt for prompt in subject.prompts}
         truths = {asked.name: [self._read(f) for f in prompts[asked.name].truths] for asked in case.asked}
-        learned = self._eye.look(self._read(picture.file) for picture in subject.pictures)
-        before = next((self._eye.look(t.class_pictures) for t in trials if t.method == BASELINE), None)
+        learned = self._eye.embed_pictures([self._read(picture.file) for picture in subject.pictures])
+        before = next((self._eye.embed_pictures(t.class_pictures) for t in trials if t.method == BASELINE), None)
         entries = []
         for trial in trials:
             drawn = {name: [_fitted(p, truths[name][0]) for p in pictures] for name, pictures in trial.drawn.items()}
             values = self._of_subject(drawn, truths, learned) | self._of_prompts(subject, prompts, drawn)
             diversity = self._distance.diversity(drawn.values())
             values |= {} if diversity is None else {"div": diversity}
-            after = self._eye.look(trial.class_pictures)
+            after = self._eye.embed_pictures(trial.class_pictures)
             values["pres"] = subject_fidelity(after, learned)
             if before is not None:
                 values["drift"] = drift(before, after)
             entries.append(Entry(case.name, case.kind, trial.method, values | cost_values(trial)))
-        best = {"subject": subject_fidelity(self._eye.look(p for group in truths.values() for p in group), learned)}
+        best = {
+            "subject": subject_fidelity(
+                self._eye.embed_pictures([p for group in truths.values() for p in group]), learned
+            )
+        }
         best |= self._of_prompts(subject, prompts, truths)
         return [*entries, Entry(case.name, case.kind, TRUTH, best)]
 
@@ -111,7 +115,7 @@ class Scorer:
         pixels: list[float] = []
         seen = []
         for name, pictures in drawn.items():
-            looked, wanted = self._eye.look(pictures), self._eye.look(truths[name])
+            looked, wanted = self._eye.embed_pictures(pictures), self._eye.embed_pictures(truths[name])
             seen.append(looked)
             features += (1.0 - cosines(looked, wanted).max(dim=1).values).tolist()
             by_truth = [self._distance.between(pictures, [truth] * len(pictures)) for truth in truths[name]]
@@ -134,8 +138,8 @@ class Scorer:
             verdicts = self._reader.right(subject.style, prompts[name].expects, pictures)
             right += [verdict for verdict in verdicts if verdict is not None]
             if self._text is not None:
-                words = self._text.read([prompts[name].words] * len(pictures))
-                near.append(prompt_fidelity(self._text.look(pictures), words))
+                words = self._text.embed_texts([prompts[name].words] * len(pictures))
+                near.append(prompt_fidelity(self._text.embed_pictures(pictures), words))
         values = {"prompt": float(np.mean(right))} if right else {}
         return values | ({"text": float(np.mean(near))} if near else {})
 

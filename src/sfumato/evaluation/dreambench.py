@@ -80,18 +80,20 @@ def score_dream(
     """
     case = trials[0].case
     photos = [to_pixels(load_tensor(entry.path, size)) for entry in list_entries(case.folder)]
-    real = {name: encoder.look(photos) for name, encoder in encoders.items()}
+    real = {name: encoder.embed_pictures(photos) for name, encoder in encoders.items()}
     main = next(iter(encoders))
-    before = next((encoders[main].look(t.class_pictures) for t in trials if t.method == BASELINE), None)
+    before = next((encoders[main].embed_pictures(t.class_pictures) for t in trials if t.method == BASELINE), None)
     words = {asked.name: asked.words for asked in case.asked}
     entries = []
     for trial in trials:
         drawn: list[Picture] = [picture for pictures in trial.drawn.values() for picture in pictures]
-        values = {f"subject_{name}": subject_fidelity(e.look(drawn), real[name]) for name, e in encoders.items()}
+        values = {
+            f"subject_{name}": subject_fidelity(e.embed_pictures(drawn), real[name]) for name, e in encoders.items()
+        }
         if text is not None:
             said = [words[name] for name, pictures in trial.drawn.items() for _ in pictures]
-            values["text"] = prompt_fidelity(text.look(drawn), text.read(said))
-        after = encoders[main].look(trial.class_pictures)
+            values["text"] = prompt_fidelity(text.embed_pictures(drawn), text.embed_texts(said))
+        after = encoders[main].embed_pictures(trial.class_pictures)
         values["pres"] = subject_fidelity(after, real[main])
         if before is not None:
             values["drift"] = drift(before, after)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.data.images import to_tensor
+from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.trial import Picture
 from sfumato.models.perceptual import PerceptualLoss
 
@@ -23,7 +24,7 @@ _SIDE = 128
 class PictureEncoder(Protocol):
     """Turns pictures into features."""
 
-    def look(self, pictures: Iterable[Picture]) -> Tensor:
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """Return one row a picture."""
         ...
 
@@ -32,13 +33,28 @@ class PictureEncoder(Protocol):
 class TextPictureEncoder(Protocol):
     """Turns pictures and texts into features that can be compared."""
 
-    def look(self, pictures: Iterable[Picture]) -> Tensor:
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """Return one row a picture."""
         ...
 
-    def read(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return one row a text."""
         ...
+
+
+class EyeEncoder:
+    """The features of EfficientNet-Lite0, which ships with the package.
+
+    Args:
+        eye: Looks at pictures.
+    """
+
+    def __init__(self, eye: FeatureExtractor | None = None) -> None:
+        self._eye = eye or FeatureExtractor()
+
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
+        """Return one row a picture."""
+        return self._eye.look(pictures)
 
 
 def cosines(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:

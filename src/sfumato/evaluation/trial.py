@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from jaxtyping import UInt8
 
+from sfumato.data.images import load_image
+
 Picture = UInt8[np.ndarray, "_H _W 3"]
 BASELINE = "base in words"
 """The untrained base, with the subject described."""
+
+
+class PictureFiles(Sequence[Picture]):
+    """Pictures that are read when they are looked at: thousands of them need not fit into memory.
+
+    Args:
+        paths: Their files.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, place: int) -> Picture: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> PictureFiles: ...
+
+    def __getitem__(self, place: int | slice) -> Picture | PictureFiles:
+        """Read one picture, or choose some."""
+        if isinstance(place, slice):
+            return PictureFiles(self.paths[place])
+        return load_image(self.paths[place]).rgb
 
 
 @dataclass(frozen=True)

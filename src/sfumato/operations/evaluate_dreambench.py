@@ -10,8 +10,7 @@ from sfumato.data.dreambooth_folder import read_dreambooth
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, score_dream
-from sfumato.evaluation.features import FeatureExtractor
-from sfumato.evaluation.likeness import PictureDistance, PictureEncoder, TextPictureEncoder
+from sfumato.evaluation.likeness import EyeEncoder, PictureDistance, PictureEncoder, TextPictureEncoder
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
 from sfumato.evaluation.trial import Trial, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
@@ -46,7 +45,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     cases = [cases[place] for place in spread(len(cases), request.subjects)]
     bundle = load_bundle(request.base)
     trials = yield from run_trials(request, cases, bundle)
-    encoders: dict[str, PictureEncoder] = {"EfficientNet": FeatureExtractor()}
+    encoders: dict[str, PictureEncoder] = {"EfficientNet": EyeEncoder()}
     text: TextPictureEncoder | None = None
     entries: list[Entry] = []
     distance = PictureDistance()

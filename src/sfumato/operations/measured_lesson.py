@@ -85,7 +85,7 @@ def _lesson(request: LearnRequest, sender: Connection) -> None:
         for event in learn(request):
             if isinstance(event, Metric | Notice | Progress | Artifact):
                 sender.send(event)
-            is_finished = is_finished or (isinstance(event, Artifact) and event.kind == "concept")
+            is_finished = is_finished or (isinstance(event, Artifact) and event.kind in ("concept", "bundle"))
     except SfumatoError as error:
         sender.send(error)
         return

@@ -15,10 +15,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sfumato.benchmark_requests import PRIOR, BenchmarkRequest
-from sfumato.data.images import load_image, to_pixels
+from sfumato.data.images import to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.errors import ConfigError, DataError
-from sfumato.evaluation.trial import BASELINE, Asked, Case, Cost, Picture, Trial, in_turns
+from sfumato.evaluation.trial import BASELINE, Asked, Case, Cost, PictureFiles, Trial, in_turns
 from sfumato.events import Event, Notice, Progress, Step
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle
@@ -136,7 +136,7 @@ def _trial(request: BenchmarkRequest, case: Case, method: str, pipeline: Pipelin
             used = pipeline.using((load_concept(concept), 1.0))
         with used:
             yield from _draw(request, case, {name: texts[name] for name in missing}, files, pipeline, settings)
-    pictures: dict[str, list[Picture]] = {name: [load_image(path).rgb for path in files[name]] for name in texts}
+    pictures = {name: PictureFiles(files[name]) for name in texts}
     shown = pictures.pop(_CLASS)
     return Trial(case, method, pictures, shown, cost)
 
