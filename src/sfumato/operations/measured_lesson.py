@@ -89,5 +89,7 @@ def _lesson(request: LearnRequest, sender: Connection) -> None:
     except SfumatoError as error:
         sender.send(error)
         return
+    except KeyboardInterrupt:  # Ctrl-C reaches both processes; the other one tells
+        return
     if is_finished:
         sender.send(Spent(time.perf_counter() - started, peak_memory_bytes()))
