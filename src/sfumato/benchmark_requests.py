@@ -76,6 +76,9 @@ class BenchmarkRequest(Request):
         float, Field(ge=0, le=100, description="How strictly to follow the text."), Flag(("--guidance",))
     ] = 4.0
     seed: Annotated[int, Field(ge=0, le=2**53 - 1, description="Seed of lessons and pictures.")] = 0
+    output: Annotated[Path, Field(description="Folder for results."), Flag(("-o", "--output"), "DIR")] = Path(
+        "out/benchmark"
+    )
 
 
 class EvaluateCharactersRequest(BenchmarkRequest):

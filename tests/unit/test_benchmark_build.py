@@ -121,7 +121,7 @@ def test_what_is_written(primer: Primer, tmp_path: Path) -> None:
             assert named == text.replace(f" {subject.class_noun}", " <it>", 1)
             assert not picture.ground.endswith("a white background")
         for prompt in subject.prompts:
-            assert subject.class_noun not in prompt.text
+            assert f" {subject.class_noun} " not in f" {prompt.text} "
             assert count_words(prompt.words) <= MAX_WORDS and count_words(prompt.text) <= MAX_WORDS
             for file in prompt.truths:
                 with Image.open(tmp_path / "out" / file) as picture:

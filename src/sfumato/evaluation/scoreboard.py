@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sfumato.evaluation.measures import Interval, bootstrap
+from sfumato.evaluation.measures import Interval, Rows, bootstrap
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,18 @@ class Scoreboard:
     def compare(self, baseline: str, seed: int = 0) -> list[Comparison]:
         """Compare every method with the base in the columns that concern the subject, subject by subject."""
         found = []
-        for method in self.methods:
+        for method in (method for method in self.methods if method != baseline):
             for column in (column for column in self.columns if column.of_subject):
                 sign = -1.0 if column.better == "less" else 1.0
-                gains = np.array(
-                    [sign * (mine - base) for mine, base in self._paired(method, baseline, column.key)],
-                    dtype=np.float64,
-                )
-                if method == baseline or not len(gains):
+                pairs = self._paired(method, baseline, column.key)
+                gains = np.array([sign * (mine - base) for mine, base in pairs], dtype=np.float64)
+                if not len(gains):
                     continue
-                interval = bootstrap(lambda rows, gains=gains: float(gains[rows].mean()), len(gains), seed)
+
+                def mean(rows: Rows, gains: np.ndarray = gains) -> float:
+                    return float(gains[rows].mean())
+
+                interval = bootstrap(mean, len(gains), seed)
                 found.append(Comparison(method, column.key, float(gains.mean()), interval, len(gains)))
         return found
 

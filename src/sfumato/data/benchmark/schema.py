@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sfumato.errors import DataError
 
-FORMAT = 1
 FILE = "benchmark.json"
 PromptKind = Literal["expression", "accessory", "garment", "property", "background", "place", "beside", "style"]
 _HINT = "Build it again with 'sfumato data characters'."
@@ -124,7 +123,7 @@ class Benchmark(Entry):
         licences: By the key that the subjects name.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     seed: int
     primer: str
     subjects: tuple[Subject, ...] = Field(min_length=1)
