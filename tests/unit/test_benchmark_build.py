@@ -120,6 +120,9 @@ def test_what_is_written(primer: Primer, tmp_path: Path) -> None:
             named = subject_caption(text, "<it>", subject.class_noun)
             assert named == text.replace(f" {subject.class_noun}", " <it>", 1)
             assert not picture.ground.endswith("a white background")
+            words = subject.prompts[0].words.split()
+            hair = words[words.index("hair") - 1] if "hair" in words else "none"
+            assert hair.replace("gray", "grey") not in picture.ground.split()
         for prompt in subject.prompts:
             assert f" {subject.class_noun} " not in f" {prompt.text} "
             assert count_words(prompt.words) <= MAX_WORDS and count_words(prompt.text) <= MAX_WORDS

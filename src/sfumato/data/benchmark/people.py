@@ -101,7 +101,7 @@ def make_person(plan: PersonPlan, find: Find) -> Made:
     rng = np.random.default_rng(derive_seed(plan.seed, "grounds"))
     looks = [find(plan.identity, variant) for variant in plan.seen]
     looks += [find(change.identity, change.variant) for change in plan.asked]
-    hidden = frozenset().union(*(primer.sprite(record["file"]).hidden_by for primer, record in looks))
+    hidden = frozenset().union(*(_hidden_by(primer, record) for primer, record in looks))
     asked = asked_ground(hidden)
     grounds = training_grounds(rng, hidden, asked, len(plan.seen))
     training = [
@@ -143,6 +143,12 @@ def _compose(find: Find, identity: IdentitySpec, variant: Variant, ground: Backg
     primer, record = find(identity, variant)
     caption = _said(record, CLASS_NOUN, (), ground)
     return compose_person(primer, record["file"], background=ground, side=side, seed=seed, caption=caption)
+
+
+def _hidden_by(primer: Primer, record: Record) -> frozenset[str]:
+    """Name the colours on which most of a drawing, or its hair, would not be seen."""
+    hair = str(record["attributes"]["hair_color"]).replace("gray", "grey")
+    return primer.sprite(record["file"]).hidden_by | {hair}
 
 
 def _said(record: Record, noun: str, named: Iterable[str], ground: Background) -> str:
