@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,8 @@ def test_scores_of_trials(tmp_path: Path) -> None:
     assert [entry.method for entry in (first, second, best)] == [BASELINE, "lora", TRUTH]
     assert second.values["truth_pixels"] == pytest.approx(np.sqrt(2 / 3) / 4), "three of four are the truth itself"
     assert first.values["truth_features"] == pytest.approx(1 - 513 / (256**2 + 2), abs=1e-6)
+    assert second.values["truth_features_background"] == pytest.approx(0, abs=1e-9)
+    assert second.values["truth_features_place"] == pytest.approx(second.values["truth_features"] * 2)
     assert (first.values["prompt"], second.values["prompt"], best.values["prompt"]) == (0.0, 1.0, 1.0)
     assert second.values["pres"] == pytest.approx(1) and first.values["drift"] == pytest.approx(0, abs=1e-9)
     assert second.values["drift"] > 0.3 and second.values["div"] > 0 == pytest.approx(first.values["div"], abs=1e-6)
@@ -203,6 +206,12 @@ def test_the_board_in_words_and_as_data() -> None:
     assert "**lora** does not beat it in every column: distance not better (-0.250)." in board(-0.25).to_markdown(
         BASELINE
     )
+    few = Scoreboard("Title", COLUMNS, board(0.25).entries[:2] + board(0.25).entries[6:8], {})
+    assert "distance better (+0.250, may be chance)" in few.to_markdown(BASELINE), "two subjects prove nothing"
+    known = replace(board(0.25), ceiling="lora", details=(Column("share", "place", "more"),))
+    assert not known.compare(BASELINE), "what is right is no method"
+    assert "## By kind of prompt\n\n| method | place ↑ |" in known.to_markdown(BASELINE)
+    assert Column("x", "x").show(-1e-9) == "0.000"
     content = json.loads(board(0.25).to_json(BASELINE))
     assert content["means"]["lora"] == {"far": pytest.approx(1.0), "share": 0.5}
     assert len(content["subjects"]) == 12 and content["against_base"][0]["gain"] == pytest.approx(0.25)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.data.benchmark.schema import Benchmark, Prompt, Subject
+from sfumato.data.benchmark.schema import Benchmark, Prompt, PromptKind, Subject
 from sfumato.data.images import load_image, resize
 from sfumato.evaluation.likeness import (
     PictureDistance,
@@ -37,7 +38,9 @@ COLUMNS = (
     Column("div", "DIV", "more"),
     *COST_COLUMNS,
 )
+DETAILS = tuple(Column(f"truth_features_{kind}", kind, "less") for kind in get_args(PromptKind))
 NOTES = (
+    "By kind of prompt: distance from the truth in features.",
     "Truth: distance of every picture from the picture that it should be, the nearest where several are right; in "
     "features 1 - cosine, perceptual as in training the autoencoder, in pixels the root mean square of [0, 1].",
     "Subject fidelity: mean pairwise cosine with the pictures that were learned from. The truth itself says what it is "
@@ -90,7 +93,7 @@ class Scorer:
         entries = []
         for trial in trials:
             drawn = {name: [_fitted(p, truths[name][0]) for p in pictures] for name, pictures in trial.drawn.items()}
-            values = self._of_subject(drawn, truths, learned) | self._of_prompts(subject, prompts, drawn)
+            values = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(subject, prompts, drawn)
             diversity = self._distance.diversity(drawn.values())
             values |= {} if diversity is None else {"div": diversity}
             after = self._eye.embed_pictures(trial.class_pictures)
@@ -107,17 +110,24 @@ class Scorer:
         return [*entries, Entry(case.name, case.kind, TRUTH, best)]
 
     def _of_subject(
-        self, drawn: Mapping[str, Sequence[Picture]], truths: Mapping[str, Sequence[Picture]], learned: Tensor
+        self,
+        drawn: Mapping[str, Sequence[Picture]],
+        truths: Mapping[str, Sequence[Picture]],
+        learned: Tensor,
+        prompts: Mapping[str, Prompt],
     ) -> dict[str, float]:
         """Measure distances to the truth and the likeness to the subject."""
         features: list[float] = []
+        by_kind: dict[str, list[float]] = {}
         perceptual: list[float] = []
         pixels: list[float] = []
         seen = []
         for name, pictures in drawn.items():
             looked, wanted = self._eye.embed_pictures(pictures), self._eye.embed_pictures(truths[name])
             seen.append(looked)
-            features += (1.0 - cosines(looked, wanted).max(dim=1).values).tolist()
+            apart = (1.0 - cosines(looked, wanted).max(dim=1).values).tolist()
+            features += apart
+            by_kind.setdefault(prompts[name].kind, []).extend(apart)
             by_truth = [self._distance.between(pictures, [truth] * len(pictures)) for truth in truths[name]]
             perceptual += np.min(by_truth, axis=0).tolist()
             pixels += [min(_pixels(picture, truth) for truth in truths[name]) for picture in pictures]
@@ -126,6 +136,7 @@ class Scorer:
             "truth_perceptual": float(np.mean(perceptual)),
             "truth_pixels": float(np.mean(pixels)),
             "subject": subject_fidelity(torch.cat(seen), learned),
+            **{f"truth_features_{kind}": float(np.mean(values)) for kind, values in by_kind.items()},
         }
 
     def _of_prompts(

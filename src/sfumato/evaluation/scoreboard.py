@@ -12,6 +12,9 @@ import numpy as np
 
 from sfumato.evaluation.measures import Interval, Rows, bootstrap
 
+_FEWEST = 5
+"""Subjects below which an interval says nothing."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -35,7 +38,9 @@ class Column:
         """Write a value."""
         if value is None or math.isnan(value):
             return "–"
-        return f"{100 * value:.0f} %" if self.form == "%" else format(value, self.form)
+        if self.form == "%":
+            return f"{100 * value:.0f} %"
+        return format(round(value, 6) + 0.0, self.form)  # no minus before a zero
 
 
 COST_COLUMNS = (
@@ -82,6 +87,8 @@ class Scoreboard:
         entries: One for each subject and method.
         facts: What decides the numbers, as plain data.
         notes: How to read them, and what could not be measured.
+        ceiling: The line that no method drew: what is right, through the same instruments.
+        details: Columns of a table of their own, by kind of prompt.
     """
 
     title: str
@@ -89,6 +96,8 @@ class Scoreboard:
     entries: Sequence[Entry]
     facts: Mapping[str, Any]
     notes: Sequence[str] = field(default_factory=tuple)
+    ceiling: str = ""
+    details: Sequence[Column] = field(default_factory=tuple)
 
     @property
     def methods(self) -> list[str]:
@@ -107,7 +116,7 @@ class Scoreboard:
     def compare(self, baseline: str, seed: int = 0) -> list[Comparison]:
         """Compare every method with the base in the columns that concern the subject, subject by subject."""
         found = []
-        for method in (method for method in self.methods if method != baseline):
+        for method in (method for method in self.methods if method not in (baseline, self.ceiling)):
             for column in (column for column in self.columns if column.of_subject):
                 sign = -1.0 if column.better == "less" else 1.0
                 pairs = self._paired(method, baseline, column.key)
@@ -128,7 +137,7 @@ class Scoreboard:
             "format": 1,
             **self.facts,
             "columns": [asdict(column) for column in self.columns],
-            "means": {m: {c.key: self.mean(m, c.key) for c in self.columns} for m in self.methods},
+            "means": {m: {c.key: self.mean(m, c.key) for c in (*self.columns, *self.details)} for m in self.methods},
             "against_base": [asdict(item) for item in self.compare(baseline)],
             "subjects": [asdict(entry) for entry in self.entries],
             "notes": list(self.notes),
@@ -137,10 +146,12 @@ class Scoreboard:
 
     def to_markdown(self, baseline: str) -> str:
         """Return a page: one table over all subjects, one for each kind of subject, and who beats the base."""
-        lines = [f"# {self.title}", "", *self._table(None)]
+        lines = [f"# {self.title}", "", *self._table(self.columns)]
         kinds = list(dict.fromkeys(entry.kind for entry in self.entries))
         for kind in kinds if len(kinds) > 1 else ():
-            lines += ["", f"## {kind}", "", *self._table(kind)]
+            lines += ["", f"## {kind}", "", *self._table(self.columns, kind)]
+        if self.details:
+            lines += ["", "## By kind of prompt", "", *self._table(self.details)]
         compared = self.compare(baseline)
         if compared:
             lines += ["", f"## Against the {baseline}", ""]
@@ -148,13 +159,14 @@ class Scoreboard:
         lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
-    def _table(self, kind: str | None) -> list[str]:
+    def _table(self, wanted: Sequence[Column], kind: str | None = None) -> list[str]:
         """Write one table; a column that no method has is left out."""
-        columns = [c for c in self.columns if any(self.mean(m, c.key, kind) is not None for m in self.methods)]
+        columns = [c for c in wanted if any(self.mean(m, c.key, kind) is not None for m in self.methods)]
         arrow = {"less": " ↓", "more": " ↑", None: ""}
         rows = [
             [method, *(column.show(self.mean(method, column.key, kind)) for column in columns)]
             for method in self.methods
+            if any(self.mean(method, column.key, kind) is not None for column in columns)
         ]
         return [
             "| method | " + " | ".join(column.title + arrow[column.better] for column in columns) + " |",
@@ -169,7 +181,8 @@ class Scoreboard:
         parts = []
         for item in own:
             word = "better" if item.gain > 0 else "not better"
-            sure = "" if item.interval[0] > 0 or item.interval[1] < 0 else ", may be chance"
+            is_sure = item.count >= _FEWEST and (item.interval[0] > 0 or item.interval[1] < 0)
+            sure = "" if is_sure else ", may be chance"
             parts.append(f"{titles[item.column]} {word} ({item.gain:+.3f}{sure})")
         beats = all(item.gain > 0 for item in own)
         return f"- **{method}** {'beats' if beats else 'does not beat'} it in every column: {'; '.join(parts)}."

@@ -12,7 +12,7 @@ from sfumato.data.images import load_image
 from sfumato.data.listing import list_entries
 from sfumato.data.primer.library import Primer
 from sfumato.errors import ConfigError
-from sfumato.evaluation.characters import COLUMNS, NOTES, TRUTH, Scorer, cases_of, wanted_attributes
+from sfumato.evaluation.characters import COLUMNS, DETAILS, NOTES, TRUTH, Scorer, cases_of, wanted_attributes
 from sfumato.evaluation.features import FeatureExtractor, Measuring
 from sfumato.evaluation.likeness import EyeEncoder, PictureDistance
 from sfumato.evaluation.reading import Reader, fit_reader
@@ -67,6 +67,8 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
         entries,
         facts_of(request, bundle, {"seed": benchmark.seed, "primer": benchmark.primer}),
         notes,
+        ceiling=TRUTH,
+        details=DETAILS,
     )
     rows = _rows(request.folder, benchmark, trials)
     yield from write_board(

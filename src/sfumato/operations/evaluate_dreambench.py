@@ -60,6 +60,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
         sorted(entries, key=lambda entry: order.index(entry.method)),
         facts_of(request, bundle, {"subjects": [case.name for case in cases]}),
         NOTES,
+        ceiling=REAL,
     )
     rows = _rows(trials, bundle.native_size)
     yield from write_board(board, rows, request.output, "dreambench", front=("real", "another"), not_drawn=REAL)
