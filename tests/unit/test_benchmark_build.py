@@ -126,6 +126,12 @@ def test_what_is_written(primer: Primer, tmp_path: Path) -> None:
         for prompt in subject.prompts:
             assert f" {subject.class_noun} " not in f" {prompt.text} "
             assert count_words(prompt.words) <= MAX_WORDS and count_words(prompt.text) <= MAX_WORDS
+            with Image.open(tmp_path / "out" / prompt.unchanged) as picture:
+                before = np.asarray(picture).astype(int)
+            with Image.open(tmp_path / "out" / prompt.truths[0]) as picture:
+                moved = np.abs(np.asarray(picture).astype(int) - before).max(axis=2) > 8
+            if prompt.kind in ("background", "place", "beside"):  # the simple portraits show not every other change
+                assert moved.mean() > 0.05
             for file in prompt.truths:
                 with Image.open(tmp_path / "out" / file) as picture:
                     assert picture.size == (128, 128) and picture.mode == "RGB"

@@ -137,8 +137,16 @@ def test_scores_of_trials(tmp_path: Path) -> None:
             words="a dog on blue",
             truths=("s/truth/background-1-0.png",),
             expects={"ground": "blue"},
+            unchanged="s/train/0.png",
         ),
-        Prompt(name="place-1", kind="place", text="a red {}", words="a red dog", truths=("s/truth/b.png",) * 2),
+        Prompt(
+            name="place-1",
+            kind="place",
+            text="a red {}",
+            words="a red dog",
+            truths=("s/truth/b.png",) * 2,
+            unchanged="s/truth/background-1-0.png",
+        ),
     )
     subject = Subject(
         name="s",
@@ -163,6 +171,7 @@ def test_scores_of_trials(tmp_path: Path) -> None:
     assert [entry.method for entry in (first, second, best)] == [BASELINE, "lora", TRUTH]
     assert second.values["truth_pixels"] == pytest.approx(np.sqrt(2 / 3) / 4), "three of four are the truth itself"
     assert first.values["truth_features"] == pytest.approx(1 - 513 / (256**2 + 2), abs=1e-6)
+    assert second.values["changed"] == 0.75, "green is as near to red as to blue"
     assert second.values["truth_features_background"] == pytest.approx(0, abs=1e-9)
     assert second.values["truth_features_place"] == pytest.approx(second.values["truth_features"] * 2)
     assert (first.values["prompt"], second.values["prompt"], best.values["prompt"]) == (0.0, 1.0, 1.0)

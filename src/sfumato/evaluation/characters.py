@@ -31,6 +31,7 @@ COLUMNS = (
     Column("truth_perceptual", "truth, perceptual", "less", of_subject=True),
     Column("truth_pixels", "truth, pixels", "less", of_subject=True),
     Column("subject", "subject fidelity", "more", of_subject=True),
+    Column("changed", "change made", "more", "%"),
     Column("prompt", "change read back", "more", "%"),
     Column("text", "prompt fidelity", "more"),
     Column("drift", "drift of the class", "less"),
@@ -45,6 +46,8 @@ NOTES = (
     "features 1 - cosine, perceptual as in training the autoencoder, in pixels the root mean square of [0, 1].",
     "Subject fidelity: mean pairwise cosine with the pictures that were learned from. The truth itself says what it is "
     "at best: the prompts ask for something else than those pictures.",
+    "Change made: share of pictures whose features are nearer to the true picture than to the same subject without the "
+    "change; the picture of a method that ignores the prompt is not.",
     "Change read back: share of pictures in which a classifier, fitted to real pictures, reads what the prompt asked "
     "for; prompts without a classifier do not count.",
     "Drift: 1 - cosine of pictures of the class prompt before and after learning, seed by seed. PRES: mean cosine of "
@@ -119,6 +122,7 @@ class Scorer:
         """Measure distances to the truth and the likeness to the subject."""
         features: list[float] = []
         by_kind: dict[str, list[float]] = {}
+        changed: list[bool] = []
         perceptual: list[float] = []
         pixels: list[float] = []
         seen = []
@@ -127,6 +131,10 @@ class Scorer:
             seen.append(looked)
             apart = (1.0 - cosines(looked, wanted).max(dim=1).values).tolist()
             features += apart
+            unchanged = self._eye.embed_pictures([self._read(prompts[name].unchanged)])
+            changed += [
+                far < 1.0 - near for far, near in zip(apart, cosines(looked, unchanged)[:, 0].tolist(), strict=True)
+            ]
             by_kind.setdefault(prompts[name].kind, []).extend(apart)
             by_truth = [self._distance.between(pictures, [truth] * len(pictures)) for truth in truths[name]]
             perceptual += np.min(by_truth, axis=0).tolist()
@@ -136,6 +144,7 @@ class Scorer:
             "truth_perceptual": float(np.mean(perceptual)),
             "truth_pixels": float(np.mean(pixels)),
             "subject": subject_fidelity(torch.cat(seen), learned),
+            "changed": float(np.mean(changed)),
             **{f"truth_features_{kind}": float(np.mean(values)) for kind, values in by_kind.items()},
         }
 

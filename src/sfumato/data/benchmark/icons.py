@@ -72,6 +72,7 @@ def _make(primer: Primer, concept: str, styles: Sequence[str], seed: int) -> Mad
     hidden = primer.sprite(primer.icon(concept, style).file).hidden_by
     asked = asked_ground(hidden)
     grounds = training_grounds(rng, hidden, asked, len(_SHOWN))
+    plain = _alone(primer, concept, style, asked, seed)
     training = []
     for number, ((size, place), ground) in enumerate(zip(_SHOWN, grounds, strict=True)):
         scene = compose(primer, concept, style, background=ground, size=size, place=place, seed=seed + number)
@@ -82,14 +83,18 @@ def _make(primer: Primer, concept: str, styles: Sequence[str], seed: int) -> Mad
         ground = new_ground(rng, hidden, known, "plain" if kind == "plain" else "patterned")
         known.append(ground)
         expects = {"ground": ground.colours[0]} if kind == "plain" else {}
-        prompts.append(_asked("background", [_alone(primer, concept, style, ground, seed)], description, expects))
+        prompts.append(
+            _asked("background", [_alone(primer, concept, style, ground, seed)], plain, description, expects)
+        )
     for place in _some(rng, _PLACES):
         truths = [_alone(primer, concept, style, asked, seed + number, "small", place) for number in range(2)]
-        prompts.append(_asked("place", truths, description, {"place": place}))
+        prompts.append(_asked("place", truths, plain, description, {"place": place}))
     for relation in _some(rng, _RELATIONS):
-        prompts.append(_asked("beside", _beside(primer, (concept, style), relation, asked, rng), description, {}))
+        prompts.append(
+            _asked("beside", _beside(primer, (concept, style), relation, asked, rng), plain, description, {})
+        )
     for other in _some(rng, [name for name in styles if name != style]):
-        prompts.append(_asked("style", [_alone(primer, concept, other, asked, seed)], description, {}))
+        prompts.append(_asked("style", [_alone(primer, concept, other, asked, seed)], plain, description, {}))
     class_prompt = f"{with_article(style)} icon of {with_article(noun)} {describe_ground(asked)}"
     return Made(concept, "icon", style, noun, class_prompt, style, training, prompts)
 
@@ -125,10 +130,12 @@ def _beside(
     return [compose_pair(primer, icon, relation, pair, background=ground, seed=seed + number) for number in range(2)]
 
 
-def _asked(kind: PromptKind, truths: Sequence[Scene], description: str, expects: dict[str, str]) -> MadePrompt:
+def _asked(
+    kind: PromptKind, truths: Sequence[Scene], plain: Scene, description: str, expects: dict[str, str]
+) -> MadePrompt:
     """Write a prompt for scenes that differ only by chance."""
     text, words = _called(truths[0], "{}"), _called(truths[0], description)
-    return made_prompt(kind, text, words, truths, expects)
+    return made_prompt(kind, text, words, truths, plain, expects)
 
 
 def _called(scene: Scene, noun: str) -> str:

@@ -49,6 +49,11 @@ class PersonPlan:
     seed: int
 
     @property
+    def plain(self) -> Variant:
+        """The person without any change: as in the first training picture, without what it may take off."""
+        return next(change.variant for change in self.asked if change.kind == "background")
+
+    @property
     def drawings(self) -> list[tuple[IdentitySpec, Variant]]:
         """Everything that has to be drawn of it."""
         shown = [(self.identity, variant) for variant in self.seen]
@@ -120,8 +125,9 @@ def make_person(plan: PersonPlan, find: Find) -> Made:
             known.append(ground)
             expects = {"ground": ground.colours[0]} if first else {}
         scene = _compose(find, change.identity, change.variant, ground, _TRUTH_SIDE, number)
+        unchanged = _compose(find, plan.identity, plan.plain, asked, _TRUTH_SIDE, number)
         text = _said(record, "{}", change.named, ground)
-        prompts.append(made_prompt(change.kind, text, _described(record, ground), [scene], expects))
+        prompts.append(made_prompt(change.kind, text, _described(record, ground), [scene], unchanged, expects))
     style = find_style(plan.identity.style)
     class_prompt = f"{style.name} style portrait of a {CLASS_NOUN} {describe_ground(asked)}"
     return Made(plan.identity.name, "character", style.key, CLASS_NOUN, class_prompt, style.key, training, prompts)

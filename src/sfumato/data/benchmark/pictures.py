@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,7 +35,8 @@ class MadePrompt:
     text: str
     words: str
     truths: tuple[Pixels, ...]
-    expects: dict[str, str] = field(default_factory=dict)
+    unchanged: Pixels
+    expects: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Made:
             number = 1 + sum(other.kind == prompt.kind for other in self.prompts[:place])
             name = f"{prompt.kind}-{number}"
             truths = [f"{self.name}/truth/{name}-{index}.png" for index in range(len(prompt.truths))]
-            pictures |= dict(zip(truths, prompt.truths, strict=True))
+            unchanged = f"{self.name}/truth/{name}-unchanged.png"
+            pictures |= {**dict(zip(truths, prompt.truths, strict=True)), unchanged: prompt.unchanged}
             prompts.append(
                 Prompt(
                     name=name,
@@ -77,6 +79,7 @@ class Made:
                     words=prompt.words,
                     truths=tuple(truths),
                     expects=prompt.expects,
+                    unchanged=unchanged,
                 )
             )
         entry = Subject(
@@ -106,7 +109,7 @@ def made_training(scene: Scene, ground: Background, side: float | None = None) -
 
 
 def made_prompt(
-    kind: PromptKind, text: str, words: str, scenes: Sequence[Scene], expects: dict[str, str]
+    kind: PromptKind, text: str, words: str, scenes: Sequence[Scene], unchanged: Scene, expects: dict[str, str]
 ) -> MadePrompt:
-    """Take scenes as the truths of a prompt."""
-    return MadePrompt(kind, text, words, tuple(scene.image for scene in scenes), expects)
+    """Take scenes as the truths of a prompt, and one as the subject without the change."""
+    return MadePrompt(kind, text, words, tuple(scene.image for scene in scenes), unchanged.image, expects)

@@ -66,6 +66,7 @@ class Prompt(Entry):
         truths: The true pictures; where several are right (a place is a region), any of them.
         expects: What can be read off a right picture, such as `{"hair_color": "green"}`: attributes of drawn people,
             `ground` (colour of a plain ground) or `place`.
+        unchanged: The subject without the change, otherwise as in the true picture.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -74,6 +75,7 @@ class Prompt(Entry):
     words: str = Field(min_length=1)
     truths: tuple[RelativePath, ...] = Field(min_length=1)
     expects: dict[str, str] = Field(default_factory=dict)
+    unchanged: RelativePath
 
 
 class Subject(Entry):
@@ -158,7 +160,8 @@ def open_benchmark(folder: Path) -> Benchmark:
             f"{path}: {key} is {problem['input']!r}: {reason[0].lower()}{reason[1:]}.", field=key, hint=_HINT
         ) from error
     named = [picture.file for subject in benchmark.subjects for picture in subject.pictures]
-    named += [file for subject in benchmark.subjects for prompt in subject.prompts for file in prompt.truths]
+    prompts = [prompt for subject in benchmark.subjects for prompt in subject.prompts]
+    named += [file for prompt in prompts for file in (*prompt.truths, prompt.unchanged)]
     missing = [name for name in named if not (folder / name).is_file()]
     if missing:
         raise DataError(
