@@ -252,7 +252,6 @@ class DoctorRequest(Request):
 class EvaluateRequest(Request):
     """Measure a base model on fixed prompts and seeds."""
 
-    subject: Annotated[Literal["base"], Field(description="What to measure."), Flag(positional=True)] = "base"
     base: BaseName = "primer"
     recipe: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats",),
     ("pipeline",),
     ("training", "evaluation"),
-    ("flags", "learn_settings", "requests", "resolve", "operations"),
+    ("flags", "learn_settings", "requests", "benchmark_requests", "resolve", "operations"),
     ("jobs",),
     ("api", "cli", "server", "studio", "__main__"),
 )
@@ -35,6 +35,8 @@ WITHIN_A_FLOOR = {
     ("requests", "flags"),
     ("requests", "learn_settings"),
     ("resolve", "requests"),
+    ("benchmark_requests", "requests"),
+    ("operations", "benchmark_requests"),
     ("operations", "requests"),
     ("__main__", "cli"),
 }

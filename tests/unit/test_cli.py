@@ -74,7 +74,7 @@ def test_json_lines(asked: list[Request], capsys: pytest.CaptureFixture[str]) ->
         (["generate", "a", "--sampler", "eular"], "--sampler: given 'eular'; needed one of ddpm"),
         (["generate", "a", "--config", "no.toml"], "'no.toml' does not exist"),
         (["data", "primr", "x"], "Unknown data command 'primr'. Did you mean 'primer'?"),
-        (["data", "photos"], "Unknown data command 'photos'. Known: doctor, primer."),
+        (["data", "photos"], "Unknown data command 'photos'. Known: characters, doctor, primer."),
         (["data", "doctor"], "folder is missing; needed a path."),
         (["data", "doctor", "x", "--sise", "9"], "sfumato data doctor: unexpected '--sise'. Did you mean '--size'?"),
         (["data", "doctor", "x", "--size", "9"], "--size: given '9'; needed a whole number from 16 to 4096"),
@@ -182,7 +182,7 @@ def test_overview_of_one_word(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("usage: sfumato data COMMAND [options]\n")
     assert out.endswith("\nsfumato data COMMAND --help shows the options of a command.\n")
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == ["doctor", "primer"]
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == ["characters", "doctor", "primer"]
     assert main(["data"]) == 2
     assert capsys.readouterr().out == out
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from sfumato import __version__
+from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.cli.render import Renderer, make_renderer
 from sfumato.errors import ConfigError, SfumatoError
 from sfumato.events import Done
@@ -40,8 +41,12 @@ COMMANDS: Commands = {
     "generate": GenerateRequest,
     "learn": LearnRequest,
     "train": TrainRequest,
-    "data": {"doctor": DoctorRequest, "primer": PrimerDataRequest},
-    "evaluate": EvaluateRequest,
+    "data": {"characters": CharactersDataRequest, "doctor": DoctorRequest, "primer": PrimerDataRequest},
+    "evaluate": {
+        "base": EvaluateRequest,
+        "characters": EvaluateCharactersRequest,
+        "dreambench": EvaluateDreamBenchRequest,
+    },
     "demo": DemoRequest,
     "replay": ReplayRequest,
 }

@@ -111,7 +111,7 @@ def describe(facts: Facts, rng: np.random.Generator, person: Callable[[np.random
         assert person is not None
         if rng.random() < 0.2:
             return person(rng).lower()
-        return _portrait(person, [_background(facts.background, rng), _short(facts.background)], rng)
+        return _portrait(person, [_background(facts.background, rng), describe_ground(facts.background)], rng)
     if rng.random() < 0.08:
         return thing.label
     if rng.random() < 0.12:
@@ -130,7 +130,7 @@ def describe_fully(facts: Facts, person: Callable[[np.random.Generator], str] | 
     Returns:
         Lower-case words, at most `MAX_WORDS` of them.
     """
-    ground = _short(facts.background)
+    ground = describe_ground(facts.background)
     if facts.relation is not None:
         one, other = facts.things
         verb = _RELATION_WORDS[facts.relation][0]
@@ -245,7 +245,7 @@ def _background(ground: Background, rng: np.random.Generator) -> str:
     return _fill(_choose(rng, _GROUNDS[ground.kind]), ground, swapped)
 
 
-def _short(ground: Background) -> str:
+def describe_ground(ground: Background) -> str:
     """Describe the background in the fewest words that say it all."""
     return _fill(_SHORT_GROUNDS[ground.kind], ground)
 

@@ -143,7 +143,7 @@ def _read(
     real: list[bool] = []
     generated: list[bool] = []
     for style in sorted({record["style"] for record in records}):
-        probe, kinds = _fit(primer, attribute, style, scenes, known_features)
+        probe, kinds = fit_attribute(primer, attribute, style, scenes, known_features)
         asked = [
             row
             for row, (record, answer) in enumerate(zip(records, answers, strict=True))
@@ -163,10 +163,21 @@ def _read(
     return Readings(np.array(rows), np.array(labels), np.array(real), np.array(generated))
 
 
-def _fit(
+def fit_attribute(
     primer: Primer, attribute: str, style: str, scenes: Sequence[Scene], features: Tensor
 ) -> tuple[LinearProbe | None, set[str]]:
-    """Fit the classifier of one attribute in one style, and say which labels it knows."""
+    """Fit the classifier of one attribute in one style.
+
+    Args:
+        primer: The training set.
+        attribute: A name out of `ATTRIBUTES`, or another key of a record's attributes.
+        style: Key of the style.
+        scenes: Pictures of people; those of other styles are passed over.
+        features: Their features, `(n, d)`.
+
+    Returns:
+        The classifier and the labels that it knows; `None` where fewer than two labels have enough pictures.
+    """
     labels: dict[int, Any] = {}
     for row, scene in enumerate(scenes):
         record = primer.by_file[scene.facts.things[0].file]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
 from sfumato.requests import (
@@ -64,5 +65,17 @@ def run(request: Request) -> Events:
             from sfumato.operations.evaluate import evaluate
 
             return evaluate(request)
+        case CharactersDataRequest():
+            from sfumato.operations.characters_data import characters_data
+
+            return characters_data(request)
+        case EvaluateCharactersRequest():
+            from sfumato.operations.evaluate_characters import evaluate_characters
+
+            return evaluate_characters(request)
+        case EvaluateDreamBenchRequest():
+            from sfumato.operations.evaluate_dreambench import evaluate_dreambench
+
+            return evaluate_dreambench(request)
         case _:
             raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from sfumato.data.primer.looks import find_style
@@ -64,6 +64,38 @@ def describe(record: Mapping[str, Any], rng: Draws) -> str:
             items.pop(int(rng.random() * len(items)))
         else:
             garment = ""
+
+
+def state(record: Mapping[str, Any], noun: str, named: Iterable[str] = ()) -> str:
+    """Say all that changes from picture to picture of a person, and of what it keeps only what is asked for.
+
+    Why: where a person has a word of its own, that word says what it keeps; the rest has to be said. Nothing here is
+    left to chance, so that the same picture is always asked for in the same words.
+
+    Args:
+        record: A line of `characters.jsonl`: `style`, `looks` and `attributes` are read.
+        noun: What the person is called, such as `person` or a placeholder.
+        named: Slots of the identity to name: `hair`, `hair_color`, `facial_hair`, `skin`.
+
+    Returns:
+        Such as `avataaars style portrait of a person with green hair in a red hoodie, smiling`.
+    """
+    facts, looks, style, wanted = record["attributes"], record["looks"], find_style(record["style"]), set(named)
+    items: list[tuple[str, bool]] = []
+    if facts["hair"] is not None and "hair" in wanted:
+        words = style.look("hair", looks["hair"]).words
+        color = facts["hair_color"]
+        items.append((words.replace("{}", f"{color} " if color else ""), False))
+    elif facts["hair_color"] is not None and "hair_color" in wanted:
+        items.append((f"{facts['hair_color']} hair", False))
+    if facts["facial_hair"] is not None and "facial_hair" in wanted:
+        items.append((style.look("facial_hair", looks["facial_hair"]).words, False))
+    if facts["skin"] is not None and "skin" in wanted:
+        items.append((f"{facts['skin']} skin", False))
+    items += [(_article(facts[slot]), True) for slot in ("glasses", "hat", "accessory") if facts[slot] is not None]
+    garment = f" in {_article(facts['clothing'])}" if facts["clothing"] is not None else ""
+    text = f"{style.name} style portrait of a {noun}{_with(items, False)}{garment}, {facts['expression_words']}"
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def _subject(facts: Mapping[str, Any], rng: Draws, talk: float) -> tuple[str, bool]:

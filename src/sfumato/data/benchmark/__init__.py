@@ -1,0 +1,1 @@
+"""A benchmark with truth: subjects that no base has seen, prompts for each, and the very picture that each asks for."""

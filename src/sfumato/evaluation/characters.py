@@ -1,0 +1,208 @@
+"""Score what methods drew of subjects whose true pictures are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.data.benchmark.schema import Benchmark, Prompt, PromptKind, Subject
+from sfumato.data.images import load_image, resize
+from sfumato.evaluation.likeness import (
+    PictureDistance,
+    PictureEncoder,
+    TextPictureEncoder,
+    cosines,
+    drift,
+    prompt_fidelity,
+    subject_fidelity,
+)
+from sfumato.evaluation.reading import Reader
+from sfumato.evaluation.scoreboard import COST_COLUMNS, Column, Entry
+from sfumato.evaluation.trial import BASELINE, Asked, Case, Picture, Trial, cost_values
+
+TRUTH = "the truth itself"
+COLUMNS = (
+    Column("truth_features", "truth, features", "less", of_subject=True),
+    Column("truth_perceptual", "truth, perceptual", "less", of_subject=True),
+    Column("truth_pixels", "truth, pixels", "less", of_subject=True),
+    Column("subject", "subject fidelity", "more", of_subject=True),
+    Column("changed", "change made", "more", "%"),
+    Column("prompt", "change read back", "more", "%"),
+    Column("text", "prompt fidelity", "more"),
+    Column("drift", "drift of the class", "less"),
+    Column("pres", "PRES", "less"),
+    Column("div", "DIV", "more"),
+    *COST_COLUMNS,
+)
+DETAILS = tuple(Column(f"truth_features_{kind}", kind, "less") for kind in get_args(PromptKind))
+NOTES = (
+    "By kind of prompt: distance from the truth in features.",
+    "Truth: distance of every picture from the picture that it should be, the nearest where several are right; in "
+    "features 1 - cosine, perceptual as in training the autoencoder, in pixels the root mean square of [0, 1].",
+    "Subject fidelity: mean pairwise cosine with the pictures that were learned from. The truth itself says what it is "
+    "at best: the prompts ask for something else than those pictures.",
+    "Change made: share of pictures whose features are nearer to the true picture than to the same subject without the "
+    "change; the picture of a method that ignores the prompt is not.",
+    "Change read back: share of pictures in which a classifier, fitted to real pictures, reads what the prompt asked "
+    "for; prompts without a classifier do not count.",
+    "Drift: 1 - cosine of pictures of the class prompt before and after learning, seed by seed. PRES: mean cosine of "
+    "those after with the pictures that were learned from.",
+    "DIV: mean perceptual distance of pictures of one prompt.",
+    "Seconds and memory: of a process of its own for each lesson, the base included.",
+)
+
+
+class Scorer:
+    """Scores trials.
+
+    Args:
+        folder: The benchmark.
+        benchmark: Its content.
+        eye: Encodes pictures.
+        distance: Perceptual distance.
+        reader: Reads changes off pictures.
+        text: Compares pictures with texts; `None` leaves that column out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        benchmark: Benchmark,
+        eye: PictureEncoder,
+        distance: PictureDistance,
+        reader: Reader,
+        text: TextPictureEncoder | None = None,
+    ) -> None:
+        self._folder, self._eye, self._distance, self._reader, self._text = folder, eye, distance, reader, text
+        self._subjects = {subject.name: subject for subject in benchmark.subjects}
+
+    def score(self, trials: Sequence[Trial]) -> list[Entry]:
+        """Score all trials of one subject, the truth itself last.
+
+        Args:
+            trials: Of one subject, with or without that of the base; drift needs it.
+        """
+        case = trials[0].case
+        subject = self._subjects[case.name]
+        prompts = {prompt.name: prompt for prompt in subject.prompts}
+        truths = {asked.name: [self._read(f) for f in prompts[asked.name].truths] for asked in case.asked}
+        learned = self._eye.embed_pictures([self._read(picture.file) for picture in subject.pictures])
+        before = next((self._eye.embed_pictures(t.class_pictures) for t in trials if t.method == BASELINE), None)
+        entries = []
+        for trial in trials:
+            drawn = {name: [_fitted(p, truths[name][0]) for p in pictures] for name, pictures in trial.drawn.items()}
+            values = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(subject, prompts, drawn)
+            diversity = self._distance.diversity(drawn.values())
+            values |= {} if diversity is None else {"div": diversity}
+            after = self._eye.embed_pictures(trial.class_pictures)
+            values["pres"] = subject_fidelity(after, learned)
+            if before is not None:
+                values["drift"] = drift(before, after)
+            entries.append(Entry(case.name, case.kind, trial.method, values | cost_values(trial)))
+        best = {
+            "subject": subject_fidelity(
+                self._eye.embed_pictures([p for group in truths.values() for p in group]), learned
+            )
+        }
+        best |= self._of_prompts(subject, prompts, truths)
+        return [*entries, Entry(case.name, case.kind, TRUTH, best)]
+
+    def _of_subject(
+        self,
+        drawn: Mapping[str, Sequence[Picture]],
+        truths: Mapping[str, Sequence[Picture]],
+        learned: Tensor,
+        prompts: Mapping[str, Prompt],
+    ) -> dict[str, float]:
+        """Measure distances to the truth and the likeness to the subject."""
+        features: list[float] = []
+        by_kind: dict[str, list[float]] = {}
+        changed: list[bool] = []
+        perceptual: list[float] = []
+        pixels: list[float] = []
+        seen = []
+        for name, pictures in drawn.items():
+            looked, wanted = self._eye.embed_pictures(pictures), self._eye.embed_pictures(truths[name])
+            seen.append(looked)
+            apart = (1.0 - cosines(looked, wanted).max(dim=1).values).tolist()
+            features += apart
+            unchanged = self._eye.embed_pictures([self._read(prompts[name].unchanged)])
+            changed += [
+                far < 1.0 - near for far, near in zip(apart, cosines(looked, unchanged)[:, 0].tolist(), strict=True)
+            ]
+            by_kind.setdefault(prompts[name].kind, []).extend(apart)
+            by_truth = [self._distance.between(pictures, [truth] * len(pictures)) for truth in truths[name]]
+            perceptual += np.min(by_truth, axis=0).tolist()
+            pixels += [min(_pixels(picture, truth) for truth in truths[name]) for picture in pictures]
+        return {
+            "truth_features": float(np.mean(features)),
+            "truth_perceptual": float(np.mean(perceptual)),
+            "truth_pixels": float(np.mean(pixels)),
+            "subject": subject_fidelity(torch.cat(seen), learned),
+            "changed": float(np.mean(changed)),
+            **{f"truth_features_{kind}": float(np.mean(values)) for kind, values in by_kind.items()},
+        }
+
+    def _of_prompts(
+        self, subject: Subject, prompts: Mapping[str, Prompt], drawn: Mapping[str, Sequence[Picture]]
+    ) -> dict[str, float]:
+        """Measure whether pictures show what was asked for."""
+        right: list[bool] = []
+        near: list[float] = []
+        for name, pictures in drawn.items():
+            verdicts = self._reader.right(subject.style, prompts[name].expects, pictures)
+            right += [verdict for verdict in verdicts if verdict is not None]
+            if self._text is not None:
+                words = self._text.embed_texts([prompts[name].words] * len(pictures))
+                near.append(prompt_fidelity(self._text.embed_pictures(pictures), words))
+        values = {"prompt": float(np.mean(right))} if right else {}
+        return values | ({"text": float(np.mean(near))} if near else {})
+
+    def _read(self, file: str) -> Picture:
+        """Read a picture of the benchmark."""
+        return load_image(self._folder / file).rgb
+
+
+def cases_of(folder: Path, benchmark: Benchmark) -> list[Case]:
+    """Turn the subjects of a benchmark into cases."""
+    return [
+        Case(
+            subject.name,
+            folder / subject.folder,
+            subject.class_noun,
+            subject.class_prompt,
+            tuple(Asked(prompt.name, prompt.kind, prompt.text, prompt.words) for prompt in subject.prompts),
+            f"{subject.kind}s",
+        )
+        for subject in benchmark.subjects
+    ]
+
+
+def wanted_attributes(benchmark: Benchmark, cases: Sequence[Case]) -> set[tuple[str, str]]:
+    """List the styles and attributes of drawn people that the prompts of some cases let one read."""
+    chosen = {case.name: {asked.name for asked in case.asked} for case in cases}
+    return {
+        (subject.style, attribute)
+        for subject in benchmark.subjects
+        for prompt in subject.prompts
+        if prompt.name in chosen.get(subject.name, ())
+        for attribute in prompt.expects
+        if attribute not in ("ground", "place")
+    }
+
+
+def _fitted(picture: Picture, truth: Picture) -> Picture:
+    """Scale a picture to the size of the truth."""
+    height, width = truth.shape[:2]
+    return picture if picture.shape == truth.shape else resize(picture, width, height)
+
+
+def _pixels(picture: Picture, truth: Picture) -> float:
+    """Return the root mean square difference of two pictures, colours in [0, 1]."""
+    difference = (picture.astype(np.float64) - truth.astype(np.float64)) / 255.0
+    return float(np.sqrt(np.mean(difference**2)))

@@ -1,0 +1,197 @@
+"""A table of methods and columns, for people as Markdown and for programs as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sfumato.evaluation.measures import Interval, Rows, bootstrap
+
+_FEWEST = 5
+"""Subjects below which an interval says nothing."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One thing that is measured.
+
+    Attributes:
+        key: Name in JSON.
+        title: Name in the table.
+        better: Which way is better; `None` for neither.
+        form: How a value is written, for example `.3f`; `%` writes a share.
+        of_subject: Whether it says how well the subject itself is drawn.
+    """
+
+    key: str
+    title: str
+    better: Literal["less", "more"] | None = None
+    form: str = ".3f"
+    of_subject: bool = False
+
+    def show(self, value: float | None) -> str:
+        """Write a value."""
+        if value is None or math.isnan(value):
+            return "–"
+        if self.form == "%":
+            return f"{100 * value:.0f} %"
+        return format(round(value, 6) + 0.0, self.form)  # no minus before a zero
+
+
+COST_COLUMNS = (
+    Column("seconds", "seconds", "less", ".1f"),
+    Column("peak_mib", "peak memory, MiB", "less", ".0f"),
+    Column("file_kib", "file, KiB", "less", ".0f"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one method reaches with one subject; a column that cannot be measured is left out."""
+
+    case: str
+    kind: str
+    method: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method beside the base in one column.
+
+    Attributes:
+        gain: Mean over subjects of how much better the method is; above 0 is better.
+        interval: 95 % bootstrap interval over subjects.
+        count: Subjects.
+    """
+
+    method: str
+    column: str
+    gain: float
+    interval: Interval
+    count: int
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """Everything that a benchmark measured.
+
+    Attributes:
+        title: What stands above.
+        columns: What is measured.
+        entries: One for each subject and method.
+        facts: What decides the numbers, as plain data.
+        notes: How to read them, and what could not be measured.
+        ceiling: The line that no method drew: what is right, through the same instruments.
+        details: Columns of a table of their own, by kind of prompt.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    entries: Sequence[Entry]
+    facts: Mapping[str, Any]
+    notes: Sequence[str] = field(default_factory=tuple)
+    ceiling: str = ""
+    details: Sequence[Column] = field(default_factory=tuple)
+
+    @property
+    def methods(self) -> list[str]:
+        """Every method, in order of appearance."""
+        return list(dict.fromkeys(entry.method for entry in self.entries))
+
+    def mean(self, method: str, column: str, kind: str | None = None) -> float | None:
+        """Average a column over subjects, each counting the same; `None` where no subject has it."""
+        values = [
+            entry.values[column]
+            for entry in self.entries
+            if entry.method == method and column in entry.values and kind in (None, entry.kind)
+        ]
+        return float(np.mean(values)) if values else None
+
+    def compare(self, baseline: str, seed: int = 0) -> list[Comparison]:
+        """Compare every method with the base in the columns that concern the subject, subject by subject."""
+        found = []
+        for method in (method for method in self.methods if method not in (baseline, self.ceiling)):
+            for column in (column for column in self.columns if column.of_subject):
+                sign = -1.0 if column.better == "less" else 1.0
+                pairs = self._paired(method, baseline, column.key)
+                gains = np.array([sign * (mine - base) for mine, base in pairs], dtype=np.float64)
+                if not len(gains):
+                    continue
+
+                def mean(rows: Rows, gains: np.ndarray = gains) -> float:
+                    return float(gains[rows].mean())
+
+                interval = bootstrap(mean, len(gains), seed)
+                found.append(Comparison(method, column.key, float(gains.mean()), interval, len(gains)))
+        return found
+
+    def to_json(self, baseline: str) -> str:
+        """Return everything as JSON."""
+        content = {
+            "format": 1,
+            **self.facts,
+            "columns": [asdict(column) for column in self.columns],
+            "means": {m: {c.key: self.mean(m, c.key) for c in (*self.columns, *self.details)} for m in self.methods},
+            "against_base": [asdict(item) for item in self.compare(baseline)],
+            "subjects": [asdict(entry) for entry in self.entries],
+            "notes": list(self.notes),
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    def to_markdown(self, baseline: str) -> str:
+        """Return a page: one table over all subjects, one for each kind of subject, and who beats the base."""
+        lines = [f"# {self.title}", "", *self._table(self.columns)]
+        kinds = list(dict.fromkeys(entry.kind for entry in self.entries))
+        for kind in kinds if len(kinds) > 1 else ():
+            lines += ["", f"## {kind}", "", *self._table(self.columns, kind)]
+        if self.details:
+            lines += ["", "## By kind of prompt", "", *self._table(self.details)]
+        compared = self.compare(baseline)
+        if compared:
+            lines += ["", f"## Against the {baseline}", ""]
+            lines += [self._sentence(method, compared) for method in dict.fromkeys(item.method for item in compared)]
+        lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+    def _table(self, wanted: Sequence[Column], kind: str | None = None) -> list[str]:
+        """Write one table; a column that no method has is left out."""
+        columns = [c for c in wanted if any(self.mean(m, c.key, kind) is not None for m in self.methods)]
+        arrow = {"less": " ↓", "more": " ↑", None: ""}
+        rows = [
+            [method, *(column.show(self.mean(method, column.key, kind)) for column in columns)]
+            for method in self.methods
+            if any(self.mean(method, column.key, kind) is not None for column in columns)
+        ]
+        return [
+            "| method | " + " | ".join(column.title + arrow[column.better] for column in columns) + " |",
+            "|---|" + "---:|" * len(columns),
+            *("| " + " | ".join(row) + " |" for row in rows),
+        ]
+
+    def _sentence(self, method: str, compared: Sequence[Comparison]) -> str:
+        """Say in which columns a method is better, and where chance alone might explain it."""
+        titles = {column.key: column.title for column in self.columns}
+        own = [item for item in compared if item.method == method]
+        parts = []
+        for item in own:
+            word = "better" if item.gain > 0 else "not better"
+            is_sure = item.count >= _FEWEST and (item.interval[0] > 0 or item.interval[1] < 0)
+            sure = "" if is_sure else ", may be chance"
+            parts.append(f"{titles[item.column]} {word} ({item.gain:+.3f}{sure})")
+        beats = all(item.gain > 0 for item in own)
+        return f"- **{method}** {'beats' if beats else 'does not beat'} it in every column: {'; '.join(parts)}."
+
+    def _paired(self, method: str, baseline: str, column: str) -> list[tuple[float, float]]:
+        """Return the values of a method and the base for the subjects that have both."""
+        base = {e.case: e.values[column] for e in self.entries if e.method == baseline and column in e.values}
+        return [
+            (entry.values[column], base[entry.case])
+            for entry in self.entries
+            if entry.method == method and column in entry.values and entry.case in base
+        ]

@@ -1,0 +1,147 @@
+"""What a benchmark of personalisation asks and what it gets: subjects, prompts, and the pictures that a method drew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sfumato.data.images import load_image
+
+Picture = UInt8[np.ndarray, "_H _W 3"]
+BASELINE = "base in words"
+"""The untrained base, with the subject described."""
+
+
+class PictureFiles(Sequence[Picture]):
+    """Pictures that are read when they are looked at: thousands of them need not fit into memory.
+
+    Args:
+        paths: Their files.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, place: int) -> Picture: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> PictureFiles: ...
+
+    def __getitem__(self, place: int | slice) -> Picture | PictureFiles:
+        """Read one picture, or choose some."""
+        if isinstance(place, slice):
+            return PictureFiles(self.paths[place])
+        return load_image(self.paths[place]).rgb
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt.
+
+    Attributes:
+        name: Unique within the subject; names the files of its pictures.
+        kind: What it asks for.
+        text: The prompt; `{}` stands where the subject's word goes.
+        words: The prompt for a base that knows no such word.
+    """
+
+    name: str
+    kind: str
+    text: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject of a benchmark.
+
+    Attributes:
+        name: Its name.
+        folder: The pictures that it is learned from.
+        class_noun: What it is.
+        class_prompt: Asks for any one of its class.
+        asked: The prompts.
+        kind: Which group of subjects it belongs to.
+    """
+
+    name: str
+    folder: Path
+    class_noun: str
+    class_prompt: str
+    asked: tuple[Asked, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a lesson took: wall time in seconds, peak memory of its process and size of its file in bytes."""
+
+    seconds: float
+    peak_bytes: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one method drew of one subject.
+
+    Attributes:
+        case: The subject.
+        method: The method, or `BASELINE`.
+        drawn: Pictures by name of the prompt, one a seed.
+        class_pictures: Pictures of the class prompt; the same seeds for every method.
+        cost: What the lesson took; `None` where nothing was learned.
+    """
+
+    case: Case
+    method: str
+    drawn: Mapping[str, Sequence[Picture]]
+    class_pictures: Sequence[Picture]
+    cost: Cost | None = None
+
+
+def spread(count: int, wanted: int | None) -> list[int]:
+    """Choose positions spread evenly over a list.
+
+    Args:
+        count: Length of the list.
+        wanted: How many; `None`, or more than there are, takes all.
+    """
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return [place * count // wanted for place in range(wanted)]
+
+
+def in_turns(asked: Sequence[Asked], wanted: int | None) -> tuple[Asked, ...]:
+    """Take prompts so that every kind comes once before any comes again.
+
+    Args:
+        asked: All prompts.
+        wanted: How many; `None` takes all.
+
+    Returns:
+        The chosen ones in their old order.
+    """
+    turn = [sum(other.kind == item.kind for other in asked[:place]) for place, item in enumerate(asked)]
+    order = sorted(range(len(asked)), key=lambda place: (turn[place], place))[:wanted]
+    return tuple(asked[place] for place in sorted(order))
+
+
+def cost_values(trial: Trial) -> dict[str, float]:
+    """Write what a lesson took in the units of the table."""
+    if trial.cost is None:
+        return {}
+    return {
+        "seconds": trial.cost.seconds,
+        "peak_mib": trial.cost.peak_bytes / 2**20,
+        "file_kib": trial.cost.file_bytes / 2**10,
+    }

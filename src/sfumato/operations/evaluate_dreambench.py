@@ -1,0 +1,79 @@
+"""Run the DreamBooth protocol on the user's pictures: subjects × prompts × seeds, for every method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sfumato.benchmark_requests import EvaluateDreamBenchRequest
+from sfumato.data.dreambooth_folder import read_dreambooth
+from sfumato.data.images import load_tensor, to_pixels
+from sfumato.data.listing import list_entries
+from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, score_dream
+from sfumato.evaluation.likeness import EyeEncoder, PictureDistance, PictureEncoder, TextPictureEncoder
+from sfumato.evaluation.scoreboard import Entry, Scoreboard
+from sfumato.evaluation.trial import Trial, spread
+from sfumato.evaluation.trial_grid import GridRow, trial_rows
+from sfumato.events import Done, Progress
+from sfumato.formats.bundle import load_bundle
+from sfumato.operations.benchmark_report import facts_of, write_board
+from sfumato.operations.stream import Events
+from sfumato.operations.trials import check_methods, run_trials
+
+_GRID_ROWS = 4
+
+
+def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
+    """Run methods on a dataset and write `dreambench.json`, `dreambench.md` and `dreambench.png`.
+
+    Args:
+        request: Dataset, base, methods and budget. Lessons and pictures are kept in the output folder: the same command
+            again goes on.
+
+    Yields:
+        The events of lessons and drawing, the table, the files and `Done`.
+
+    Raises:
+        ConfigError: A method is unknown.
+        DataError: The dataset is not usable.
+        SfumatoError: The base or a lesson is not usable.
+    """
+    started = time.perf_counter()
+    check_methods(request)
+    subjects = read_dreambooth(request.folder, request.live)
+    cases = dream_cases(subjects)
+    cases = [cases[place] for place in spread(len(cases), request.subjects)]
+    bundle = load_bundle(request.base)
+    trials = yield from run_trials(request, cases, bundle)
+    encoders: dict[str, PictureEncoder] = {"EfficientNet": EyeEncoder()}
+    text: TextPictureEncoder | None = None
+    entries: list[Entry] = []
+    distance = PictureDistance()
+    for number, case in enumerate(cases, start=1):
+        own = [trial for trial in trials if trial.case.name == case.name]
+        entries += score_dream(own, bundle.native_size, encoders, distance, text)
+        yield Progress("scores", number, len(cases))
+    order = [*dict.fromkeys(trial.method for trial in trials), REAL]
+    board = Scoreboard(
+        f"DreamBooth protocol on {bundle.name}: {len(cases)} of {len(subjects)} subjects",
+        columns_of(list(encoders), text is not None),
+        sorted(entries, key=lambda entry: order.index(entry.method)),
+        facts_of(request, bundle, {"subjects": [case.name for case in cases]}),
+        NOTES,
+        ceiling=REAL,
+    )
+    rows = _rows(trials, bundle.native_size)
+    yield from write_board(board, rows, request.output, "dreambench", front=("real", "another"), not_drawn=REAL)
+    yield Done(time.perf_counter() - started, {"subjects": len(cases), "trials": len(trials)})
+
+
+def _rows(trials: Sequence[Trial], size: int) -> list[GridRow]:
+    """Choose the rows of the sheet."""
+    methods = list(dict.fromkeys(trial.method for trial in trials))
+    rows: list[GridRow] = []
+    for name in dict.fromkeys(trial.case.name for trial in trials):
+        own = [trial for trial in trials if trial.case.name == name]
+        photos = [to_pixels(load_tensor(entry.path, size)) for entry in list_entries(own[0].case.folder)[:2]]
+        another = {asked.name: photos[1:] for asked in own[0].case.asked}
+        rows += trial_rows(own, another, photos[0], methods, _GRID_ROWS)
+    return rows

@@ -1,0 +1,232 @@
+"""Run the trials of a benchmark: each method learns each subject and draws each prompt; what is finished is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image
+from pydantic import ValidationError
+
+from sfumato.benchmark_requests import PRIOR, BenchmarkRequest
+from sfumato.data.images import to_pixels
+from sfumato.data.listing import list_entries
+from sfumato.errors import ConfigError, DataError
+from sfumato.evaluation.trial import BASELINE, Asked, Case, Cost, PictureFiles, Trial, in_turns
+from sfumato.events import Event, Notice, Progress, Step
+from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import load_concept
+from sfumato.operations.measured_lesson import learn_measured
+from sfumato.pipeline import Drawn, Pipeline, Settings
+from sfumato.requests import LearnRequest
+from sfumato.runtime.seeding import derive_seed
+from sfumato.runtime.suggestions import did_you_mean
+
+PLACEHOLDER = "<subject>"
+_CLASS = "class"
+_BATCH = 8
+
+
+def check_methods(request: BenchmarkRequest) -> None:
+    """Refuse methods that cannot be learned, before any time is spent.
+
+    Raises:
+        ConfigError: A name is unknown or comes twice.
+    """
+    known = get_args(LearnRequest.model_fields["method"].annotation)
+    for method in request.methods:
+        name = method.removesuffix(PRIOR)
+        if name not in known:
+            raise ConfigError(
+                f"--methods: given {method!r}; needed names out of {', '.join(known)}, each alone or with {PRIOR}.",
+                field="methods",
+                hint=did_you_mean(name, known),
+            )
+    twice = [method for method in request.methods if request.methods.count(method) > 1]
+    if twice:
+        raise ConfigError(f"--methods: {twice[0]!r} was given twice; needed: each once.", field="methods")
+
+
+def run_trials(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -> Generator[Event, None, list[Trial]]:
+    """Run every method on every subject.
+
+    A lesson, and the pictures drawn with it, are kept under names made of everything that decides them: the same
+    command goes on where it was interrupted, and another plan in the same folder replaces nothing.
+
+    Args:
+        request: Methods and budget.
+        cases: The subjects.
+        bundle: The base.
+
+    Yields:
+        Progress, and the events of the lessons.
+
+    Returns:
+        Trials, subject by subject, the base first if it is asked.
+
+    Raises:
+        ConfigError: A method is unknown, or no prompt of a subject fits the base.
+        SfumatoError: A lesson cannot be learned.
+    """
+    check_methods(request)
+    cases = yield from _fitting(request, cases, bundle)
+    methods = ([BASELINE] if request.baseline else []) + list(request.methods)
+    trials: list[Trial] = []
+    pipeline = Pipeline(bundle)
+    for case in cases:
+        for method in methods:
+            trials.append((yield from _trial(request, case, method, pipeline)))
+            yield Progress("trials", len(trials), len(cases) * len(methods))
+    return trials
+
+
+def _fitting(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -> Generator[Event, None, list[Case]]:
+    """Leave out prompts that are too long for the base, for every method alike, and then those beyond the budget."""
+    chosen = []
+    for case in cases:
+        short = [asked for asked in case.asked if _fits(case, asked, bundle)]
+        if len(short) < len(case.asked):
+            left_out = ", ".join(asked.name for asked in case.asked if asked not in short)
+            yield Notice(0, f"{case.name}: too long for base '{bundle.name}' and left out: {left_out}.")
+        if not short:
+            raise ConfigError(
+                f"All {len(case.asked)} prompts of '{case.name}' are too long for base '{bundle.name}', whose texts "
+                f"have at most {bundle.tokenizer.context_length} pieces.",
+                field="base",
+            )
+        asked = in_turns(short, request.prompts)
+        chosen.append(Case(case.name, case.folder, case.class_noun, case.class_prompt, asked, case.kind))
+    return chosen
+
+
+def _fits(case: Case, asked: Asked, bundle: Bundle) -> bool:
+    """Say whether the base can read a prompt, also with a new word before the class noun."""
+    try:
+        bundle.tokenizer.encode([asked.words])
+        bundle.tokenizer.encode([asked.text.format(f"x {case.class_noun}")])
+    except DataError:
+        return False
+    return True
+
+
+def _trial(request: BenchmarkRequest, case: Case, method: str, pipeline: Pipeline) -> Generator[Event, None, Trial]:
+    """Learn and draw, or read what an earlier run has drawn."""
+    base, concept, cost, lesson = pipeline.bundle.base_hash, None, None, ""
+    if method != BASELINE:
+        path, lesson = _lesson_file(request, case, method, base)
+        cost = yield from _learned(request, case, method, path)
+        concept = path
+    texts = {asked.name: asked.words if concept is None else asked.text.format(PLACEHOLDER) for asked in case.asked}
+    texts[_CLASS] = case.class_prompt
+    settings = Settings(steps=request.draw_steps, guidance_scale=request.guidance_scale, batch_size=_BATCH)
+    plan = _hash([base, lesson, case.name, texts, request.pictures, request.seed, repr(settings)])
+    folder = request.output / "pictures" / _slug(method) / f"{case.name}-{plan[:8]}"
+    files = {name: [folder / f"{name}-{number}.png" for number in range(request.pictures)] for name in texts}
+    missing = [name for name, paths in files.items() if not all(path.is_file() for path in paths)]
+    if missing:
+        used: AbstractContextManager[None] = nullcontext()
+        if concept is not None:
+            used = pipeline.using((load_concept(concept), 1.0))
+        with used:
+            yield from _draw(request, case, {name: texts[name] for name in missing}, files, pipeline, settings)
+    pictures = {name: PictureFiles(files[name]) for name in texts}
+    shown = pictures.pop(_CLASS)
+    return Trial(case, method, pictures, shown, cost)
+
+
+def _lesson_file(request: BenchmarkRequest, case: Case, method: str, base: str) -> tuple[Path, str]:
+    """Name the concept file of a lesson by everything that decides it; also return that as a hash."""
+    entries = [
+        (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
+        for entry in list_entries(case.folder)
+    ]
+    values = _lesson(request, case, method, Path("x")).model_dump(mode="json", exclude={"folder", "output", "resume"})
+    key = _hash([base, values, entries])
+    return request.output / "lessons" / _slug(method) / f"{case.name}-{key[:8]}.safetensors", key
+
+
+def _lesson(request: BenchmarkRequest, case: Case, method: str, output: Path) -> LearnRequest:
+    """Write the request of a lesson."""
+    values: dict[str, Any] = {
+        "folder": case.folder,
+        "placeholder": PLACEHOLDER,
+        "class_noun": case.class_noun,
+        "method": method.removesuffix(PRIOR),
+        "base": request.base,
+        "steps": request.steps,
+        "batch_size": request.batch_size,
+        "rank": request.rank,
+        "lr": request.lr,
+        "prior_weight": request.prior_weight if method.endswith(PRIOR) else 0.0,
+        "num_class_images": request.num_class_images,
+        "seed": request.seed,
+        "output": output,
+        "resume": output.with_suffix(".run").is_dir(),
+    }
+    try:
+        return LearnRequest.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        raise ConfigError(
+            f"{case.name}, {method}: {name} is {problem['input']!r}; {problem['msg']}.", field=name
+        ) from error
+
+
+def _learned(request: BenchmarkRequest, case: Case, method: str, path: Path) -> Generator[Event, None, Cost]:
+    """Learn, unless it has been learned; what it took is kept beside the concept."""
+    record = path.with_suffix(".json")
+    if not (record.is_file() and path.is_file()):
+        lesson = _lesson(request, case, method, path)
+        resumed = lesson.resume
+        yield Notice(0, f"{case.name}: {method}{' goes on' if resumed else ''}")
+        spent = yield from learn_measured(lesson)
+        cost = Cost(spent.seconds, spent.peak_bytes, path.stat().st_size)
+        content = {**asdict(cost), "is_resumed": resumed}
+        atomic_write_bytes(record, (json.dumps(content, indent=2) + "\n").encode())
+        return cost
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return Cost(float(content["seconds"]), int(content["peak_bytes"]), int(content["file_bytes"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{record} does not say what the lesson took.", hint="Delete it, and the lesson is learned again."
+        ) from error
+
+
+def _draw(
+    request: BenchmarkRequest,
+    case: Case,
+    texts: dict[str, str],
+    files: dict[str, list[Path]],
+    pipeline: Pipeline,
+    settings: Settings,
+) -> Generator[Event, None, None]:
+    """Draw the pictures of some prompts; each has the same seed whatever the method."""
+    jobs = [(name, number) for name in texts for number in range(request.pictures)]
+    seeds = [derive_seed(request.seed, f"benchmark/{case.name}/{name}", number) for name, number in jobs]
+    for event in pipeline.generate([texts[name] for name, _ in jobs], seeds, settings):
+        if isinstance(event, Step):
+            yield event
+        elif isinstance(event, Drawn):
+            name, number = jobs[event.index]
+            stream = io.BytesIO()
+            Image.fromarray(to_pixels(event.image)).save(stream, "PNG")
+            atomic_write_bytes(files[name][number], stream.getvalue())
+
+
+def _hash(content: object) -> str:
+    """Hash plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _slug(method: str) -> str:
+    """Name a folder after a method."""
+    return method.replace("+", "-").replace(" ", "-")

@@ -1,0 +1,107 @@
+"""Lessons in a process of their own: what they cost, what goes wrong in them; names of methods."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from drawn_primer import write
+from sfumato.benchmark_requests import EvaluateCharactersRequest
+from sfumato.errors import ConfigError, EmptyDataset, TrainingError
+from sfumato.events import Metric, Progress
+from sfumato.formats.bundle import save_bundle
+from sfumato.operations.measured_lesson import learn_measured
+from sfumato.operations.trials import check_methods
+from sfumato.requests import LearnRequest
+from sfumato.runtime.peak_memory import peak_memory_bytes
+from tiny import tiny_bundle
+
+
+def test_peak_memory_only_grows() -> None:
+    before = peak_memory_bytes()
+    block = torch.ones(40_000_000)
+    assert peak_memory_bytes() >= before + 100_000_000 or before > 4 * block.numel()
+    del block
+    assert peak_memory_bytes() >= before
+
+
+def test_peak_memory_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t    2048 kB\n")
+    assert peak_memory_bytes(tmp_path / "status") == 2048 * 1024
+    assert peak_memory_bytes(tmp_path / "nothing") > 10_000_000
+
+
+def test_a_problem_keeps_its_kind_field_and_hint(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    lesson = LearnRequest(
+        folder=tmp_path / "empty", placeholder="<it>", class_noun="fox", output=tmp_path / "a.safetensors"
+    )
+    with pytest.raises(EmptyDataset, match="empty holds no pictures") as caught:
+        list(learn_measured(lesson))
+    assert caught.value.hint == "Put 3 to 5 pictures of the subject there."
+
+
+@pytest.fixture
+def lesson(tmp_path: Path) -> LearnRequest:
+    """A lesson of a second or two on a tiny base."""
+    save_bundle(tiny_bundle(), tmp_path / "base", torch.float32)
+    write(tmp_path / "photos" / "a.png", Image.new("RGB", (32, 32), (200, 40, 40)))
+    values = {"folder": tmp_path / "photos", "placeholder": "<it>", "class_noun": "fox", "base": str(tmp_path / "base")}
+    return LearnRequest.model_validate(
+        {**values, "steps": 60, "batch_size": 1, "rank": 1, "output": tmp_path / "it.safetensors"}
+    )
+
+
+def test_a_lesson_that_is_closed_goes_on_to_the_same_bytes(lesson: LearnRequest, tmp_path: Path) -> None:
+    events = learn_measured(lesson)
+    next(event for event in events if isinstance(event, Metric))
+    events.close()
+    assert not multiprocessing.active_children()
+    assert lesson.output is not None and not lesson.output.exists() and (tmp_path / "it.run").is_dir()
+    list(learn_measured(lesson.model_copy(update={"resume": True})))
+    whole = tmp_path / "whole.safetensors"
+    spent = None
+    events = learn_measured(lesson.model_copy(update={"output": whole}))
+    try:
+        while True:
+            next(events)
+    except StopIteration as stop:
+        spent = stop.value
+    assert whole.read_bytes() == lesson.output.read_bytes()
+    assert spent is not None and spent.seconds > 0.1 and spent.peak_bytes > 50_000_000
+
+
+def test_a_lesson_whose_process_dies_is_reported(lesson: LearnRequest) -> None:
+    events = learn_measured(lesson)
+    next(event for event in events if isinstance(event, Progress))
+    (process,) = multiprocessing.active_children()
+    process.kill()
+    with pytest.raises(
+        TrainingError, match=f"The lesson for '{lesson.output}' ended with exit code -9 before it was"
+    ) as e:
+        list(events)
+    assert e.value.hint is not None and "this one goes on" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ("lore", "--methods: given 'lore'; needed names out of lora, .* Did you mean 'lora'?"),
+        ("lora,pivotal+prio", "--methods: given 'pivotal[+]prio'"),
+        ("lora,lora+prior,lora", "--methods: 'lora' was given twice"),
+    ],
+)
+def test_methods_that_cannot_be_run(methods: str, message: str) -> None:
+    request = EvaluateCharactersRequest.model_validate({"folder": "x", "methods": methods})
+    with pytest.raises(ConfigError, match=message):
+        check_methods(request)
+
+
+def test_methods_with_commas_and_repeated() -> None:
+    request = EvaluateCharactersRequest.model_validate({"folder": "x", "methods": ["lora, pivotal", "lora+prior"]})
+    assert request.methods == ("lora", "pivotal", "lora+prior")
+    check_methods(request)
