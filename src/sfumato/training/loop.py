@@ -220,8 +220,9 @@ class _Run:
     def _events(self, first: list[Event]) -> Iterator[Event]:
         """Yield what happens from the restored step to the last."""
         yield from first
+        yield from self.task.begin(self.step, self.run_dir)
         reason = self._reason_to_stop()
-        while self.step < self.config.steps and reason is None:
+        while not self._is_complete() and reason is None:
             yield from self.task.before_step(self.step)
             notices = self._one_step()
             self.step += 1
@@ -231,13 +232,17 @@ class _Run:
         if self.step != self.saved_step:
             yield self._save()
             yield from self.task.after_save(self.step, self.run_dir)
-        finished = self.step >= self.config.steps
+        finished = self._is_complete()
         if finished:
             yield from self.task.finish(self.step, self.run_dir)
         elif reason is not None:
             yield Notice(self.step, f"Stopped after step {self.step} of {self.config.steps}: {reason}. Resume goes on.")
         info = {"step": self.step, "steps": self.config.steps, "stopped": None if finished else reason}
         yield Done(time.perf_counter() - self.started, info)
+
+    def _is_complete(self) -> bool:
+        """Say whether no step is left to take."""
+        return self.step >= self.config.steps or self.task.settled() is not None
 
     def _reason_to_stop(self) -> str | None:
         """Say why the run should end early, if it should."""
@@ -334,7 +339,9 @@ class _Run:
         if self.step % config.save_every == 0 and not last:
             yield self._save_or_go_on()
             if self.step == self.saved_step:
+                started = time.perf_counter()
                 yield from self.task.after_save(self.step, self.run_dir)
+                self.interval.start += time.perf_counter() - started
 
     def _save_or_go_on(self) -> Event:
         """Save; when that fails the run goes on and tries again at the next time."""

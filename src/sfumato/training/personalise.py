@@ -13,10 +13,13 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
 from sfumato.training.methods import METHODS
+from sfumato.training.probe import Probe, Trial
 from sfumato.training.subject import Samples, class_samples, joined, read_subject
 
 
-def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False) -> Iterator[Event]:
+def learn(
+    config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False, probe: Probe | None = None
+) -> Iterator[Event]:
     """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
     The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
@@ -26,6 +29,7 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
         bundle: The base.
         run_dir: Folder of checkpoints, previews and class pictures.
         resume: Go on from the newest checkpoint; the result has the same bytes as that of an uninterrupted run.
+        probe: Judges every saved step; what is written at the end is then the step that it chooses.
 
     Yields:
         `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`
@@ -69,9 +73,12 @@ def learn(config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = 
                 else:
                     yield event
         prior = joined(drawn)
+    if probe is not None:
+        yield from probe.begin(Pipeline(bundle))
     learner = Learner(config, bundle, samples, prior)
+    task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
     try:
-        yield from train(learner.task(), config.loop, run_dir, settings=learner.settings, resume=resume)
+        yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
     finally:
         learner.close()
 
