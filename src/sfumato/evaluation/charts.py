@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,9 +112,9 @@ def draw_plane(
     _axes(canvas, frame, names[0], names[1])
     left, top, *_ = box
     canvas.text((left + _LEFT, top + _TOP - 3), names[2], 9, FAINT)
-    for value in (frame.x[0], frame.x[1]):
+    for value in ticks(*frame.x):
         x, y = frame.at(value, frame.y[0])
-        canvas.text((x, y + 13), f"{value:.2f}", 9, FAINT, "middle")
+        canvas.text((x, y + 13), f"{value:g}", 9, FAINT, "middle")
     joined = sorted((x, y) for step, x, y in points if step in front)
     canvas.line([frame.at(x, y) for x, y in joined], FAINT, 1.2, dashed=True)
     for step, x, y in points:
@@ -123,15 +124,23 @@ def draw_plane(
         canvas.text((place[0] + 7, place[1] + 3), str(step), 9, colour)
 
 
+def ticks(low: Number, high: Number) -> list[float]:
+    """Return two to six round numbers between two others: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(one * power for one in (0.2, 0.5, 1, 2, 5) if (high - low) / (one * power) <= 5)
+    first = math.ceil(low / step)
+    return [round(number * step, 10) + 0.0 for number in range(first, math.floor(high / step) + 1)]
+
+
 def _axes(canvas: Canvas, frame: Frame, title: str, below: str) -> None:
     """Draw the frame of a chart."""
     left, top, width, height = frame.box
     canvas.text((left, top + 12), title, 11.5, INK)
-    middle = (frame.y[0] + frame.y[1]) / 2
-    for value in (frame.y[0], middle, frame.y[1]):
+    canvas.line([frame.at(frame.x[0], frame.y[0]), frame.at(frame.x[1], frame.y[0])], FAINT, 0.8)
+    for value in ticks(*frame.y):
         x, y = frame.at(frame.x[0], value)
         canvas.line([(x, y), frame.at(frame.x[1], value)], "#e2e0da", 0.8)
-        canvas.text((x - 4, y + 3), f"{value:.2f}", 9, FAINT, "end")
+        canvas.text((x - 4, y + 3), f"{value:g}", 9, FAINT, "end")
     canvas.text((left + _LEFT + (width - _LEFT - _RIGHT) / 2, top + height - 8), below, 9, FAINT, "middle")
 
 

@@ -47,7 +47,9 @@ class StepScores:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> StepScores:
         """Read scores from plain data."""
-        lists = {key: value if value is None else tuple(value) for key, value in content.items() if key != "step"}
+        lists: dict[str, Any] = {
+            key: value if value is None else tuple(value) for key, value in content.items() if key != "step"
+        }
         lists["nearest"] = tuple(Nearest(**one) for one in content["nearest"])
         return cls(step=int(content["step"]), **lists)
 

@@ -160,21 +160,30 @@ def _rival(chosen: Candidate, candidates: Sequence[Candidate], rule: Rule) -> li
     if low <= 0 <= high:
         return [
             f"Step {nearer.step} cannot be told from it in fidelity with this few pictures (difference "
-            f"{np.mean(chosen.fidelity) - np.mean(nearer.fidelity):.2f}, 95 % interval {low:.2f} to {high:.2f})."
+            f"{_two(float(np.mean(chosen.fidelity) - np.mean(nearer.fidelity)))}, 95 % interval {_two(low)} to "
+            f"{_two(high)})."
         ]
     return []
 
 
 def _bounds(one: Candidate, rule: Rule) -> str:
     """Write the bounds with the values of a step, and say what is left out."""
-    prompt = "prompt fidelity is left out" if one.prompt is None else f"prompt {_at(one.prompt)} ≥ {rule.min_prompt:g}"
-    drift = "drift is left out" if one.drift is None else f"drift {_at(one.drift)} ≤ {rule.max_drift:g}"
-    return f"{prompt}, {drift}, copies {one.copies:.0%} < {rule.max_copies:.0%}"
+    prompt, drift = "prompt fidelity is left out", "drift is left out"
+    if one.prompt is not None:
+        prompt = f"prompt {_at(one.prompt)} of at least {rule.min_prompt:g}"
+    if one.drift is not None:
+        drift = f"drift {_at(one.drift)} of at most {rule.max_drift:g}"
+    return f"{prompt}, {drift}, copies {one.copies:.0%} of less than {rule.max_copies:.0%}"
 
 
 def _at(values: Sequence[float]) -> str:
     """Write a mean."""
-    return f"{np.mean(values):.2f}"
+    return _two(float(np.mean(values)))
+
+
+def _two(value: float) -> str:
+    """Write a number with two digits, and no sign before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _is_far_out(one: Candidate, rule: Rule) -> bool:
