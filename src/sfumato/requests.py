@@ -211,7 +211,7 @@ class LearnRequest(Request):
     ] = None
     verdict: Annotated[bool, Field(description="Score every saved state and write the best one, not the last.")] = True
     verdict_prompts: Annotated[
-        Path | None, Field(description="Text file with the prompts that are scored, one a line."), Flag(metavar="FILE")
+        Path | None, Field(description="Text file with prompts to score, one a line."), Flag(metavar="FILE")
     ] = None
     verdict_seeds: Annotated[int, Field(ge=2, le=64, description="Pictures of every prompt that are scored.")] = 2
     verdict_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of pictures that are scored.")] = 12
@@ -219,10 +219,8 @@ class LearnRequest(Request):
         str, Field(description="'embedded', or a folder with CLIP, DINO or DINOv2."), Flag(metavar="NAME|DIR")
     ] = "embedded"
     judge_texts: Annotated[
-        str,
-        Field(description="'none' (the base's pictures stand for texts), or a CLIP folder."),
-        Flag(metavar="NAME|DIR"),
-    ] = "none"
+        str, Field(description="'auto', 'none', or a folder with CLIP."), Flag(metavar="NAME|DIR")
+    ] = "auto"
     min_prompt: Annotated[float, Field(ge=0, le=1, description="Share of the base's prompt fidelity to keep.")] = 0.6
     max_drift: Annotated[float, Field(ge=0, le=1, description="How far to the subject the class may go.")] = 0.5
     early_stop: Annotated[bool, Field(description="End when no later step can win.")] = True

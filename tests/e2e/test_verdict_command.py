@@ -68,12 +68,12 @@ def assert_report_is_whole(folder: Path, verdict: dict[str, Any]) -> None:
     assert sorted(path.name for path in folder.iterdir()) == FILES
     page = (folder / "report.html").read_text()
     assert f"Use step {verdict['step']}." in page and verdict["reason"].split("(")[0] in page
-    assert not re.search(r'(src|href)="(?!data:)', page) and page.count("data:image/png") == 3 * 12 + 3
+    assert not re.search(r'(src|href)="(?!data:)', page) and page.count("data:image/png") == 11 + 2 * 14 + 3
     with Image.open(folder / "report.png") as sheet:
         assert sheet.width == 2160 and sheet.height > 1000
     content = json.loads((folder / "scores.json").read_text())
     assert content["step"] == verdict["step"] and [one["step"] for one in content["steps"]] == [2, 4]
-    assert len(content["base"]["fidelity"]) == 8 and len(content["base"]["preservation"]) == 4
+    assert len(content["base"]["fidelity"]) == 8 and len(content["base"]["preservation"]) == 3
     chosen = next(one for one in content["steps"] if one["step"] == verdict["step"])
     assert chosen["means"]["pres"]["value"] == verdict["scores"]["pres"]
 
@@ -84,6 +84,23 @@ def test_prompts_of_the_user(sfumato: Run, base: Path, photos: Path) -> None:
     assert sfumato(*words, "--steps", 2).code == 0
     asked = json.loads(Path("fox.verdict/scores.json").read_text())["asked"]
     assert asked["plan"]["prompts"] == ["a {} on a green background", "a blue {}"]
+
+
+def test_a_style_is_judged_as_one(sfumato: Run, base: Path, photos: Path) -> None:
+    words = ("learn", photos, *LESSON, *SHORT, "--base", base, "--style", "--steps", 2)
+    answer = sfumato(*words)
+    assert answer.code == 0, answer.err
+    content = json.loads(Path("fox.verdict/scores.json").read_text())
+    plan = content["asked"]["plan"]
+    assert (plan["plain"], plan["plain_class"]) == ("a picture, {} style", "a picture")
+    assert all("{} style" in prompt for prompt in plan["prompts"])
+
+
+def test_of_several_subjects_the_first_is_judged_and_that_is_said(sfumato: Run, base: Path, photos: Path) -> None:
+    also = ("--also", f"{photos}:<robot>:robot", "--method", "pivotal")
+    answer = sfumato("learn", photos, *LESSON, *SHORT, "--base", base, "--steps", 2, *also)
+    assert answer.code == 0, answer.err
+    assert "The verdict looks at <fox> alone, not at the subjects given with --also." in answer.out
 
 
 @pytest.mark.parametrize(

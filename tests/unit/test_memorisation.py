@@ -117,17 +117,23 @@ def test_one_picture_is_compared_with_what_the_base_draws() -> None:
     assert "as the base's own drawings of the class to it" in str(copy_alarm(copy, ours))
 
 
-def test_leaks() -> None:
-    own, before = torch.tensor([0.9, 0.9]), torch.tensor([0.5, 0.3, 0.5, 0.5])
-    answers = leaked(torch.tensor([0.72, 0.59, 0.5, 0.69]), before, own)
+def test_a_class_that_goes_half_as_far_as_the_word_has_leaked() -> None:
+    before, word = torch.tensor([0.5, 0.3, 0.5, 0.5]), torch.tensor([0.7, 0.7, 0.6, 0.7])
+    answers = leaked(torch.tensor([0.61, 0.49, 0.5, 0.4]), before, word)
     assert answers == [True, False, False, False]
-    assert leak_alarm(answers, "fox") == (
-        "Leaked (rule 'more than half the way'): 1 of 4 pictures of 'a fox', without the learned word, have come more "
-        "than half the way from what the base draws to the subject."
+    assert leak_alarm(answers, "a fox") == (
+        "Leaked (rule 'half as far as the word'): 1 of 4 pictures of 'a fox', without the learned word, have come at "
+        "least half as much nearer to the subject as those with it."
     )
-    assert leak_alarm([False] * 4, "fox") is None
+    assert leak_alarm([False] * 4, "a fox") is None
 
 
-def test_where_the_class_looks_like_the_subject_leaks_cannot_be_told() -> None:
-    assert leaked(torch.tensor([0.95]), torch.tensor([0.9]), torch.tensor([0.8, 0.9])) is None
-    assert leak_alarm(None, "fox") is None
+def test_a_class_that_stays_has_not_leaked_even_where_the_word_fails() -> None:
+    before = torch.tensor([0.5, 0.5, 0.5, 0.5])
+    assert leaked(before, before, torch.tensor([0.9, 0.9, 0.9, 0.4])) == [False] * 4
+
+
+def test_where_the_word_has_gained_nothing_leaks_cannot_be_told() -> None:
+    before = torch.tensor([0.5, 0.5])
+    assert leaked(torch.tensor([0.6, 0.6]), before, torch.tensor([0.6, 0.45])) is None
+    assert leak_alarm(None, "a fox") is None

@@ -146,6 +146,7 @@ def scores(step: int, **values: Any) -> StepScores:
     usual: dict[str, Any] = {
         "fidelity": (0.4, 0.4),
         "prompt": (0.2, 0.2),
+        "word": (0.3, 0.5),
         "preservation": (0.3, 0.5),
         "shift": (0.0, 0.0),
         "diversity": (0.7,),
@@ -154,7 +155,7 @@ def scores(step: int, **values: Any) -> StepScores:
     return StepScores(step, **usual | values)
 
 
-STICK = Yardstick(scores(0), (0.8, 0.8), Kin(0.2, 0.2), "fox")
+STICK = Yardstick(scores(0), (0.8, 0.8), Kin(0.2, 0.2), "a fox")
 
 
 def test_shares_begin_at_the_base_and_end_at_the_subject() -> None:
@@ -171,7 +172,7 @@ def test_shares_begin_at_the_base_and_end_at_the_subject() -> None:
 
 
 def test_columns_and_alarms() -> None:
-    now = scores(50, preservation=(0.7, 0.7), nearest=(Nearest(0, 0.05, 0.05),) * 2)
+    now = scores(50, word=(0.8, 0.8), preservation=(0.7, 0.7), nearest=(Nearest(0, 0.05, 0.05),) * 2)
     found = columns(now, STICK)
     assert found["pres"][0] == pytest.approx(0.7) and found["drift_share"][0] == pytest.approx(0.75)
     assert found["copies"] == (1, None) and found["leaks"] == (1, None)
@@ -180,7 +181,7 @@ def test_columns_and_alarms() -> None:
 
 
 def test_what_cannot_be_measured_is_left_out() -> None:
-    stick = Yardstick(scores(0, prompt=(-0.1, 0.1)), (0.3, 0.3), Kin(0.2, 0.2), "fox")
+    stick = Yardstick(scores(0, prompt=(-0.1, 0.1)), (0.3, 0.3), Kin(0.2, 0.2), "a fox")
     one = stick.candidate(scores(50))
     assert (one.prompt, one.drift, one.is_scaled, list(one.fidelity)) == (None, None, False, [0.4, 0.4])
     assert not {"prompt_share", "drift_share", "subject_share", "leaks"} & set(columns(scores(50), stick))

@@ -6,7 +6,7 @@ methods, and encoders of the field from a local folder (`local_encoders.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from torch import Tensor
 from sfumato.errors import ConfigError
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.grounds import ground_rgb, on_white
-from sfumato.evaluation.local_encoders import LocalEncoder, LocalTextEncoder, load_local
+from sfumato.evaluation.local_encoders import load_local
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Features = Float[Tensor, "n d"]
@@ -44,6 +44,19 @@ class TextEncoder(Protocol):
     """Turns pictures and texts into unit features of one space."""
 
     name: str
+
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Features:
+        """Return one row of length 1 a picture."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Features:
+        """Return one row of length 1 a text."""
+        ...
+
+
+@runtime_checkable
+class Dual(Protocol):
+    """As `TextEncoder`, without a name."""
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> Features:
         """Return one row of length 1 a picture."""
@@ -84,30 +97,67 @@ class Encoders:
     texts: TextEncoder | None = None
 
 
+class NamedEncoder:
+    """An encoder of pictures and texts under the name that a report gives it.
+
+    Args:
+        name: Such as `dual encoder`.
+        encoder: What does the work.
+    """
+
+    def __init__(self, name: str, encoder: Dual) -> None:
+        self.name, self.encoder = name, encoder
+
+    def embed_pictures(self, pictures: Sequence[Picture]) -> Features:
+        """Return one row of length 1 a picture."""
+        return self.encoder.embed_pictures(pictures)
+
+    def embed_texts(self, texts: Sequence[str]) -> Features:
+        """Return one row of length 1 a text."""
+        return self.encoder.embed_texts(texts)
+
+
 def choose_encoders(
-    pictures: str = "embedded", texts: str = "none", *, eye: FeatureExtractor | None = None
+    pictures: str = "embedded",
+    texts: str = "auto",
+    *,
+    eye: FeatureExtractor | None = None,
+    dual: Callable[[], Dual] | None = None,
 ) -> Encoders:
     """Load the encoders that were asked for.
 
     Args:
-        pictures: `embedded`, or a folder with a model of transformers: CLIP, DINO (ViT) or DINOv2.
-        texts: `none`, or a folder with CLIP.
+        pictures: `embedded`, `dual`, or a folder with a model of transformers: CLIP, DINO (ViT) or DINOv2.
+        texts: `none`, `dual`, `auto` for `dual` where it is there and else `none`, or a folder with CLIP.
         eye: The embedded features, if they are loaded already.
+        dual: Loads the encoder of pictures and texts that ships with sfumato; None where there is none.
 
     Raises:
-        ConfigError: The folder of the encoder of texts holds one that knows no texts, or transformers is missing.
+        ConfigError: `dual` was asked for and is not there, the folder of the encoder of texts holds one that knows no
+            texts, or transformers is missing.
         CheckpointError: A folder is missing or holds no usable model.
     """
-    seen: dict[str, LocalEncoder] = {}
-    for name in {pictures, texts} - {"embedded", "none"}:
-        seen[name] = load_local(Path(name))
+    if texts == "auto":
+        texts = "none" if dual is None else "dual"
+    seen: dict[str, PictureEncoder] = {}
+    for name in sorted({pictures, texts} - {"embedded", "none"}):
+        if name != "dual":
+            seen[name] = load_local(Path(name))
+        elif dual is not None:
+            seen[name] = NamedEncoder("dual encoder", dual())
+        else:
+            raise ConfigError(
+                "The encoder 'dual' was asked for; this installation has none.",
+                field="judge_texts" if texts == "dual" else "judge_pictures",
+                hint="Use 'embedded' for pictures, and 'none' or a CLIP folder for texts.",
+            )
     by_text: TextEncoder | None = None
     if texts != "none":
         found = seen[texts]
-        if not isinstance(found, LocalTextEncoder):
+        if not isinstance(found, TextEncoder):
             raise ConfigError(
                 f"'{texts}' holds {found.name}, which knows pictures only; an encoder of texts was needed.",
-                field="text_encoder",
+                field="judge_texts",
                 hint="Name a folder with CLIP, or 'none'.",
             )
         by_text = found

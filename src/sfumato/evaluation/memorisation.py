@@ -16,7 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sfumato.evaluation.fidelity import PerKnown, PerPicture, cosines
+from sfumato.evaluation.fidelity import PerPicture, cosines
+from sfumato.evaluation.measures import mean_interval
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Small = Float[np.ndarray, "S S 3"]
@@ -131,25 +132,29 @@ def pixel_distances(pictures: Sequence[Picture], known: Sequence[Picture]) -> Fl
     return np.array([[_pixel_distance(a, b) for b in other] for a in small])
 
 
-def leaked(class_fidelity: PerPicture, class_before: PerPicture, own: PerKnown) -> list[bool] | None:
+def leaked(class_now: PerPicture, class_before: PerPicture, word_now: PerPicture) -> list[bool] | None:
     """Say which pictures of the plain class show the subject, although their prompt does not name it.
 
-    A picture does when it is nearer to the subject than half the way from what the base draws with the same seed to
-    what the subject's own pictures reach.
+    A picture does when it has come at least half as much nearer to the subject as the picture with the learned word in
+    the same sentence and with the same seed: c_i - b_i ≥ (w_i - b_i) / 2.
+
+    Why against the word and not against the subject: what a base can reach of a subject differs; a class that has gone
+    as far as the word has leaked, however far that is.
 
     Args:
-        class_fidelity: Fidelity to the subject of class pictures with the concept on.
-        class_before: The same of what the base draws with these seeds.
-        own: `own_fidelity` of the subject's pictures.
+        class_now: Fidelity to the subject of pictures of the plain class, drawn with the concept on.
+        class_before: Of what the base draws for them.
+        word_now: Of the same sentence with the word, drawn with the concept on.
 
     Returns:
-        One answer a picture; None where the base's own pictures of the class are on average as near to the subject as
-        its pictures are to each other, so that it cannot be told.
+        One answer a picture; None where the 95 % interval of what the word has gained holds 0: then nothing has been
+        learned that could leak.
     """
-    genuine = float(own.mean())
-    if genuine - float(class_before.mean()) <= 0:
+    gained = (word_now - class_before).tolist()
+    if mean_interval(gained)[0] <= 0:
         return None
-    return [bool(now > (before + genuine) / 2) for now, before in zip(class_fidelity, class_before, strict=True)]
+    moved = (class_now - class_before).tolist()
+    return [one >= max(word, 0.0) / 2 and one > 0 for one, word in zip(moved, gained, strict=True)]
 
 
 def copy_alarm(nearest: Sequence[Nearest], kin: Kin) -> str | None:
@@ -167,17 +172,17 @@ def copy_alarm(nearest: Sequence[Nearest], kin: Kin) -> str | None:
     )
 
 
-def leak_alarm(answers: Sequence[bool] | None, class_noun: str) -> str | None:
+def leak_alarm(answers: Sequence[bool] | None, class_prompt: str) -> str | None:
     """Return the alarm of a subject that leaks into its class, or None.
 
-    Rule "more than half the way": at least `ALARM` of the pictures of the plain class show the subject (`leaked`).
+    Rule "half as far as the word": at least `ALARM` of the pictures of the plain class show the subject (`leaked`).
     """
     count = sum(answers or ())
     if not answers or count < ALARM * len(answers):
         return None
     return (
-        f"Leaked (rule 'more than half the way'): {count} of {len(answers)} pictures of 'a {class_noun}', without the "
-        "learned word, have come more than half the way from what the base draws to the subject."
+        f"Leaked (rule 'half as far as the word'): {count} of {len(answers)} pictures of '{class_prompt}', without the "
+        "learned word, have come at least half as much nearer to the subject as those with it."
     )
 
 

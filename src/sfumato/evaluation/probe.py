@@ -56,6 +56,7 @@ class SubjectProbe:
     ) -> None:
         self.plan, self.folder, self.encoders = plan, folder, encoders
         self.placeholder, self.class_noun = placeholder, class_noun
+        self.class_prompt = plan.plain_class or plan.plain.replace("{}", class_noun)
         self.distance = PerceptualLoss(eye.network)
         self.steps: dict[int, StepScores] = {}
         self.drawn: dict[int, list[Picture]] = {}
@@ -69,14 +70,14 @@ class SubjectProbe:
         embed = self.encoders.pictures.embed_pictures
         self._known = embed(self.subject)
         self._known_alone = embed([without_ground(picture) for picture in self.subject])
-        pictures = yield from self._draw(pipeline, self.class_noun, "the base, for the verdict")
+        pictures = yield from self._draw(pipeline, None, "the base, for the verdict")
         self.drawn[0] = pictures
-        shown, of_class = self._parted(pictures)
+        shown, of_class, _ = self._parted(pictures)
         self._class_before = embed(of_class)
         self._texts = self._wanted(shown)
         own = tuple(formulas.own_fidelity(self._known_alone).tolist())
         kin = kin_of(self._known, self.subject, self._class_before, of_class)
-        stick = Yardstick(self._scores(0, pictures), own, kin, self.class_noun)
+        stick = Yardstick(self._scores(0, pictures), own, kin, self.class_prompt)
         self.yardstick = replace(stick, left_out=tuple(self._gaps(stick)))
         for text in self.yardstick.left_out:
             yield Notice(0, text)
@@ -152,12 +153,14 @@ class SubjectProbe:
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
 
-    def _draw(self, pipeline: Pipeline, subject: str, phase: str) -> Measuring[list[Picture]]:
-        """Draw every prompt with every seed, then the plain class."""
+    def _draw(self, pipeline: Pipeline, word: str | None, phase: str) -> Measuring[list[Picture]]:
+        """Draw every prompt with every seed, then the plain class; and the same plain sentence with the word."""
         plan = self.plan
         seeds = [plan.seed + index for index in range(max(plan.seeds, plan.class_seeds))]
-        asked = [(prompt, seed) for prompt in filled(plan.prompts, subject) for seed in seeds[: plan.seeds]]
-        asked += [(f"a {self.class_noun}", seed) for seed in seeds[: plan.class_seeds]]
+        prompts = filled(plan.prompts, word or self.class_noun)
+        asked = [(prompt, seed) for prompt in prompts for seed in seeds[: plan.seeds]]
+        plain = [self.class_prompt] if word is None else [self.class_prompt, plan.plain.replace("{}", word)]
+        asked += [(prompt, seed) for prompt in plain for seed in seeds[: plan.class_seeds]]
         settings = Settings(**plan.drawing.model_dump())
         pictures: list[Picture] = []
         for event in pipeline.generate([prompt for prompt, _ in asked], [seed for _, seed in asked], settings):
@@ -166,10 +169,10 @@ class SubjectProbe:
                 yield Progress(phase, len(pictures), len(asked))
         return pictures
 
-    def _parted(self, pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
-        """Part the pictures of the prompts from those of the plain class."""
-        count = len(self.own)
-        return list(pictures[:count]), list(pictures[count:])
+    def _parted(self, pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture], list[Picture]]:
+        """Part the pictures of the prompts, of the plain class and of the plain sentence with the word."""
+        first, second = len(self.own), len(self.own) + self.plan.class_seeds
+        return list(pictures[:first]), list(pictures[first:second]), list(pictures[second:])
 
     def _wanted(self, shown: list[Picture]) -> Tensor:
         """Return what stands for each prompt: its text, or the base's pictures of it where no encoder knows texts."""
@@ -187,7 +190,7 @@ class SubjectProbe:
             found.append("Prompt fidelity is measured against what the base draws for the same prompts, not by texts.")
         if one.drift is None:
             found.append(
-                "Drift and leaks are left out: what the base draws of the class is as near to the subject as its "
+                "Drift is left out: what the base draws of the class is as near to the subject as its "
                 "pictures are to each other."
             )
         if len(self.subject) == 1:
@@ -198,9 +201,11 @@ class SubjectProbe:
     def _scores(self, step: int, pictures: list[Picture]) -> StepScores:
         """Apply every formula to the pictures of a step."""
         embed, seeds = self.encoders.pictures.embed_pictures, self.plan.seeds
-        shown, of_class = self._parted(pictures)
+        shown, of_class, of_word = self._parted(pictures)
         seen = embed(shown)
-        alone, class_alone = (embed([without_ground(one) for one in group]) for group in (shown, of_class))
+        alone, class_alone, word_alone = (
+            embed([without_ground(one) for one in group]) for group in (shown, of_class, of_word or of_class)
+        )
         texts = self.encoders.texts
         if texts is None and step == 0:
             prompt = formulas.reference_margin(seen, self.own)
@@ -213,6 +218,7 @@ class SubjectProbe:
             step,
             tuple(formulas.subject_fidelity(alone, self._known_alone).tolist()),
             tuple(prompt.tolist()),
+            tuple(formulas.subject_fidelity(word_alone, self._known_alone).tolist()),
             tuple(formulas.class_preservation(class_alone, self._known_alone).tolist()),
             tuple(formulas.class_shift(embed(of_class), self._class_before).tolist()),
             tuple(formulas.diversity(formulas.perceptual_distances(group, self.distance)) for group in groups),

@@ -26,6 +26,7 @@ class StepScores:
         step: The step; 0 is the base before learning, asked with the class noun in place of the word.
         fidelity: `subject_fidelity` of each picture of the prompts, seed by seed within prompt by prompt.
         prompt: `prompt_margin` of each; None where it cannot be measured.
+        word: `subject_fidelity` of each picture of the plain sentence with the word; at step 0 as `preservation`.
         preservation: `class_preservation` of each picture of the plain class.
         shift: `class_shift` of each.
         diversity: `diversity` of each prompt.
@@ -35,6 +36,7 @@ class StepScores:
     step: int
     fidelity: Values
     prompt: Values | None
+    word: Values
     preservation: Values
     shift: Values
     diversity: Values
@@ -62,14 +64,14 @@ class Yardstick:
         base: The base before learning: where every scale begins (fidelity, drift) or ends (prompt).
         own: `own_fidelity` of the subject's pictures: where the scale of fidelity and drift ends.
         kin: Distances among the subject's pictures.
-        class_noun: What the subject is.
+        class_prompt: The sentence of the plain class.
         left_out: What cannot be measured here or is measured otherwise, and why.
     """
 
     base: StepScores
     own: Values
     kin: Kin
-    class_noun: str
+    class_prompt: str
     left_out: tuple[str, ...] = ()
 
     def candidate(self, scores: StepScores) -> Candidate:
@@ -94,11 +96,12 @@ class Yardstick:
 
     def leaks(self, scores: StepScores) -> list[bool] | None:
         """Say which pictures of the plain class show the subject."""
-        return leaked(torch.tensor(scores.preservation), torch.tensor(self.base.preservation), torch.tensor(self.own))
+        rows = (scores.preservation, self.base.preservation, scores.word)
+        return leaked(*(torch.tensor(row) for row in rows))
 
     def alarms(self, scores: StepScores) -> tuple[str, ...]:
         """Return the alarms of a step."""
-        found = (copy_alarm(scores.nearest, self.kin), leak_alarm(self.leaks(scores), self.class_noun))
+        found = (copy_alarm(scores.nearest, self.kin), leak_alarm(self.leaks(scores), self.class_prompt))
         return tuple(alarm for alarm in found if alarm is not None)
 
 
@@ -113,6 +116,7 @@ def columns(scores: StepScores, yardstick: Yardstick) -> dict[str, tuple[float, 
         "subject_share": one.fidelity if one.is_scaled else None,
         "prompt_margin": scores.prompt,
         "prompt_share": one.prompt,
+        "word_fidelity": scores.word,
         "pres": scores.preservation,
         "drift_share": one.drift,
         "class_shift": scores.shift,

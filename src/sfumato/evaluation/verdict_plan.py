@@ -20,22 +20,34 @@ PROMPTS = (
 )
 """What is asked for unless told: two grounds, something beside it, another style. `{}` is the subject."""
 
+STYLE_PROMPTS = (
+    "a house, {} style",
+    "a dog on a purple background, {} style",
+    "a person, {} style",
+    "a tree next to a car, {} style",
+)
+"""The same for a style: four different things. `{}` is the style."""
+
 
 class VerdictPlan(Table):
     """Everything that decides a verdict, apart from the base, the pictures and the encoders.
 
     Attributes:
         prompts: Each with `{}` where the subject stands; at least two.
+        plain: The plain sentence with the word.
+        plain_class: The plain sentence without it, where the class noun stands in its place; None fills `plain`.
         seeds: Pictures of every prompt; at least two.
-        class_seeds: Pictures of the plain class.
+        class_seeds: Pictures of each plain sentence.
         seed: The first seed; picture i of a prompt has seed + i.
         drawing: How every picture is drawn.
         rule: The bounds.
     """
 
     prompts: tuple[str, ...] = Field(default=PROMPTS, min_length=2)
+    plain: str = "a {}"
+    plain_class: str | None = None
     seeds: int = Field(default=2, ge=2)
-    class_seeds: int = Field(default=4, ge=2)
+    class_seeds: int = Field(default=3, ge=2)
     seed: int = Field(default=0, ge=0)
     drawing: Drawing = Drawing(steps=12, batch_size=4)
     rule: Rule = Rule()

@@ -39,6 +39,7 @@ _MEANINGS = {
     "leaks": "leaks",
     "subject_fidelity": "subject, cosine",
     "prompt_margin": "prompt, margin",
+    "word_fidelity": "word alone, cosine",
     "pres": "PRES",
     "class_shift": "class moved",
     "div": "DIV",
@@ -97,7 +98,7 @@ def _sheet(probe: SubjectProbe, verdict: Verdict) -> Canvas:
     """Lay the whole report out."""
     lines = textwrap.wrap(f"Use step {verdict.step}. {verdict.reason}", 150)
     alarms = [line for alarm in verdict.alarms for line in textwrap.wrap(f"Alarm. {alarm}", 150)]
-    shown = len(next(iter(probe.drawn.values())))
+    shown = max(len(pictures) for pictures in probe.drawn.values())
     side = (_WIDTH - 2 * _MARGIN - _LABEL) / shown - _GAP
     rows = len(probe.drawn) + 1
     top = _MARGIN + 34 + 17 * (len(lines) + len(alarms))
@@ -140,9 +141,11 @@ def _charts(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number) 
 def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, side: Number) -> None:
     """Place the subject's pictures, then a row for the base and for every step."""
     prompts, seeds = filled(probe.plan.prompts, probe.placeholder), probe.plan.seeds
-    heads = [*prompts, f"a {probe.class_noun} (plain class)"]
+    with_word = probe.plan.plain.replace("{}", probe.placeholder)
+    heads = [*prompts, f"{probe.class_prompt} (without the word)", f"{with_word} (alone)"]
     for number, head in enumerate(heads):
-        left = _MARGIN + _LABEL + number * seeds * (side + _GAP)
+        of_class = max(0, number - len(prompts))
+        left = _MARGIN + _LABEL + ((number - of_class) * seeds + of_class * probe.plan.class_seeds) * (side + _GAP)
         letters = max(8, int((seeds if number < len(prompts) else probe.plan.class_seeds) * (side + _GAP) / 5.6))
         for line, text in enumerate(textwrap.wrap(head, letters, max_lines=3, placeholder=" …")):
             canvas.text((left, top - 30 + 12 * line), text, 10)
@@ -150,7 +153,7 @@ def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, si
         ("the base" if step == 0 else f"step {step}", CHOSEN if step == verdict.step else INK, pictures)
         for step, pictures in sorted(probe.drawn.items())
     ]
-    room = len(rows[0][2])
+    room = max(len(pictures) for _, _, pictures in rows)
     rows.append(("your pictures", FAINT, probe.subject[:room]))
     for row, (label, colour, pictures) in enumerate(rows):
         y = top + row * (side + _GAP)

@@ -12,9 +12,9 @@ from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.plan import Drawing
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.verdict import Rule
-from sfumato.evaluation.verdict_plan import VerdictPlan, read_prompts
+from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_prompts
 from sfumato.evaluation.verdict_report import write_report
-from sfumato.events import Artifact
+from sfumato.events import Artifact, Notice
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
@@ -48,6 +48,8 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     finished = False
     config, probe = _config(request, output), _probe(request)
     base = bundle or load_bundle(request.base)
+    if probe is not None and request.also:
+        yield Notice(0, f"The verdict looks at {request.placeholder} alone, not at the subjects given with --also.")
     for event in learn_subject(config, base, run_dir, resume=request.resume, probe=probe):
         yield event
         if isinstance(event, Artifact) and event.kind in ("concept", "bundle"):
@@ -110,14 +112,19 @@ def _probe(request: LearnRequest) -> SubjectProbe | None:
     eye = FeatureExtractor()
     encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye)
     default = VerdictPlan()
-    patience = default.rule.patience if request.early_stop else 0
+    usual = STYLE_PROMPTS if request.style else default.prompts
+    file = request.verdict_prompts
     plan = VerdictPlan(
-        prompts=default.prompts
-        if request.verdict_prompts is None
-        else read_prompts(request.verdict_prompts, request.placeholder),
+        prompts=usual if file is None else read_prompts(file, request.placeholder),
+        plain="a picture, {} style" if request.style else default.plain,
+        plain_class="a picture" if request.style else None,
         seeds=request.verdict_seeds,
         drawing=Drawing(steps=request.verdict_steps, batch_size=default.drawing.batch_size),
-        rule=Rule(min_prompt=request.min_prompt, max_drift=request.max_drift, patience=patience),
+        rule=Rule(
+            min_prompt=request.min_prompt,
+            max_drift=request.max_drift,
+            patience=default.rule.patience if request.early_stop else 0,
+        ),
     )
     return SubjectProbe(plan, request.folder, request.placeholder, request.class_noun, encoders, eye)
 
