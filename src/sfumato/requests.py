@@ -206,13 +206,9 @@ class LearnRequest(Request):
     ] = 0.0
     num_class_images: Annotated[int, Field(ge=1, le=10_000, description="Number of class pictures.")] = 32
     flip: Annotated[bool, Field(description="Add every picture mirrored.")] = False
-    save_every: Annotated[
-        int | None, Field(ge=1, description="Steps between saved, scored states; default: a quarter, at least 50.")
-    ] = None
+    save_every: Annotated[int | None, Field(ge=1, description="Steps between saved states; default: a quarter.")] = None
     verdict: Annotated[bool, Field(description="Score every saved state and write the best one, not the last.")] = True
-    verdict_prompts: Annotated[
-        Path | None, Field(description="Text file with prompts to score, one a line."), Flag(metavar="FILE")
-    ] = None
+    verdict_prompts: Annotated[Path | None, Field(description="File of prompts to score, one a line.")] = None
     verdict_seeds: Annotated[int, Field(ge=2, le=64, description="Pictures of every prompt that are scored.")] = 2
     verdict_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of pictures that are scored.")] = 12
     judge_pictures: Annotated[

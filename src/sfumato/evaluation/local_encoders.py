@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sfumato.data.images import to_tensor
 from sfumato.errors import CheckpointError, ConfigError, MissingKeys, UnknownFormat
-from sfumato.tensors import Images
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Features = Float[Tensor, "n d"]
@@ -65,7 +64,7 @@ class LocalEncoder:
                 rows.append(self.model(images).last_hidden_state[:, 0])
         return F.normalize(torch.cat(rows), dim=1)
 
-    def _prepared(self, picture: Picture) -> Images:
+    def _prepared(self, picture: Picture) -> Float[Tensor, "1 3 S S"]:
         """Scale a picture to the model's square and normalise it."""
         image = (to_tensor(picture)[None] + 1) / 2
         size = (self.side, self.side)
