@@ -14,7 +14,7 @@ from sfumato.evaluation.verdict import Rule
 
 PROMPTS = (
     "a {} on a purple background",
-    "a {} on a striped background",
+    "a small {} on a green background",
     "a {} next to a house",
     "a {}, flat style",
 )
