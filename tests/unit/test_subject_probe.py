@@ -21,7 +21,8 @@ from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.scores import columns
 from sfumato.evaluation.verdict_plan import VerdictPlan
-from sfumato.events import Event, Metric, Notice
+from sfumato.evaluation.verdict_report import write_report
+from sfumato.events import Artifact, Event, Metric, Notice
 from sfumato.models.efficientnet import EfficientNetLite0
 from sfumato.pipeline import Drawn, Pipeline, Settings
 
@@ -155,6 +156,17 @@ def test_recalled_scores_are_the_same(photos: Path, eye: FeatureExtractor, tmp_p
     assert other.verdict() == probe.verdict()
     for a, b in zip(other.drawn[100], probe.drawn[100], strict=True):
         assert np.array_equal(a, b)
+
+
+def test_a_report_leaves_open_what_a_step_could_not_tell(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
+    """At step 50 the word has gained nothing, so whether it leaks cannot be told."""
+    probe, _ = judged(photos, eye, tmp_path, {50: Painter(0.0), 100: Painter(1.0)})
+    files = [event.path.name for event in write_report(probe, tmp_path / "report") if isinstance(event, Artifact)]
+    assert files == ["report.html", "report.png"]
+    page = (tmp_path / "report/report.html").read_text()
+    assert page.count("<td>–</td>") == 1 and "<b>Use step 100.</b>" in page
+    content = json.loads((tmp_path / "report/scores.json").read_text())
+    assert ["leaks" in step["means"] for step in content["steps"]] == [False, True]
 
 
 def test_damaged_scores_are_named(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:

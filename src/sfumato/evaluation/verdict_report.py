@@ -166,12 +166,12 @@ def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, si
 
 def _page(probe: SubjectProbe, verdict: Verdict, sheet: Canvas) -> str:
     """Write the page."""
-    names = [name for name in _MEANINGS if name in columns(probe.steps[verdict.step], probe.yardstick)]
+    measured = {step: columns(scores, probe.yardstick) for step, scores in sorted(probe.steps.items())}
+    names = [name for name in _MEANINGS if any(name in numbers for numbers in measured.values())]
     head = "".join(f"<th>{escape(_MEANINGS[name])}</th>" for name in names)
     body = ""
-    for step in sorted(probe.steps):
-        numbers = columns(probe.steps[step], probe.yardstick)
-        cells = "".join(f"<td>{_cell(*numbers[name])}</td>" for name in names)
+    for step, numbers in measured.items():
+        cells = "".join(f"<td>{_cell(*numbers[name]) if name in numbers else '–'}</td>" for name in names)
         body += f'<tr class="{"chosen" if step == verdict.step else ""}"><td>{step}</td>{cells}</tr>'
     alarms = "".join(f'<p class="alarm">Alarm. {escape(alarm)}</p>' for alarm in verdict.alarms)
     notes = "".join(f"<li>{escape(note)}</li>" for note in probe.yardstick.left_out)
