@@ -71,11 +71,21 @@ class Checkpoint(Event):
 
 @dataclass(frozen=True)
 class Verdict(Event):
-    """The step to use and why, with the scores behind it."""
+    """The step to use and why, with the scores behind it.
+
+    Attributes:
+        step: The step.
+        reason: Why, in one to three sentences.
+        scores: Its scores by name.
+        alarms: What is wrong with it, one sentence each.
+        front: The steps that no other step beats in everything.
+    """
 
     step: int
     reason: str
     scores: dict[str, float] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    front: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

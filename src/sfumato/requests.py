@@ -191,6 +191,20 @@ class LearnRequest(LearnSettings):
     ] = 0.0
     num_class_images: Annotated[int, Field(ge=1, le=10_000, description="Number of class pictures.")] = 32
     flip: Annotated[bool, Field(description="Add every picture mirrored.")] = False
+    save_every: Annotated[int | None, Field(ge=1, description="Steps between saved states; default: a quarter.")] = None
+    verdict: Annotated[bool, Field(description="Score every saved state and write the best one, not the last.")] = True
+    verdict_prompts: Annotated[Path | None, Field(description="File of prompts to score, one a line.")] = None
+    verdict_seeds: Annotated[int, Field(ge=2, le=64, description="Pictures of every prompt that are scored.")] = 2
+    verdict_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of pictures that are scored.")] = 12
+    judge_pictures: Annotated[
+        str, Field(description="'embedded', or a folder with CLIP, DINO or DINOv2."), Flag(metavar="NAME|DIR")
+    ] = "embedded"
+    judge_texts: Annotated[
+        str, Field(description="'auto', 'none', or a folder with CLIP."), Flag(metavar="NAME|DIR")
+    ] = "auto"
+    min_prompt: Annotated[float, Field(ge=0, le=1, description="Share of the base's prompt fidelity to keep.")] = 0.6
+    max_drift: Annotated[float, Field(ge=0, le=1, description="How far to the subject the class may go.")] = 0.5
+    early_stop: Annotated[bool, Field(description="End when no later step can win.")] = True
     seed: Seed = 0
     resume: Annotated[bool, Field(description="Go on where an interrupted run stopped.")] = False
     output: Annotated[

@@ -20,7 +20,7 @@ from sfumato.formats.png_recipe import read_recipe
 
 Run = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FOX = ("--as", "<fox>", "--class", "fox", "--steps", 3, "--batch-size", 2, "--rank", 2)
+FOX = ("--as", "<fox>", "--class", "fox", "--steps", 3, "--batch-size", 2, "--rank", 2, "--no-verdict")
 
 
 def test_learn_and_use(sfumato: Run, base: Path, photos: Path) -> None:
@@ -91,7 +91,7 @@ def test_another_base_is_refused(sfumato: Run, base: Path, photos: Path) -> None
     assert answer.code == 2 and "The concept <fox> was learned on base 'tiny'" in answer.err
 
 
-LONG = ("--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1")
+LONG = ("--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1", "--no-verdict")
 
 
 def interrupted(base: Path, photos: Path, folder: Path, sent: signal.Signals, sign: str) -> tuple[int, str, str]:

@@ -24,7 +24,7 @@ EVENTS: tuple[Event, ...] = (
     Notice(3, "something [happened]"),
     Preview(4, Path("p.png")),
     Checkpoint(5, Path("run/step-5")),
-    Verdict(5, "the best likeness", {"likeness": 0.9}),
+    Verdict(5, "the best likeness", {"likeness": 0.9}, ("It has leaked.",), (4, 5)),
     Artifact(Path("out/a.png"), "image", {"seed": 3}),
     Done(1.25, {"pictures": 1}),
 )
@@ -52,6 +52,7 @@ def test_flags_become_a_request(asked: list[Request], capsys: pytest.CaptureFixt
     assert [(str(use.path), use.strength) for use in request.concepts] == [("f", 0.5), ("g", 1.0)]
     out = capsys.readouterr().out
     assert "something [happened]" in out and "image: out/a.png" in out and "done in 1.2 s" in out
+    assert "best step 5: the best likeness\nalarm: It has leaked.\n" in out
 
 
 def test_json_lines(asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +60,7 @@ def test_json_lines(asked: list[Request], capsys: pytest.CaptureFixture[str]) ->
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == [type(event).__name__.lower() for event in EVENTS]
     assert lines[1] == {"event": "step", "step": 0, "steps": 2}
+    assert (lines[6]["alarms"], lines[6]["front"]) == (["It has leaked."], [4, 5])
     assert lines[7] == {"event": "artifact", "path": "out/a.png", "kind": "image", "info": {"seed": 3}}
 
 

@@ -157,6 +157,8 @@ class TerminalRenderer:
                 self._checkpoint = event
             case Verdict():
                 self._line(f"best step {event.step}: {event.reason}")
+                for alarm in event.alarms:
+                    self._line(f"alarm: {alarm}")
             case Artifact():
                 self._line(f"{event.kind}: {event.path}")
             case Done():

@@ -111,3 +111,22 @@ def balanced_accuracy(right: Truths, labels: np.ndarray) -> float:
         return float("nan")
     hits, rows = np.bincount(place, right.astype(np.float64)), np.bincount(place)
     return float((hits / rows).mean())
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """Return the 95 % bootstrap interval of mean(a - b), where both belong to the same prompts and seeds, row by row.
+
+    Why paired: most of the spread between pictures comes from prompt and seed, which both share; it cancels row by row.
+
+    Args:
+        a: Values of one state.
+        b: Values of the other, in the same order.
+        seed: Decides the resampling.
+    """
+    differences = np.array(a, dtype=np.float64) - np.array(b, dtype=np.float64)
+    return bootstrap(lambda rows: float(differences[rows].mean()), len(differences), seed)
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """Return the 95 % bootstrap interval of a mean."""
+    return paired_difference(values, [0.0] * len(values), seed)

@@ -7,7 +7,14 @@ import shutil
 from pathlib import Path
 
 from sfumato.errors import ConfigError
-from sfumato.events import Artifact
+from sfumato.evaluation.encoders import choose_encoders
+from sfumato.evaluation.features import FeatureExtractor
+from sfumato.evaluation.plan import Drawing
+from sfumato.evaluation.probe import SubjectProbe
+from sfumato.evaluation.verdict import Rule
+from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_prompts
+from sfumato.evaluation.verdict_report import write_report
+from sfumato.events import Artifact, Notice
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
@@ -22,14 +29,17 @@ from sfumato.training.personalise import learn as learn_subject
 def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     """Learn a subject and write it as one file.
 
-    The state of an unfinished run lies beside the file in a folder that ends in `.run`, until the file is written.
+    Every saved state is scored and the best one is written, unless `verdict` is off; a report with scores and pictures
+    lies beside the file in a folder that ends in `.verdict`. The state of an unfinished run lies beside it in a folder
+    that ends in `.run`, until the file is written.
 
     Args:
         request: What to learn, how, and where to.
         bundle: A loaded base to use instead of the one that the request names; it is left as it was.
 
     Yields:
-        The events of the training, and an `Artifact` of kind `concept`.
+        The events of the training, and an `Artifact` of kind `concept`; with a verdict also `Verdict` and two of
+        kind `report`.
 
     Raises:
         SfumatoError: A picture or the base is not usable, or the file cannot be written.
@@ -37,11 +47,16 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     output = request.output or concept_file(request.placeholder)
     run_dir = output.parent / f"{output.stem}.run"
     finished = False
-    config = with_settings(_config(request, output), request)
+    config, probe = with_settings(_config(request, output), request), _probe(request)
     base = bundle or load_bundle(request.base)
-    for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache):
-        finished = finished or (isinstance(event, Artifact) and event.kind in ("concept", "bundle"))
+    if probe is not None and request.also:
+        yield Notice(0, f"The verdict looks at {request.placeholder} alone, not at the subjects given with --also.")
+    for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
         yield event
+        if isinstance(event, Artifact) and event.kind in ("concept", "bundle"):
+            finished = True
+            if probe is not None:
+                yield from write_report(probe, output.parent / f"{output.stem}.verdict")
     if finished:
         shutil.rmtree(run_dir, ignore_errors=True)
 
@@ -91,12 +106,38 @@ def parse_subject(text: str) -> SubjectConfig:
     return SubjectConfig(folder=Path(folder), placeholder=placeholder, class_noun=noun)
 
 
+def _probe(request: LearnRequest) -> SubjectProbe | None:
+    """Make the judge of a lesson."""
+    if not request.verdict:
+        return None
+    eye = FeatureExtractor()
+    encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye)
+    default = VerdictPlan()
+    usual = STYLE_PROMPTS if request.style else default.prompts
+    file = request.verdict_prompts
+    plan = VerdictPlan(
+        prompts=usual if file is None else read_prompts(file, request.placeholder),
+        plain="a picture, {} style" if request.style else default.plain,
+        plain_class="a picture" if request.style else None,
+        seeds=request.verdict_seeds,
+        drawing=Drawing(steps=request.verdict_steps, batch_size=default.drawing.batch_size),
+        rule=Rule(
+            min_prompt=request.min_prompt,
+            max_drift=request.max_drift,
+            patience=default.rule.patience if request.early_stop else 0,
+        ),
+    )
+    return SubjectProbe(plan, request.folder, request.placeholder, request.class_noun, encoders, eye)
+
+
 def _config(request: LearnRequest, output: Path) -> LearnConfig:
     """Translate a request for the trainer; what it does not name keeps the trainer's default."""
     default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
     lr = METHODS[request.method].lr if request.lr is None else request.lr
     optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": lr})
-    loop = LoopConfig.model_validate({**default.loop.model_dump(), "steps": request.steps})
+    save_every = request.save_every or max(default.loop.save_every, -(-request.steps // 4))
+    lengths = {"steps": request.steps, "save_every": save_every}
+    loop = LoopConfig.model_validate({**default.loop.model_dump(), **lengths})
     return LearnConfig(
         method=request.method,
         kind="style" if request.style else "subject",

@@ -97,6 +97,8 @@ def _json_value(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 

@@ -7,6 +7,7 @@ which losses are taken (denoising, optionally prior preservation) go with each.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Learner:
         self.words = Words(config, bundle, samples, () if prior is None else prior.captions, cache)
         parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
         self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
+        self.lineage: dict[str, Any] = {}
         self._is_open = True
         bundle.unet.gradient_checkpointing = config.gradient_checkpointing
         for lora in self.adapters.values():
@@ -111,21 +113,24 @@ class Learner:
         prompts = self.config.preview_prompts
         if not prompts:
             return
-        settings = Settings(steps=16, batch_size=4)
-        if self.method.weights:
-            pipeline = Pipeline(self.tuned())
+        with self.drawing(step) as pipeline:
+            settings = Settings(steps=16, batch_size=4)
             rows = [pipeline.images([prompt], range(4), settings) for prompt in prompts]
-            yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
+        yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
+
+    @contextmanager
+    def drawing(self, step: int) -> Iterator[Pipeline]:
+        """Give a pipeline that draws as the finished concept would draw, for the length of a `with` block."""
+        if self.method.weights:
+            yield Pipeline(self.tuned())
             return
-        pipeline = Pipeline(self.bundle)
-        concept = self.concept(step)
+        pipeline, concept = Pipeline(self.bundle), self.concept(step)
         self._detach()
         try:
             with pipeline.using((concept, 1.0), any_base=True):
-                rows = [pipeline.images([prompt], range(4), settings) for prompt in prompts]
+                yield pipeline
         finally:
             self._attach()
-        yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
 
     def concept(self, step: int) -> Concept:
         """Return what has been learned so far."""
@@ -151,6 +156,7 @@ class Learner:
                 "seed": config.seed,
                 "steps": step,
                 "sfumato": __version__,
+                **self.lineage,
             },
         )
         if not self.method.weights:

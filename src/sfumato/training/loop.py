@@ -230,8 +230,10 @@ class _Run:
     def _events(self, first: list[Event]) -> Generator[Event]:
         """Yield what happens from the restored step to the last."""
         yield from first
+        with self._shipped():
+            yield from self.task.begin(self.step, self.run_dir)
         reason = self._reason_to_stop()
-        while self.step < self.config.steps and reason is None:
+        while not self._is_complete() and reason is None:
             yield from self.task.before_step(self.step)
             notices = self._one_step()
             self.step += 1
@@ -242,7 +244,7 @@ class _Run:
             yield self._save()
             with self._shipped():
                 yield from self.task.after_save(self.step, self.run_dir)
-        finished = self.step >= self.config.steps
+        finished = self._is_complete()
         if finished:
             with self._shipped():
                 yield from self.task.finish(self.step, self.run_dir)
@@ -250,6 +252,10 @@ class _Run:
             yield Notice(self.step, f"Stopped after step {self.step} of {self.config.steps}: {reason}. Resume goes on.")
         info = {"step": self.step, "steps": self.config.steps, "stopped": None if finished else reason}
         yield Done(time.perf_counter() - self.started, info)
+
+    def _is_complete(self) -> bool:
+        """Say whether no step is left to take."""
+        return self.step >= self.config.steps or self.task.settled() is not None
 
     def _reason_to_stop(self) -> str | None:
         """Say why the run should end early, if it should."""
@@ -348,8 +354,10 @@ class _Run:
         if self.step % config.save_every == 0 and not last:
             yield self._save_or_go_on()
             if self.step == self.saved_step:
+                started = time.perf_counter()
                 with self._shipped():
                     yield from self.task.after_save(self.step, self.run_dir)
+                self.interval.start += time.perf_counter() - started
 
     @contextmanager
     def _shipped(self) -> Iterator[None]:

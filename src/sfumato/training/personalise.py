@@ -14,11 +14,18 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
 from sfumato.training.methods import METHODS
+from sfumato.training.probe import Probe, Trial
 from sfumato.training.subject import Samples, class_samples, joined, read_subject
 
 
 def learn(
-    config: LearnConfig, bundle: Bundle, run_dir: Path, *, resume: bool = False, cache: Path | None = None
+    config: LearnConfig,
+    bundle: Bundle,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    probe: Probe | None = None,
 ) -> Iterator[Event]:
     """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
@@ -30,6 +37,7 @@ def learn(
         run_dir: Folder of checkpoints, previews and class pictures.
         resume: Go on from the newest checkpoint; the result has the same bytes as that of an uninterrupted run.
         cache: Folder where encoded pictures and texts are kept for other runs; by default they go with the run.
+        probe: Judges every saved step; what is written at the end is then the step that it chooses.
 
     Yields:
         `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`
@@ -79,9 +87,12 @@ def learn(
                 else:
                     yield event
         prior = joined(drawn)
+    if probe is not None:
+        yield from probe.begin(Pipeline(bundle))
     learner = Learner(config, bundle, samples, prior, kept)
+    task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
     try:
-        yield from train(learner.task(), config.loop, run_dir, settings=learner.settings, resume=resume)
+        yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
     finally:
         learner.close()
 

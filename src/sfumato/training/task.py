@@ -51,6 +51,11 @@ def _no_numbers(step: int) -> Mapping[str, float]:
     return {}
 
 
+def _go_on() -> str | None:
+    """Know no reason to end early."""
+    return None
+
+
 def _nothing() -> None:
     """Do nothing."""
 
@@ -87,10 +92,12 @@ class Task:
         ships_average: Whether `validate`, `preview`, `after_save` and `finish` find the average in place of the
             weights; a task without this takes it where it needs it.
         watched: Modules that are searched when a number is not finite; those of the phases by default.
+        begin: Called with the step that the run goes on from, 0 for a new one, and the run folder.
         before_step: Called with each step; yields what it did, such as renewing a cache.
         validate: Returns numbers on fixed data for the log.
         preview: Writes pictures for a step into a folder and yields them.
         after_save: Called with step and run folder after each checkpoint.
+        settled: Says why further steps are not worth taking, or None; the run is then complete.
         finish: Called with step and run folder at the end of a completed run; yields its artifacts.
         close: Frees workers and files, however the run ends.
     """
@@ -101,9 +108,11 @@ class Task:
     ema: Ema | None = None
     ships_average: bool = False
     watched: Mapping[str, nn.Module] = field(default_factory=dict)
+    begin: Callable[[int, Path], Iterator[Event]] = _no_events
     before_step: Callable[[int], Iterator[Event]] = _no_events
     validate: Callable[[int], Mapping[str, float]] = _no_numbers
     preview: Callable[[int, Path], Iterator[Event]] = _no_events
     after_save: Callable[[int, Path], Iterator[Event]] = _no_events
+    settled: Callable[[], str | None] = _go_on
     finish: Callable[[int, Path], Iterator[Event]] = _no_events
     close: Callable[[], None] = _nothing

@@ -1,0 +1,235 @@
+"""Look at a concept while it is learned: the same prompts and seeds at every saved step, scored and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from sfumato.data.images import load_tensor, to_pixels, to_tensor
+from sfumato.data.listing import list_entries
+from sfumato.errors import CannotResume, CheckpointError
+from sfumato.evaluation import fidelity as formulas
+from sfumato.evaluation.encoders import Encoders, without_ground
+from sfumato.evaluation.features import FeatureExtractor, Measuring
+from sfumato.evaluation.memorisation import kin_of, nearest_pictures
+from sfumato.evaluation.scores import StepScores, Yardstick, columns
+from sfumato.evaluation.verdict import Candidate, best, pareto_front, reason, settled
+from sfumato.evaluation.verdict_plan import VerdictPlan, filled
+from sfumato.events import Event, Metric, Notice, Progress, Verdict
+from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.models.perceptual import PerceptualLoss
+from sfumato.pipeline import Drawn, Pipeline, Settings
+
+Picture = UInt8[np.ndarray, "H W 3"]
+SCORES, PICTURES = "scores.json", "pictures.png"
+
+
+class SubjectProbe:
+    """Scores every saved step of a lesson and says which one to use.
+
+    Args:
+        plan: What is asked for, how it is drawn, and the rule.
+        folder: The subject's pictures.
+        placeholder: The word for it.
+        class_noun: What it is.
+        encoders: What judges.
+        eye: The embedded features, for diversity.
+    """
+
+    def __init__(
+        self,
+        plan: VerdictPlan,
+        folder: Path,
+        placeholder: str,
+        class_noun: str,
+        encoders: Encoders,
+        eye: FeatureExtractor,
+    ) -> None:
+        self.plan, self.folder, self.encoders = plan, folder, encoders
+        self.placeholder, self.class_noun = placeholder, class_noun
+        self.class_prompt = plan.plain_class or plan.plain.replace("{}", class_noun)
+        self.distance = PerceptualLoss(eye.network)
+        self.steps: dict[int, StepScores] = {}
+        self.drawn: dict[int, list[Picture]] = {}
+        self.subject: list[Picture] = []
+        self.own = torch.arange(len(plan.prompts)).repeat_interleave(plan.seeds)
+
+    def begin(self, pipeline: Pipeline) -> Iterator[Event]:
+        """Look at the subject's pictures and at what the base draws of its class: the yardstick of every step."""
+        side = pipeline.bundle.native_size
+        self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in list_entries(self.folder)]
+        embed = self.encoders.pictures.embed_pictures
+        self._known = embed(self.subject)
+        self._known_alone = embed([without_ground(picture) for picture in self.subject])
+        pictures = yield from self._draw(pipeline, None, "the base, for the verdict")
+        self.drawn[0] = pictures
+        shown, of_class, _ = self._parted(pictures)
+        self._class_before = embed(of_class)
+        self._texts = self._wanted(shown)
+        own = tuple(formulas.own_fidelity(self._known_alone).tolist())
+        kin = kin_of(self._known, self.subject, self._class_before, of_class)
+        stick = Yardstick(self._scores(0, pictures), own, kin, self.class_prompt)
+        self.yardstick = replace(stick, left_out=tuple(self._gaps(stick)))
+        for text in self.yardstick.left_out:
+            yield Notice(0, text)
+
+    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
+        """Score a saved step; pictures and scores are written into a folder."""
+        pictures = yield from self._draw(pipeline, self.placeholder, f"step {step}, for the verdict")
+        scores = self._scores(step, pictures)
+        Image.fromarray(np.concatenate(pictures, axis=1)).save(folder / PICTURES)
+        content = {"asked": self.asked(), "scores": scores.to_dict()}
+        atomic_write_bytes(folder / SCORES, json.dumps(content, indent=1).encode())
+        self._keep(scores, pictures)
+        values = {f"verdict/{name}": value for name, (value, _) in columns(scores, self.yardstick).items()}
+        yield Metric(step, values)
+
+    def recall(self, step: int, folder: Path) -> None:
+        """Read the scores and pictures of a step from its folder.
+
+        Raises:
+            CannotResume: They were made with another plan, other encoders or other pictures.
+            CheckpointError: They cannot be read.
+        """
+        try:
+            content = json.loads((folder / SCORES).read_text())
+            before, scores = content["asked"], StepScores.from_dict(content["scores"])
+            with Image.open(folder / PICTURES) as strip:
+                pixels = np.asarray(strip.convert("RGB"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"The scores of step {step} in '{folder}' cannot be read: {error!r}.",
+                hint="Remove the run folder and learn again, or resume with --no-verdict.",
+            ) from error
+        now = json.loads(json.dumps(self.asked()))
+        differing = [key for key in now if now[key] != before.get(key)]
+        if differing:
+            key = differing[0]
+            raise CannotResume(
+                f"Step {step} was scored with {key} {before.get(key)!r}; now it is {now[key]!r}.",
+                field=key,
+                hint="Change it back, or resume with --no-verdict.",
+            )
+        self._keep(scores, np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1))
+
+    def leader(self) -> int:
+        """Return the best step so far."""
+        return best(self.candidates(), self.plan.rule).step
+
+    def settled(self) -> str | None:
+        """Say why no later step can win, or return None."""
+        return settled(self.candidates(), self.plan.rule)
+
+    def verdict(self) -> Verdict:
+        """Return the step to use, why, its scores and its alarms."""
+        candidates = self.candidates()
+        chosen = self.steps[self.leader()]
+        scores: dict[str, float] = {}
+        for name, (value, interval) in columns(chosen, self.yardstick).items():
+            scores[name] = value
+            if interval is not None:
+                scores |= {f"{name}_low": round(interval[0], 6), f"{name}_high": round(interval[1], 6)}
+        why, front = reason(candidates, self.plan.rule), tuple(pareto_front(candidates))
+        return Verdict(chosen.step, why, scores, self.yardstick.alarms(chosen), front)
+
+    def asked(self) -> dict[str, Any]:
+        """Return everything that decides a score, as plain data."""
+        return {
+            "plan": self.plan.model_dump(mode="json"),
+            "picture_encoder": self.encoders.pictures.name,
+            "text_encoder": None if self.encoders.texts is None else self.encoders.texts.name,
+            "class_noun": self.class_noun,
+            "placeholder": self.placeholder,
+        }
+
+    # ── private ──────────────────────────────────────────────────────────────────────────────────
+
+    def _draw(self, pipeline: Pipeline, word: str | None, phase: str) -> Measuring[list[Picture]]:
+        """Draw every prompt with every seed, then the plain class; and the same plain sentence with the word."""
+        plan = self.plan
+        seeds = [plan.seed + index for index in range(max(plan.seeds, plan.class_seeds))]
+        prompts = filled(plan.prompts, word or self.class_noun)
+        asked = [(prompt, seed) for prompt in prompts for seed in seeds[: plan.seeds]]
+        plain = [self.class_prompt] if word is None else [self.class_prompt, plan.plain.replace("{}", word)]
+        asked += [(prompt, seed) for prompt in plain for seed in seeds[: plan.class_seeds]]
+        settings = Settings(**plan.drawing.model_dump())
+        pictures: list[Picture] = []
+        for event in pipeline.generate([prompt for prompt, _ in asked], [seed for _, seed in asked], settings):
+            if isinstance(event, Drawn):
+                pictures.append(to_pixels(event.image))
+                yield Progress(phase, len(pictures), len(asked))
+        return pictures
+
+    def _parted(self, pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture], list[Picture]]:
+        """Part the pictures of the prompts, of the plain class and of the plain sentence with the word."""
+        first, second = len(self.own), len(self.own) + self.plan.class_seeds
+        return list(pictures[:first]), list(pictures[first:second]), list(pictures[second:])
+
+    def _wanted(self, shown: list[Picture]) -> Tensor:
+        """Return what stands for each prompt: its text, or the base's pictures of it where no encoder knows texts."""
+        texts = self.encoders.texts
+        if texts is not None:
+            return texts.embed_texts(filled(self.plan.prompts, self.class_noun))
+        return formulas.prompt_means(self.encoders.pictures.embed_pictures(shown), self.own)
+
+    def _gaps(self, stick: Yardstick) -> list[str]:
+        """Say in one sentence each what cannot be measured here."""
+        one, found = stick.candidate(stick.base), []
+        if one.prompt is None:
+            found.append("Prompt fidelity is left out: the base's own pictures show no difference between the prompts.")
+        elif self.encoders.texts is None:
+            found.append("Prompt fidelity is measured against what the base draws for the same prompts, not by texts.")
+        if one.drift is None:
+            found.append(
+                "Drift is left out: what the base draws of the class is as near to the subject as its "
+                "pictures are to each other."
+            )
+        if len(self.subject) == 1:
+            found.append("There is one picture of the subject; its fidelity to itself is taken as 1.")
+        return found
+
+    @torch.no_grad()
+    def _scores(self, step: int, pictures: list[Picture]) -> StepScores:
+        """Apply every formula to the pictures of a step."""
+        embed, seeds = self.encoders.pictures.embed_pictures, self.plan.seeds
+        shown, of_class, of_word = self._parted(pictures)
+        seen = embed(shown)
+        alone, class_alone, word_alone = (
+            embed([without_ground(one) for one in group]) for group in (shown, of_class, of_word or of_class)
+        )
+        texts = self.encoders.texts
+        if texts is None and step == 0:
+            prompt = formulas.reference_margin(seen, self.own)
+        else:
+            looked = seen if texts is None else texts.embed_pictures(shown)
+            prompt = formulas.prompt_margin(looked, self._texts, self.own)
+        images = torch.stack([to_tensor(picture) for picture in shown])
+        groups = images.split(seeds)
+        return StepScores(
+            step,
+            tuple(formulas.subject_fidelity(alone, self._known_alone).tolist()),
+            tuple(prompt.tolist()),
+            tuple(formulas.subject_fidelity(word_alone, self._known_alone).tolist()),
+            tuple(formulas.class_preservation(class_alone, self._known_alone).tolist()),
+            tuple(formulas.class_shift(embed(of_class), self._class_before).tolist()),
+            tuple(formulas.diversity(formulas.perceptual_distances(group, self.distance)) for group in groups),
+            tuple(nearest_pictures(seen, shown, self._known, self.subject)),
+        )
+
+    def _keep(self, scores: StepScores, pictures: list[Picture]) -> None:
+        """Remember a step."""
+        self.steps[scores.step] = scores
+        self.drawn[scores.step] = pictures
+
+    def candidates(self) -> list[Candidate]:
+        """Return the steps on the scale from 0 to 1, in order."""
+        return [self.yardstick.candidate(self.steps[step]) for step in sorted(self.steps)]

@@ -1,0 +1,192 @@
+"""Which of the saved steps to use, and why: the best subject fidelity within bounds on everything that it may cost.
+
+All numbers are shares on the scale of `scores.py`: 0 and 1 are what known pictures reach through the same encoders, so
+one set of bounds serves every encoder and every base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from sfumato.evaluation.measures import mean_interval, paired_difference
+from sfumato.evaluation.memorisation import ALARM
+from sfumato.evaluation.plan import Table
+
+
+class Rule(Table):
+    """The bounds within which the best subject fidelity is looked for.
+
+    Attributes:
+        min_prompt: Least share of the base's own prompt fidelity that must be left.
+        max_drift: Largest share of the way to the subject that pictures of the plain class may have gone.
+        max_copies: Share of copied training pictures from which on a step is out.
+        patience: Saved steps in a row that must be lost before the run ends early; 0 never ends it.
+    """
+
+    min_prompt: float = Field(default=0.6, ge=0, le=1)
+    max_drift: float = Field(default=0.5, ge=0, le=1)
+    max_copies: float = Field(default=ALARM, gt=0, le=1)
+    patience: int = Field(default=2, ge=0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The scores of one saved step; the rows of two candidates belong to the same prompts and seeds.
+
+    Attributes:
+        step: The step.
+        fidelity: Subject fidelity of each picture; 0 as the base draws the class, 1 as the subject's own pictures.
+        prompt: Prompt fidelity of each picture; 0 ignores the prompt, 1 as the base does. None where it is left out.
+        drift: How far each picture of the class has come to the subject. None where it is left out.
+        copies: Share of pictures that are copies of training pictures.
+        is_scaled: False where fidelity stays in the units of the encoder, because it finds what the base draws of the
+            class as near to the subject as the subject's own pictures are to each other.
+    """
+
+    step: int
+    fidelity: Sequence[float]
+    prompt: Sequence[float] | None
+    drift: Sequence[float] | None
+    copies: float = 0.0
+    is_scaled: bool = True
+
+
+def excess(one: Candidate, rule: Rule) -> dict[str, float]:
+    """Return by how much a step is out of each bound; empty when it keeps all of them."""
+    over = {
+        "prompt fidelity": 0.0 if one.prompt is None else rule.min_prompt - float(np.mean(one.prompt)),
+        "drift": 0.0 if one.drift is None else float(np.mean(one.drift)) - rule.max_drift,
+    }
+    found = {name: value for name, value in over.items() if value > 0}
+    return found if one.copies < rule.max_copies else {**found, "copies": one.copies}
+
+
+def best(candidates: Sequence[Candidate], rule: Rule) -> Candidate:
+    """Choose a step.
+
+    Of the steps that keep all bounds, the one with the highest mean subject fidelity; if none does, the one that is
+    least out of them in sum. Between equals the earlier. The order is total, so the best of many is the better of the
+    best so far and the next: nothing else need be kept.
+
+    Args:
+        candidates: At least one.
+        rule: The bounds.
+    """
+    return min(candidates, key=lambda one: (sum(excess(one, rule).values()), -float(np.mean(one.fidelity)), one.step))
+
+
+def settled(candidates: Sequence[Candidate], rule: Rule) -> str | None:
+    """Say why no later step can win, or return None.
+
+    Rule: an earlier step keeps all bounds, and each of the last `patience` steps is out of one with its whole 95 %
+    interval while its subject fidelity is not above the leader's, paired and with its whole interval. From there on,
+    more steps have only been seen to cost.
+
+    Args:
+        candidates: All steps so far, by step.
+        rule: The bounds.
+    """
+    last = candidates[-rule.patience :] if rule.patience else []
+    if not rule.patience or len(candidates) <= rule.patience:
+        return None
+    leader = best(candidates, rule)
+    if excess(leader, rule) or leader in last:
+        return None
+    if all(_is_far_out(one, rule) and paired_difference(one.fidelity, leader.fidelity)[0] <= 0 for one in last):
+        steps = ", ".join(str(one.step) for one in last)
+        return (
+            f"No later step can win: steps {steps} lie outside the bounds with their whole intervals, and none of them "
+            f"is nearer to the subject than step {leader.step}."
+        )
+    return None
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
+    """Return the steps that no other step beats: at least as good in fidelity, prompt and drift, and better in one."""
+    points = {
+        one.step: (
+            float(np.mean(one.fidelity)),
+            0.0 if one.prompt is None else float(np.mean(one.prompt)),
+            0.0 if one.drift is None else -float(np.mean(one.drift)),
+        )
+        for one in candidates
+    }
+
+    def beaten(step: int) -> bool:
+        mine = points[step]
+        return any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in points.values())
+
+    return [step for step in points if not beaten(step)]
+
+
+def reason(candidates: Sequence[Candidate], rule: Rule) -> str:
+    """Say in one to three sentences why the best step is the best.
+
+    Args:
+        candidates: All steps.
+        rule: The bounds.
+    """
+    chosen = best(candidates, rule)
+    inside = [one for one in candidates if not excess(one, rule)]
+    reached = _at(chosen.fidelity) + (" of the way from the class to the subject" if chosen.is_scaled else " (cosine)")
+    if not inside:
+        out = ", ".join(excess(chosen, rule))
+        return (
+            f"No saved step keeps the bounds ({_bounds(chosen, rule)}). Step {chosen.step} comes nearest to them; it "
+            f"is out by {out}, with subject fidelity {reached}."
+        )
+    if len(candidates) == 1:
+        return f"It is the only saved step; it keeps the bounds ({_bounds(chosen, rule)}), subject fidelity {reached}."
+    among = f"all {len(candidates)}" if len(inside) == len(candidates) else f"the {len(inside)} of {len(candidates)}"
+    text = (
+        f"It has the highest subject fidelity ({reached}) of {among} saved steps that keep the bounds "
+        f"({_bounds(chosen, rule)})."
+    )
+    return " ".join([text, *_rival(chosen, candidates, rule)])
+
+
+def _rival(chosen: Candidate, candidates: Sequence[Candidate], rule: Rule) -> list[str]:
+    """Say what speaks for the next best step, or against the one that is nearer to the subject but out."""
+    others = [one for one in candidates if one.step != chosen.step]
+    nearer = max(others, key=lambda one: float(np.mean(one.fidelity)))
+    out = excess(nearer, rule)
+    low, high = paired_difference(chosen.fidelity, nearer.fidelity)
+    if out and np.mean(nearer.fidelity) > np.mean(chosen.fidelity):
+        return [f"Step {nearer.step} is nearer to the subject, but out by {', '.join(out)}."]
+    if low <= 0 <= high:
+        return [
+            f"Step {nearer.step} cannot be told from it in fidelity with this few pictures (difference "
+            f"{_two(float(np.mean(chosen.fidelity) - np.mean(nearer.fidelity)))}, 95 % interval {_two(low)} to "
+            f"{_two(high)})."
+        ]
+    return []
+
+
+def _bounds(one: Candidate, rule: Rule) -> str:
+    """Write the bounds with the values of a step, and say what is left out."""
+    prompt, drift = "prompt fidelity is left out", "drift is left out"
+    if one.prompt is not None:
+        prompt = f"prompt {_at(one.prompt)} of at least {rule.min_prompt:g}"
+    if one.drift is not None:
+        drift = f"drift {_at(one.drift)} of at most {rule.max_drift:g}"
+    return f"{prompt}, {drift}, copies {one.copies:.0%} of less than {rule.max_copies:.0%}"
+
+
+def _at(values: Sequence[float]) -> str:
+    """Write a mean."""
+    return _two(float(np.mean(values)))
+
+
+def _two(value: float) -> str:
+    """Write a number with two digits, and no sign before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def _is_far_out(one: Candidate, rule: Rule) -> bool:
+    """Say whether a step lies outside a bound with its whole interval."""
+    prompt = one.prompt is not None and mean_interval(one.prompt)[1] < rule.min_prompt
+    return prompt or (one.drift is not None and mean_interval(one.drift)[0] > rule.max_drift)

@@ -1,0 +1,195 @@
+"""The verdict for the eye: one page that needs nothing else, one sheet, and the numbers for programs."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sfumato.evaluation.canvas import Canvas, Number
+from sfumato.evaluation.charts import BOUND, CHOSEN, FAINT, INK, Curve, draw_curve, draw_plane
+from sfumato.evaluation.measures import mean_interval
+from sfumato.evaluation.probe import SubjectProbe
+from sfumato.evaluation.scores import columns
+from sfumato.evaluation.verdict_plan import filled
+from sfumato.events import Artifact, Event, Verdict
+from sfumato.formats.atomic import atomic_folder
+
+Picture = UInt8[np.ndarray, "H W 3"]
+
+_WIDTH, _MARGIN, _LABEL, _GAP = 1080, 20, 84, 4
+_CHART = 190
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em;background:#faf9f6;"
+    "color:#28282c}table{border-collapse:collapse;font-size:13px}td,th{padding:.2em .7em;text-align:right;"
+    "border-bottom:1px solid #e2e0da}td:first-child,th:first-child{text-align:left}.alarm{color:#a3262a;"
+    "font-weight:600}.chosen{background:#fbe9df}"
+)
+_MEANINGS = {
+    "subject_share": "subject, 0–1",
+    "prompt_share": "prompt, 0–1",
+    "drift_share": "drift, 0–1",
+    "copies": "copies",
+    "leaks": "leaks",
+    "subject_fidelity": "subject, cosine",
+    "prompt_margin": "prompt, margin",
+    "word_fidelity": "word alone, cosine",
+    "pres": "PRES",
+    "class_shift": "class moved",
+    "div": "DIV",
+}
+
+
+def write_report(probe: SubjectProbe, folder: Path) -> Iterator[Event]:
+    """Write `report.html`, `report.png` and `scores.json`.
+
+    Args:
+        probe: What has looked at all steps.
+        folder: Where to; an existing one is replaced as a whole.
+
+    Yields:
+        An `Artifact` of kind `report` for the page and the sheet.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    verdict = probe.verdict()
+    sheet = _sheet(probe, verdict)
+    with atomic_folder(folder) as stage:
+        (stage / "report.html").write_text(_page(probe, verdict, sheet), encoding="utf-8")
+        (stage / "report.png").write_bytes(sheet.png())
+        (stage / "scores.json").write_text(json.dumps(_content(probe, verdict), indent=1) + "\n", encoding="utf-8")
+    yield Artifact(folder / "report.html", "report")
+    yield Artifact(folder / "report.png", "report")
+
+
+def _content(probe: SubjectProbe, verdict: Verdict) -> dict[str, Any]:
+    """Return everything that was measured as plain data."""
+    stick = probe.yardstick
+    return {
+        "step": verdict.step,
+        "reason": verdict.reason,
+        "alarms": list(verdict.alarms),
+        "front": list(verdict.front),
+        "left_out": list(stick.left_out),
+        "asked": probe.asked(),
+        "subject_to_itself": list(stick.own),
+        "kin": {"features": stick.kin.features, "pixels": stick.kin.pixels, "source": stick.kin.source},
+        "base": stick.base.to_dict(),
+        "steps": [{**scores.to_dict(), "means": _means(probe, step)} for step, scores in sorted(probe.steps.items())],
+    }
+
+
+def _means(probe: SubjectProbe, step: int) -> dict[str, Any]:
+    """Return the means of a step with their intervals."""
+    return {
+        name: {"value": value, "interval": interval}
+        for name, (value, interval) in columns(probe.steps[step], probe.yardstick).items()
+    }
+
+
+def _sheet(probe: SubjectProbe, verdict: Verdict) -> Canvas:
+    """Lay the whole report out."""
+    lines = textwrap.wrap(f"Use step {verdict.step}. {verdict.reason}", 150)
+    alarms = [line for alarm in verdict.alarms for line in textwrap.wrap(f"Alarm. {alarm}", 150)]
+    shown = max(len(pictures) for pictures in probe.drawn.values())
+    side = (_WIDTH - 2 * _MARGIN - _LABEL) / shown - _GAP
+    rows = len(probe.drawn) + 1
+    top = _MARGIN + 34 + 17 * (len(lines) + len(alarms))
+    grid = top + _CHART + 60
+    canvas = Canvas(_WIDTH, int(grid + rows * (side + _GAP) + _MARGIN))
+    canvas.rect(0, 0, canvas.width, canvas.height, "#faf9f6")
+    canvas.text((_MARGIN, _MARGIN + 16), f"Verdict on {probe.placeholder}", 18)
+    for number, line in enumerate([*lines, *alarms]):
+        canvas.text((_MARGIN, _MARGIN + 40 + 17 * number), line, 12, INK if number < len(lines) else BOUND)
+    _charts(canvas, probe, verdict, top)
+    _grid(canvas, probe, verdict, grid, side)
+    return canvas
+
+
+def _charts(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number) -> None:
+    """Draw the curves that the rule looks at, and the front."""
+    candidates, rule = probe.candidates(), probe.plan.rule
+    steps = [one.step for one in candidates]
+    drawn = []
+    for title, rows, bound, is_floor in (
+        ("subject fidelity", [one.fidelity for one in candidates], None, False),
+        ("prompt fidelity", [one.prompt for one in candidates], rule.min_prompt, True),
+        ("drift of the class", [one.drift for one in candidates], rule.max_drift, False),
+    ):
+        known = [row for row in rows if row is not None]
+        if len(known) == len(rows):
+            means, intervals = [float(np.mean(row)) for row in known], [mean_interval(row) for row in known]
+            drawn.append(Curve(title, steps, means, intervals, bound, is_floor))
+    width = (_WIDTH - 2 * _MARGIN) / (len(drawn) + (len(drawn) > 1))
+    for number, curve in enumerate(drawn):
+        draw_curve(canvas, (_MARGIN + number * width, top, width, _CHART), curve, verdict.step)
+    if len(drawn) > 1:
+        across, up = drawn[1], drawn[0]
+        points = list(zip(steps, across.values, up.values, strict=True))
+        box = (_MARGIN + len(drawn) * width, top, width, _CHART)
+        names = ("steps that none beats", across.title, up.title)
+        draw_plane(canvas, box, points, verdict.front, verdict.step, names)
+
+
+def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, side: Number) -> None:
+    """Place the subject's pictures, then a row for the base and for every step."""
+    prompts, seeds = filled(probe.plan.prompts, probe.placeholder), probe.plan.seeds
+    with_word = probe.plan.plain.replace("{}", probe.placeholder)
+    heads = [*prompts, f"{probe.class_prompt} (without the word)", f"{with_word} (alone)"]
+    for number, head in enumerate(heads):
+        of_class = max(0, number - len(prompts))
+        left = _MARGIN + _LABEL + ((number - of_class) * seeds + of_class * probe.plan.class_seeds) * (side + _GAP)
+        letters = max(8, int((seeds if number < len(prompts) else probe.plan.class_seeds) * (side + _GAP) / 5.6))
+        for line, text in enumerate(textwrap.wrap(head, letters, max_lines=3, placeholder=" …")):
+            canvas.text((left, top - 30 + 12 * line), text, 10)
+    rows: list[tuple[str, str, list[Picture]]] = [
+        ("the base" if step == 0 else f"step {step}", CHOSEN if step == verdict.step else INK, pictures)
+        for step, pictures in sorted(probe.drawn.items())
+    ]
+    room = max(len(pictures) for _, _, pictures in rows)
+    rows.append(("your pictures", FAINT, probe.subject[:room]))
+    for row, (label, colour, pictures) in enumerate(rows):
+        y = top + row * (side + _GAP)
+        canvas.text((_MARGIN, y + side / 2), label, 11, colour)
+        if label == f"step {verdict.step}":
+            canvas.rect(_MARGIN + _LABEL - 8, y, 4, side, CHOSEN)
+        for column, picture in enumerate(pictures):
+            canvas.picture(_MARGIN + _LABEL + column * (side + _GAP), y, side, picture)
+
+
+def _page(probe: SubjectProbe, verdict: Verdict, sheet: Canvas) -> str:
+    """Write the page."""
+    measured = {step: columns(scores, probe.yardstick) for step, scores in sorted(probe.steps.items())}
+    names = [name for name in _MEANINGS if any(name in numbers for numbers in measured.values())]
+    head = "".join(f"<th>{escape(_MEANINGS[name])}</th>" for name in names)
+    body = ""
+    for step, numbers in measured.items():
+        cells = "".join(f"<td>{_cell(*numbers[name]) if name in numbers else '–'}</td>" for name in names)
+        body += f'<tr class="{"chosen" if step == verdict.step else ""}"><td>{step}</td>{cells}</tr>'
+    alarms = "".join(f'<p class="alarm">Alarm. {escape(alarm)}</p>' for alarm in verdict.alarms)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in probe.yardstick.left_out)
+    asked = probe.asked()
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Verdict on {escape(probe.placeholder)}</title>'
+        f"<style>{_STYLE}</style><h1>Verdict on {escape(probe.placeholder)}</h1>"
+        f"<p><b>Use step {verdict.step}.</b> {escape(verdict.reason)}</p>{alarms}"
+        f"<h2>Curves and pictures</h2>{sheet.svg()}"
+        f"<h2>Numbers</h2><table><tr><th>step</th>{head}</tr>{body}</table>"
+        "<p>Mean and 95 % bootstrap interval over pictures; the same prompts and seeds at every step. Shares: subject "
+        "and drift, 0 is what the base draws of the class, 1 what the subject's own pictures are to each other; "
+        "prompt, 0 ignores the prompt, 1 is as the base follows it.</p>"
+        f"<ul>{notes}<li>Pictures judged by {escape(str(asked['picture_encoder']))}, on white where their ground is "
+        f"plain; texts by {escape(str(asked['text_encoder'] or 'what the base draws for the same prompts'))}.</li></ul>"
+    )
+
+
+def _cell(value: float, interval: tuple[float, float] | None) -> str:
+    """Write a number with its interval."""
+    return f"{value:.3f}" if interval is None else f"{value:.3f} <small>({interval[0]:.3f}–{interval[1]:.3f})</small>"

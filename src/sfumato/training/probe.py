@@ -1,0 +1,150 @@
+"""Judge a subject while it is learned, and end with the best saved step instead of the last.
+
+The judge comes from outside (`Probe`): training knows no measure. At every saved step it looks at what the concept
+draws, and the learned weights of the best step so far are kept beside its scores. Each look is one folder that appears
+whole or not at all, and a state that was saved but not looked at is looked at when the run goes on: an interrupted run
+ends with the same verdict and the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from sfumato.errors import CannotResume
+from sfumato.events import Event, Notice, Verdict
+from sfumato.formats.atomic import atomic_folder
+from sfumato.formats.safe_io import read_safetensors, write_safetensors
+from sfumato.pipeline import Pipeline
+from sfumato.training.learner import Learner
+from sfumato.training.loop import LoopConfig
+from sfumato.training.task import Task
+
+LOOKS = "looks"
+_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Judges what is learned."""
+
+    def begin(self, pipeline: Pipeline) -> Iterator[Event]:
+        """Look at the base before anything is learned."""
+        ...
+
+    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
+        """Score a saved step by what it draws, and write into a folder what `recall` needs."""
+        ...
+
+    def recall(self, step: int, folder: Path) -> None:
+        """Read the scores of a step from the folder that `look` wrote."""
+        ...
+
+    def leader(self) -> int:
+        """Return the best step so far; the best of all steps is it or a later one."""
+        ...
+
+    def settled(self) -> str | None:
+        """Say why no later step can win, or return None."""
+        ...
+
+    def verdict(self) -> Verdict:
+        """Return the step to use."""
+        ...
+
+
+class Trial:
+    """Lets a probe look at every saved step of a run and brings the best one back at the end.
+
+    Args:
+        probe: The judge.
+        learner: What learns.
+        loop: Says which steps are saved.
+    """
+
+    def __init__(self, probe: Probe, learner: Learner, loop: LoopConfig) -> None:
+        self.probe, self.learner, self.loop = probe, learner, loop
+        self._seen: set[int] = set()
+        self._reason: str | None = None
+
+    def task(self) -> Task:
+        """Return what the loop needs."""
+        return replace(
+            self.learner.task(),
+            begin=self.begin,
+            after_save=self.after_save,
+            settled=lambda: self._reason,
+            finish=self.finish,
+        )
+
+    def begin(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Recall the looks up to the step that the run goes on from; those of later steps are repeated."""
+        for number, folder in _looks(run_dir):
+            if number > step:
+                shutil.rmtree(folder)
+                continue
+            self.probe.recall(number, folder)
+            self._seen.add(number)
+        missing = [at for at in range(self.loop.save_every, step, self.loop.save_every) if at not in self._seen]
+        if missing:
+            steps = ", ".join(map(str, missing))
+            yield Notice(step, f"Steps {steps} were not scored when they were saved; the verdict is without them.")
+        self._reason = self.probe.settled()
+        yield from self.after_save(step, run_dir)
+
+    def after_save(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Look at a saved step, unless it is only where the run was interrupted."""
+        is_due = step > 0 and (step % self.loop.save_every == 0 or step >= self.loop.steps)
+        if not is_due or step in self._seen:
+            return
+        with atomic_folder(_folder(run_dir, step)) as stage:
+            for name, module in self.learner.learning.items():
+                write_safetensors(stage / f"{name}.safetensors", module.state_dict())
+            with self.learner.drawing(step) as pipeline:
+                yield from self.probe.look(step, pipeline, stage)
+        self._seen.add(step)
+        leader = self.probe.leader()
+        for number, folder in _looks(run_dir):
+            if number != leader:  # it cannot win any more
+                for name in self.learner.learning:
+                    (folder / f"{name}.safetensors").unlink(missing_ok=True)
+        self._reason = self.probe.settled()
+        if self._reason is not None and step < self.loop.steps:
+            yield Notice(step, self._reason)
+
+    def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Tell the verdict, bring the weights of its step back and write them."""
+        verdict = self.probe.verdict()
+        yield verdict
+        folder = _folder(run_dir, verdict.step)
+        for name, module in self.learner.learning.items():
+            file = folder / f"{name}.safetensors"
+            if not file.is_file():
+                raise CannotResume(
+                    f"The verdict is for step {verdict.step}, but '{file}' is gone.",
+                    hint=f"Remove '{run_dir}' and learn again.",
+                )
+            module.load_state_dict(read_safetensors(file))
+        self.learner.lineage["verdict"] = {
+            "reason": verdict.reason,
+            "scores": verdict.scores,
+            "alarms": list(verdict.alarms),
+            "front": list(verdict.front),
+            "steps": sorted(self._seen),
+        }
+        yield from self.learner.finish(verdict.step, run_dir)
+
+
+def _folder(run_dir: Path, step: int) -> Path:
+    """Name the folder of a look."""
+    return run_dir / LOOKS / f"step-{step:08d}"
+
+
+def _looks(run_dir: Path) -> list[tuple[int, Path]]:
+    """Return the looks of a run by step; what is still being written has another name."""
+    found = [(m, path) for path in (run_dir / LOOKS).glob("step-*") if (m := _FOLDER.fullmatch(path.name))]
+    return sorted((int(match.group(1)), path) for match, path in found)

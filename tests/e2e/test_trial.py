@@ -1,0 +1,243 @@
+"""A lesson that is judged ends with the best saved step, however it was interrupted; the judge here is scripted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.errors import CannotResume
+from sfumato.events import Done, Event, Notice, Progress, Verdict
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import load_concept
+from sfumato.formats.safe_io import content_hash, read_safetensors
+from sfumato.pipeline import Pipeline, Settings
+from sfumato.training.journal import read_events
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.loop import LoopConfig
+from sfumato.training.optim import OptimConfig
+from sfumato.training.personalise import learn
+from sfumato.training.probe import LOOKS
+from tiny import tiny_bundle
+
+
+class Scripted:
+    """A judge that knows its scores beforehand, and draws one picture at each look to see what is attached."""
+
+    def __init__(self, scores: Mapping[int, float], stop_after: int | None = None) -> None:
+        self.scores, self.stop_after = scores, stop_after
+        self.seen: dict[int, str] = {}
+        self.looked: list[int] = []
+
+    def begin(self, pipeline: Pipeline) -> Iterator[Event]:
+        self.base = content_hash({"latents": latents(pipeline, "a fox")})
+        yield Progress("the base", 1, 1)
+
+    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
+        picture = content_hash({"latents": latents(pipeline, "a <fox>")})
+        yield Progress(f"step {step}", 1, 1)
+        (folder / "scores.json").write_text(picture)
+        self.looked.append(step)
+        self.seen[step] = picture
+
+    def recall(self, step: int, folder: Path) -> None:
+        self.seen[step] = (folder / "scores.json").read_text()
+
+    def leader(self) -> int:
+        return max(self.seen, key=lambda step: self.scores[step])
+
+    def settled(self) -> str | None:
+        return "No later step can win." if self.stop_after in self.seen else None
+
+    def verdict(self) -> Verdict:
+        return Verdict(
+            self.leader(), "It is the best.", {"subject": self.scores[self.leader()]}, ("An alarm.",), (2, 4)
+        )
+
+
+def latents(pipeline: Pipeline, prompt: str) -> torch.Tensor:
+    *_, last = pipeline.generate([prompt], [0], Settings(steps=2), decode=False)
+    return last.x_t  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(2):
+        Image.fromarray(np.full((32, 32, 3), 60 * index + 60, np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def base_stays(bundle: Bundle) -> Iterator[None]:
+    before = {part: copy.deepcopy(module.state_dict()) for part, module in bundle.modules.items()}
+    yield
+    for part, module in bundle.modules.items():
+        assert content_hash(module.state_dict()) == content_hash(before[part])
+    assert bundle.tokenizer.placeholders == {}
+
+
+def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
+    loop = LoopConfig(steps=6, log_every=1, save_every=2, keep=9, tensorboard=False)
+    usual: dict[str, Any] = {
+        "folder": folder,
+        "placeholder": "<fox>",
+        "class_noun": "fox",
+        "output": output,
+        "rank": 2,
+        "batch_size": 1,
+        "optim": OptimConfig(lr=1e-2, weight_decay=0.0),
+        "loop": loop,
+    }
+    return LearnConfig(**usual | changes)
+
+
+SCORES = {2: 0.1, 4: 0.9, 6: 0.5}
+
+
+@pytest.fixture(scope="module")
+def whole(bundle: Bundle, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lesson that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    list(learn(config(pictures, folder / "fox.safetensors"), bundle, folder / "run", probe=Scripted(SCORES)))
+    return folder
+
+
+def test_the_chosen_step_is_what_is_written(whole: Path) -> None:
+    concept = load_concept(whole / "fox.safetensors")
+    assert concept.lineage["steps"] == 4
+    assert concept.lineage["verdict"] == {
+        "reason": "It is the best.",
+        "scores": {"subject": 0.9},
+        "alarms": ["An alarm."],
+        "front": [2, 4],
+        "steps": [2, 4, 6],
+    }
+    written = {tensor.numpy().tobytes() for tensor in concept.factors["unet"].values()}
+    assert written == saved_bytes(whole / "run/checkpoints/step-00000004")
+    assert written != saved_bytes(whole / "run/checkpoints/step-00000006")
+
+
+def saved_bytes(checkpoint: Path) -> set[bytes]:
+    """The factors of the U-Net in a checkpoint, whatever their names."""
+    tensors = read_safetensors(checkpoint / "learned-unet.safetensors")
+    return {tensor.numpy().tobytes() for tensor in tensors.values()}
+
+
+def test_the_verdict_is_in_the_record_of_the_run(whole: Path) -> None:
+    (line,) = [event for event in read_events(whole / "run") if event["event"] == "Verdict"]
+    assert (line["step"], line["reason"], line["alarms"], line["front"]) == (
+        4,
+        "It is the best.",
+        ["An alarm."],
+        [2, 4],
+    )
+
+
+def test_only_the_leader_keeps_its_weights(whole: Path) -> None:
+    kept = {path.parent.name for path in (whole / "run" / LOOKS).glob("*/learned-*")}
+    assert kept == {"step-00000004"}
+
+
+def test_a_look_sees_what_the_finished_concept_draws(
+    bundle: Bundle, pictures: Path, tmp_path: Path, whole: Path
+) -> None:
+    concept = load_concept(whole / "fox.safetensors")
+    pipeline = Pipeline(bundle)
+    with pipeline.using((concept, 1.0)):
+        drawn = content_hash({"latents": latents(pipeline, "a <fox>")})
+    assert (whole / "run" / LOOKS / "step-00000004/scores.json").read_text() == drawn
+
+
+@pytest.mark.parametrize(("event", "looked"), [("step 2", [2, 4, 6]), ("step 4", [4, 6]), ("step 6", [6])])
+def test_closed_in_the_middle_of_a_look(
+    event: str, looked: list[int], bundle: Bundle, pictures: Path, tmp_path: Path, whole: Path
+) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    run = learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES))
+    for seen in run:
+        if isinstance(seen, Progress) and seen.phase == event:
+            break
+    run.close()  # type: ignore[attr-defined]
+    assert not (tmp_path / "run" / LOOKS / f"step-0000000{event[-1]}").exists()
+    probe = Scripted(SCORES)
+    list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=probe))
+    assert probe.looked == looked
+    assert chosen.output.read_bytes() == (whole / "fox.safetensors").read_bytes()
+
+
+def test_closed_between_two_saved_steps(bundle: Bundle, pictures: Path, tmp_path: Path, whole: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    run = learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES))
+    for event in run:
+        if getattr(event, "step", 0) == 3:
+            break
+    run.close()  # type: ignore[attr-defined]
+    probe = Scripted(SCORES)
+    list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=probe))
+    assert probe.looked == [4, 6]  # step 3 was saved, but only because the run was interrupted there
+    assert chosen.output.read_bytes() == (whole / "fox.safetensors").read_bytes()
+
+
+def test_looks_after_the_saved_step_are_repeated(bundle: Bundle, pictures: Path, tmp_path: Path, whole: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
+    for step in (4, 6):  # the machine crashed and lost them
+        (tmp_path / f"run/checkpoints/step-0000000{step}/state.json").write_text("cut sh")
+    probe = Scripted(SCORES)
+    list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=probe))
+    assert probe.looked == [4, 6]
+    assert chosen.output.read_bytes() == (whole / "fox.safetensors").read_bytes()
+
+
+def test_a_run_ends_early_and_is_complete(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    events = list(learn(chosen, bundle, tmp_path / "run", probe=Scripted({2: 0.9, 4: 0.1}, stop_after=4)))
+    assert [event.message for event in events if isinstance(event, Notice)] == ["No later step can win."]
+    assert isinstance(events[-1], Done) and events[-1].info == {"step": 4, "steps": 6, "stopped": None}
+    assert load_concept(chosen.output).lineage["steps"] == 2
+    probe = Scripted({2: 0.9, 4: 0.1}, stop_after=4)
+    again = list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=probe))
+    assert probe.looked == [] and isinstance(again[-1], Done) and again[-1].info["step"] == 4
+
+
+def test_what_was_saved_without_a_score_is_said(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    run = learn(chosen, bundle, tmp_path / "run")
+    for event in run:
+        if getattr(event, "step", 0) == 5:
+            break
+    run.close()  # type: ignore[attr-defined]
+    events = list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=Scripted(SCORES)))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert said[1:] == ["Steps 2, 4 were not scored when they were saved; the verdict is without them."]
+    assert load_concept(chosen.output).lineage["steps"] == 6
+
+
+def test_weights_that_are_gone_are_missed(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
+    (tmp_path / "run" / LOOKS / "step-00000004/learned-unet.safetensors").unlink()
+    with pytest.raises(CannotResume, match=r"for step 4, but '.*step-00000004/learned-unet.safetensors' is gone"):
+        list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=Scripted(SCORES)))
+
+
+def test_where_all_weights_learn_the_chosen_ones_are_written(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox", method="dreambooth", optim=OptimConfig(lr=1e-3, weight_decay=0.0))
+    list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
+    saved = read_safetensors(tmp_path / "run/checkpoints/step-00000004/learned-unet.safetensors")
+    (file,) = (tmp_path / "fox/unet").glob("*.safetensors")
+    written = read_safetensors(file)
+    assert all(torch.equal(saved[name].half(), written[name].half()) for name in set(saved) & set(written))
+    assert set(saved) & set(written)

@@ -1,0 +1,171 @@
+"""Encoders by protocol, the embedded one, and those of transformers from a folder of this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.errors import CheckpointError, ConfigError, MissingKeys, UnknownFormat
+from sfumato.evaluation.encoders import PictureEncoder, TextEncoder, choose_encoders, without_ground
+from sfumato.evaluation.features import FeatureExtractor
+from sfumato.evaluation.local_encoders import load_local
+from sfumato.formats.safe_io import read_safetensors, write_safetensors
+from sfumato.models.efficientnet import EfficientNetLite0
+
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(3)]
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**SMALL, "image_size": 32, "patch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random models of every kind, as transformers saves them."""
+    import transformers
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("encoders")
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in "abcdefgh"), *"abcdefgh"]
+    (root / "clip").mkdir()
+    (root / "clip/vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (root / "clip/merges.txt").write_text("#version: 0.2\n")
+    text = {**SMALL, "vocab_size": len(words), "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1}
+    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(root / "clip")
+    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "<|endoftext|>"}
+    (root / "clip/tokenizer_config.json").write_text(json.dumps(tokenizer))
+    transformers.ViTModel(transformers.ViTConfig(**VISION), add_pooling_layer=False).save_pretrained(root / "dino")
+    transformers.Dinov2Model(transformers.Dinov2Config(**VISION)).save_pretrained(root / "dinov2")
+    transformers.BertModel(transformers.BertConfig(**SMALL, vocab_size=30)).save_pretrained(root / "bert")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "width"), [("clip", "CLIP", 8), ("dino", "DINO", 16), ("dinov2", "DINOv2", 16)]
+)
+def test_pictures_are_embedded_as_transformers_does(name: str, title: str, width: int, folders: Path) -> None:
+    encoder = load_local(folders / name)
+    assert encoder.name == f"{title} ({name})"
+    found = encoder.embed_pictures(PICTURES)
+    assert found.shape == (3, width) and torch.allclose(found.norm(dim=1), torch.ones(3), atol=1e-5)
+    images = torch.cat([encoder._prepared(picture) for picture in PICTURES])
+    assert images.shape[-2:] == (32, 32)
+    with torch.no_grad():
+        if name == "clip":
+            theirs = encoder.model(pixel_values=images, input_ids=torch.tensor([[0, 1]] * 3)).image_embeds
+        else:
+            theirs = encoder.model(images).last_hidden_state[:, 0]
+    assert torch.allclose(found, torch.nn.functional.normalize(theirs, dim=1), atol=1e-5)
+
+
+def test_texts_are_embedded_as_transformers_does(folders: Path) -> None:
+    encoder = load_local(folders / "clip")
+    assert isinstance(encoder, TextEncoder)
+    texts = ["a b c", "h g f e d c b a h g f e d c b a"]  # the second is longer than the model reads
+    found = encoder.embed_texts(texts)
+    alone = torch.cat([encoder.embed_texts([text]) for text in texts])
+    assert torch.allclose(found, alone, atol=1e-5) and not torch.allclose(found[0], found[1])
+    tokens: Any = encoder.tokenizer("a b c", return_tensors="pt")  # type: ignore[attr-defined]
+    with torch.no_grad():
+        theirs = encoder.model(pixel_values=torch.zeros(1, 3, 32, 32), **tokens).text_embeds  # type: ignore[attr-defined]
+    assert torch.allclose(found[:1], theirs / theirs.norm(dim=1, keepdim=True), atol=1e-5)
+
+
+def test_normalisation_is_that_of_the_folder(folders: Path, tmp_path: Path) -> None:
+    import shutil
+
+    usual = load_local(folders / "dino")
+    assert usual.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    shutil.copytree(folders / "dino", tmp_path / "dino")
+    (tmp_path / "dino/preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
+    image = load_local(tmp_path / "dino")._prepared(np.full((32, 32, 3), 255, np.uint8))
+    assert torch.allclose(image, torch.ones_like(image), atol=1e-5)
+
+
+def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    with pytest.raises(CheckpointError, match="nowhere' is no folder of an encoder: config.json with a model_type"):
+        load_local(tmp_path / "nowhere")
+    with pytest.raises(UnknownFormat, match="bert' holds a model of type 'bert'; needed: clip, dinov2, vit"):
+        load_local(folders / "bert")
+    shutil.copytree(folders / "dino", tmp_path / "dino")
+    file = tmp_path / "dino/model.safetensors"
+    tensors = read_safetensors(file)
+    write_safetensors(
+        file, {name: tensor for name, tensor in tensors.items() if name != "layernorm.weight"}, {"format": "pt"}
+    )
+    with pytest.raises(MissingKeys, match="dino' lacks 1 tensors, the first is 'layernorm.weight'"):
+        load_local(tmp_path / "dino")
+    file.unlink()
+    with pytest.raises(CheckpointError, match="dino' cannot be read"):
+        load_local(tmp_path / "dino")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"dino' needs the package transformers.*pip install 'sfumato\[encoders\]'"):
+        load_local(folders / "dino")
+
+
+class Colours:
+    """A dual encoder of its own: the mean colour, and the colour that a text names."""
+
+    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        rows = torch.tensor(np.array([picture.reshape(-1, 3).mean(0) for picture in pictures]), dtype=torch.float32)
+        return torch.nn.functional.normalize(rows, dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return torch.stack([torch.tensor([float(name in text) for name in ("red", "green", "blue")]) for text in texts])
+
+
+def eye() -> FeatureExtractor:
+    torch.manual_seed(0)
+    network = EfficientNetLite0()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return FeatureExtractor(network, side=32)
+
+
+def test_encoders_are_chosen_by_name(folders: Path) -> None:
+    usual = choose_encoders(eye=eye())
+    assert usual.texts is None and usual.pictures.name == "EfficientNet-Lite0"
+    assert torch.allclose(usual.pictures.embed_pictures(PICTURES).norm(dim=1), torch.ones(3), atol=1e-5)
+    with_dual = choose_encoders(eye=eye(), dual=Colours)
+    assert isinstance(with_dual.texts, TextEncoder) and with_dual.texts.name == "dual encoder"
+    assert with_dual.texts.embed_texts(["a green fox"]).tolist() == [[0, 1, 0]]
+    both = choose_encoders("dual", "none", dual=Colours)
+    assert isinstance(both.pictures, PictureEncoder) and both.texts is None
+    local = choose_encoders(str(folders / "clip"), str(folders / "clip"), dual=Colours)
+    assert local.texts is local.pictures and local.pictures.name == "CLIP (clip)"
+
+
+def test_encoders_that_are_not_there_or_know_no_texts(folders: Path) -> None:
+    with pytest.raises(ConfigError, match="'dual' was asked for; this installation has none") as caught:
+        choose_encoders("dual")
+    assert caught.value.field == "judge_pictures"
+    with pytest.raises(ConfigError, match=r"dino' holds DINO \(dino\), which knows pictures only"):
+        choose_encoders("embedded", str(folders / "dino"), eye=eye())
+
+
+def test_plain_grounds_are_painted_white_and_others_stay() -> None:
+    on_red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
+    on_red[10:22, 10:22] = (20, 60, 200)
+    on_green = np.where((on_red == (200, 30, 30)).all(-1, keepdims=True), np.uint8((30, 200, 60)), on_red)
+    assert np.array_equal(without_ground(on_red), without_ground(on_green))
+    assert tuple(without_ground(on_red)[0, 0]) == (255, 255, 255) and tuple(without_ground(on_red)[16, 16]) == (
+        20,
+        60,
+        200,
+    )
+    striped = on_red.copy()
+    striped[::4] = (255, 255, 255)
+    striped[1::4] = (255, 255, 255)
+    assert without_ground(striped) is striped
