@@ -1,7 +1,8 @@
 """Pairs of captions that differ in one fact: one is true of a scene, the other is not.
 
-They are what sharpens an image-text encoder where it matters, and what shows whether it can be trusted: a caption that is
-wrong in everything is easily told apart, one that is wrong in one colour or in left and right is not ([yuksekgonul2023]).
+They sharpen an image-text encoder where it matters, and they show whether it can be trusted: a caption that is wrong in
+everything is easily told apart, one that is wrong in one colour or in left and right is not ([yuksekgonul2023] in
+`sfumato.models`).
 """
 
 from __future__ import annotations
@@ -96,9 +97,10 @@ class Contrasts:
         if kind not in possible:
             return None
         record = self._record(facts)
+        told = _by_label(facts) if kind == "object" else facts
         for _ in range(_TRIES):
             seed = int(rng.integers(2**31))
-            right = write(facts, record, seed)
+            right = write(told, record, seed)
             wrong = self._wrong(kind, facts, record, rng, seed, right)
             if wrong is not None and wrong != right:
                 return Contrast(kind, right, wrong)
@@ -126,7 +128,8 @@ class Contrasts:
         if kind == "object":
             return self._with_other_object(facts, rng)
         if kind == "style":
-            style = _pick([style for style in self._styles if style != first.style], rng)
+            shown = {thing.style for thing in facts.things}
+            style = _pick([style for style in self._styles if style not in shown], rng)
             things = [replace(thing, style=style) if thing.style == first.style else thing for thing in facts.things]
             return None if style is None else replace(facts, things=tuple(things))
         if kind == "background":
@@ -150,7 +153,7 @@ class Contrasts:
             if icon.concept not in taken and not _may_be_the_same(old, icon):
                 new = replace(icon_thing(icon, old.box, old.size, old.place), style=old.style)
                 things = [new if number == place else thing for number, thing in enumerate(facts.things)]
-                return replace(facts, things=tuple(things))
+                return _by_label(replace(facts, things=tuple(things)))
         return None
 
 
@@ -187,7 +190,7 @@ def far_places(place: str) -> tuple[Any, ...]:
     """List the places that cannot be taken for this one; none for a thing that stands anywhere."""
     if place not in PLACES:
         return ()
-    x, y = PLACES[place]  # type: ignore[index]
+    x, y = PLACES[place]
     return tuple(name for name, (u, v) in PLACES.items() if math.hypot(u - x, v - y) >= _FAR)
 
 
@@ -198,6 +201,13 @@ def _with_other_colour(facts: Facts, rng: np.random.Generator) -> Facts:
     other = _pick([name for name in COLOURS if name not in ground.colours], rng)
     colours = tuple(other if number == place else name for number, name in enumerate(ground.colours))
     return replace(facts, background=replace(ground, colours=colours))
+
+
+def _by_label(facts: Facts) -> Facts:
+    """Leave other names and keywords out, so that the captions of two objects have the same form."""
+    plain = {"keywords": (), "synonyms": (), "rare_keywords": ()}
+    things = tuple(replace(thing, attributes={**thing.attributes, **plain}) for thing in facts.things)
+    return replace(facts, things=things)
 
 
 def _may_be_the_same(thing: Thing, icon: IconRecord) -> bool:
@@ -227,9 +237,7 @@ def _in_other_style(caption: str, style: str, rng: np.random.Generator) -> str |
     return caption.replace(name, other, 1)
 
 
-def _with_other_attribute(
-    facts: Facts, record: Record, rng: np.random.Generator, seed: int, right: str
-) -> str | None:
+def _with_other_attribute(facts: Facts, record: Record, rng: np.random.Generator, seed: int, right: str) -> str | None:
     """Say something else of a person; nothing if the caption does not name what is changed.
 
     What is replaced is all that differs. What is added (glasses that are not there) may come in other words.

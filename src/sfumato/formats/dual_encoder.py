@@ -1,4 +1,4 @@
-"""The folder of a dual encoder: `config.json`, `model.safetensors` in half precision, and its tokenizer in CLIP's format."""
+"""The folder of a dual encoder: `config.json`, `model.safetensors` in half precision, `tokenizer/` in CLIP's format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-
 
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat
 from sfumato.formats.atomic import atomic_folder

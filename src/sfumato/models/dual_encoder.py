@@ -1,8 +1,8 @@
 """A small image-text dual encoder: pictures and texts become unit vectors that are near when they belong together.
 
-The cosine of the two vectors is to the world of the primer's pictures what CLIP-T is to photographs: a measure of how much
-of a prompt a picture fulfils ([radford2021] 2.3). The picture side is a frozen eye with a small trained transformer behind
-it; the text side is a small text encoder. Nothing in it comes from a base model, so it can judge one.
+The cosine of the two vectors is to the world of the primer's pictures what CLIP-T is to photographs: a measure of how
+much of a prompt a picture fulfils ([radford2021] 2.3). The picture side is a frozen eye and a small trained transformer
+behind it; the text side is a small text encoder. No weight in it comes from a base model, so it can judge one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sfumato.models.eye import Eye, EyeConfig, Picture, Sights, joined
 from sfumato.models.text_encoder import TextEncoder, TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.nn.attention import Attention, check_heads
-from sfumato.tensors import Tokens
+from sfumato.tensors import PerRow, Tokens
 
 Vectors = Float[Tensor, "n d"]
 
@@ -230,7 +230,7 @@ class ImageTextEncoder:
             return torch.empty(0, self.network.config.dim)
         return self.network.texts(self.tokenizer.encode(texts))
 
-    def fidelity(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Float[Tensor, "n"]:
+    def fidelity(self, pictures: Sequence[Picture], texts: Sequence[str]) -> PerRow:
         """Return how well each picture fulfils its text: the cosine of the two vectors, from -1 to 1.
 
         Args:

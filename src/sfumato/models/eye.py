@@ -47,8 +47,8 @@ class EyeConfig:
         check_stages(self.stages)
         if self.stages[-1] != _LAST_STAGE:
             raise ConfigError(
-                f"stages ends with {self.stages[-1]}; the vector of the whole picture is made from stage {_LAST_STAGE}, "
-                "which must be the last.",
+                f"stages ends with {self.stages[-1]}; the vector of the whole picture is made from stage "
+                f"{_LAST_STAGE}, which must be the last.",
                 field="stages",
             )
         stride = STAGE_STRIDES[-1]
@@ -127,7 +127,7 @@ def _floats(picture: Picture) -> Images:
     return copied.permute(2, 0, 1)[None].float().div_(127.5).sub_(1.0)
 
 
-def _scaled(images: Images, side: int) -> Images:
+def _scaled(images: Images, side: int) -> Float[Tensor, "b 3 {side} {side}"]:
     """Scale pictures to the side at which they are looked at."""
     images = images.to(memory_format=torch.channels_last)
     if images.shape[-2:] == (side, side):

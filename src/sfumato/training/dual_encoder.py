@@ -1,4 +1,4 @@
-"""Train an image-text dual encoder: scenes are looked at once by a frozen eye, then two small encoders learn to agree."""
+"""Train an image-text dual encoder: a frozen eye looks at scenes once, then two small encoders learn to agree."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class DualEncoderTrainer:
     def __init__(self, recipe: DualEncoderRecipe, run_dir: Path, tokenizer: Tokenizer) -> None:
         if recipe.batch_size > recipe.sights.scenes:
             raise ConfigError(
-                f"batch_size is {recipe.batch_size}, but there are only {recipe.sights.scenes} scenes; a batch shows no "
-                "scene twice.",
+                f"batch_size is {recipe.batch_size}, but there are only {recipe.sights.scenes} scenes; a batch "
+                "shows no scene twice.",
                 field="batch_size",
                 hint="Make it smaller, or sights.scenes larger.",
             )
@@ -140,7 +140,10 @@ class DualEncoderTrainer:
             texts = self._texts([*right, *wrong])
         losses = contrastive_loss(seen, texts[: len(right)], texts[len(right) :], self.network.scale)
         names = tuple(f"scene {number} ({text})" for number, text in zip(numbers.tolist(), right, strict=True))
-        metrics = {"scale": self.network.scale.detach(), "wrong_captions": len(wrong) / len(right)}
+        metrics: dict[str, float | Tensor] = {
+            "scale": self.network.scale.detach(),
+            "wrong_captions": len(wrong) / len(right),
+        }
         return LossReport(losses.mean(), metrics, names, losses.detach(), len(right))
 
     @torch.no_grad()
@@ -151,11 +154,9 @@ class DualEncoderTrainer:
         """
         self.network.eval()
         with self.ema.applied():
-            values = {
-                f"{name}/{key}": value for name, part in self._fixed.items() for key, value in self._measure(part).items()
-            }
+            measured = {name: self._measure(fixed) for name, fixed in self._fixed.items()}
         self.network.train()
-        return values
+        return {f"{name}/{key}": value for name, values in measured.items() for key, value in values.items()}
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Write the averaged weights, tokenizer and configuration as one folder."""
@@ -258,7 +259,7 @@ def retrieval(pictures: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> di
         Shares from 0 to 1.
     """
     cosines = pictures @ texts.T
-    values = {}
+    values: dict[str, float] = {}
     for name, table in (("text_of_picture", cosines), ("picture_of_text", cosines.T)):
         rank = (table > table.diagonal()[:, None]).sum(dim=1)
         values |= {f"{name}/recall_at_{k}": float((rank < k).float().mean()) for k in (1, 5)}

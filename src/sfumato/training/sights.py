@@ -44,8 +44,8 @@ class SightsConfig(Section):
         batch_size: Scenes looked at together.
         softened: Share of the training pictures whose detail is blurred, because pictures that a small model draws are
             softer than those it learned from.
-        extra_concepts: Share of the training scenes that show a concept kept from the base. An instrument must know what
-            the base has still to learn.
+        extra_concepts: Share of the training scenes that show a concept kept from the base. An instrument must know
+            what the base has still to learn.
     """
 
     folder: Path | None = None
@@ -100,8 +100,8 @@ class SceneSource:
         source = open_source(self.data, self.purpose)
         if not isinstance(source, SceneSampler):
             raise ConfigError(
-                f"data.kind is {self.data.kind!r}; a dual encoder learns from captions that differ in one fact, and only "
-                "scenes of kind 'primer' state their facts.",
+                f"data.kind is {self.data.kind!r}; a dual encoder learns from captions that differ in one fact, "
+                "and only scenes of kind 'primer' state their facts.",
                 field="data.kind",
                 hint="Use kind = 'primer' with the folder that `sfumato data primer` wrote.",
             )
@@ -110,7 +110,7 @@ class SceneSource:
     @cached_property
     def _kept_from_base(self) -> SceneSampler:
         """Scenes of the concepts that the base never sees."""
-        config = replace(self._scenes.config, character_weight=0)
+        config = replace(self._scenes.config, character_weight=0.0)
         return SceneSampler(self.primer, self.data.seed, "held_out_concept", config)
 
     def __getstate__(self) -> dict[str, Any]:
