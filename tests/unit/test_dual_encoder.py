@@ -126,7 +126,7 @@ def test_folders_that_are_not_usable_are_named(tmp_path: Path, encoder: ImageTex
         load_dual_encoder(folder, Eye(EyeConfig(side=96, grid=2), encoder.eye.network))
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**content, "layers": 2}))
-    with pytest.raises(MissingKeys, match=r"lacks 13 of the 60 tensors"):
+    with pytest.raises(MissingKeys, match=r"lacks 13 of the 62 tensors"):
         load_dual_encoder(folder, encoder.eye)
 
 

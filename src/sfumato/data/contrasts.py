@@ -158,15 +158,15 @@ class Contrasts:
 
 
 def kinds_of(facts: Facts) -> tuple[FactKind, ...]:
-    """List the facts of a scene that can be changed."""
+    """List the facts of a scene that can be changed; those that are harder to see stand there more than once."""
     first = facts.things[0]
     if first.kind == "character":
         return ("style", "background", "attribute", "attribute", "attribute")
     if facts.relation is not None:
-        return ("object", "style", "background", "relation")
+        return ("object", "style", "background", "relation", "relation")
     kinds: list[FactKind] = ["object", "style", "background"]
     if far_places(first.place) and first.place != "center":
-        kinds.append("place")
+        kinds += ["place", "place"]
     if first.size != "medium":
         kinds.append("size")
     return tuple(kinds)
