@@ -218,9 +218,11 @@ class LearnRequest(LearnSettings):
 
 
 class TrainRequest(Request):
-    """Train an autoencoder or a denoiser from a recipe."""
+    """Train an autoencoder, a denoiser or a dual encoder from a recipe."""
 
-    part: Annotated[Literal["autoencoder", "denoiser"], Field(description="What to train."), Flag(positional=True)]
+    part: Annotated[
+        Literal["autoencoder", "denoiser", "dual-encoder"], Field(description="What to train."), Flag(positional=True)
+    ]
     recipe: Annotated[Path, Field(description="Recipe, a TOML file."), Flag((), "RECIPE.toml", True)]
     resume: Annotated[bool, Field(description="Go on where the run stopped.")] = False
     overrides: Annotated[

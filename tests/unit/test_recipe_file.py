@@ -12,6 +12,7 @@ from sfumato.errors import ConfigError
 from sfumato.models.autoencoder import AUTOENCODERS
 from sfumato.models.presets import unet_churches, unet_text2img256
 from sfumato.models.unet_config import UNetConfig
+from sfumato.training.recipe_file import RECIPES as RECIPES_BY_KIND
 from sfumato.training.recipe_file import (
     AutoencoderRecipe,
     DenoiserRecipe,
@@ -48,8 +49,8 @@ TRAINING = [path for path in sorted(RECIPES.rglob("*.toml")) if re.search(r"^kin
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: str(path.relative_to(RECIPES)))
 def test_every_training_recipe_of_the_repository_is_valid(path: Path) -> None:
-    kind = AutoencoderRecipe if 'kind = "autoencoder"' in path.read_text() else DenoiserRecipe
-    recipe = load_recipe(path, kind)
+    (kind,) = re.findall(r'^kind = "(.*)"', path.read_text(), re.MULTILINE)[:1]
+    recipe = load_recipe(path, RECIPES_BY_KIND[kind])
     nested = getattr(recipe, "autoencoder_recipe", None)
     assert nested is None or load_recipe(nested, AutoencoderRecipe).kind == "autoencoder"
 

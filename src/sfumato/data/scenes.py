@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from sfumato.data.primer.library import SPLITS, IconRecord, Primer
 from sfumato.errors import ConfigError
 from sfumato.runtime.seeding import derive_seed
 
-__all__ = ["Primer", "Scene", "SceneConfig", "SceneSampler", "compose", "compose_pair", "compose_person"]
+__all__ = ["Plan", "Primer", "Scene", "SceneConfig", "SceneSampler", "compose", "compose_pair", "compose_person"]
 
 PAIR_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
 
@@ -105,6 +105,15 @@ def _check_weights(name: str, weights: Mapping[Any, float], known: Sequence[str]
         raise ConfigError(f"{name}: all are 0; at least one must be more.", field=name)
 
 
+class Plan(NamedTuple):
+    """A scene that is not painted yet."""
+
+    facts: Facts
+    """What it will show, exactly."""
+    caption: str
+    """What it will show, in words."""
+
+
 class SceneSampler:
     """Draws scenes from a training set.
 
@@ -148,6 +157,15 @@ class SceneSampler:
         Args:
             index: Number of the scene, from 0 on.
         """
+        plan = self.plan(index)
+        return render(self.primer, plan.facts, plan.caption)
+
+    def plan(self, index: int) -> Plan:
+        """Return what one scene shows, without painting it.
+
+        Args:
+            index: Number of the scene, from 0 on.
+        """
         rng = np.random.default_rng(derive_seed(self.seed, f"scene/{self.split}", index))
         config = self.config
         kind = pick(rng, (config.icon_weight, config.pair_weight, config.character_weight))
@@ -155,8 +173,8 @@ class SceneSampler:
             return self._icon_scene(rng)
         return self._pair_scene(rng) if kind == 1 else self._person_scene(rng)
 
-    def _icon_scene(self, rng: np.random.Generator) -> Scene:
-        """Compose one icon at some size and place."""
+    def _icon_scene(self, rng: np.random.Generator) -> Plan:
+        """Plan one icon at some size and place."""
         icon = self._icons.draw(rng)
         sizes = tuple(self.config.size_weights)
         size = sizes[pick(rng, tuple(self.config.size_weights.values()))]
@@ -165,10 +183,10 @@ class SceneSampler:
         place = draw_place(rng, width, height, self.config.centered)
         thing = icon_thing(icon, place_one(rng, width, height, place), size, place)
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
-        return render(self.primer, facts, describe(facts, rng))
+        return Plan(facts, describe(facts, rng))
 
-    def _pair_scene(self, rng: np.random.Generator) -> Scene:
-        """Compose two different icons in a relation."""
+    def _pair_scene(self, rng: np.random.Generator) -> Plan:
+        """Plan two different icons in a relation."""
         relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
         one, other = self._first.draw(rng), self._second.draw(rng)
         while other.concept == one.concept:
@@ -179,17 +197,17 @@ class SceneSampler:
             one, other = other, one
         hidden = self.primer.sprite(one.file).hidden_by | self.primer.sprite(other.file).hidden_by
         facts = pair_facts(self.primer, one, other, relation, self._background(rng, hidden), rng)
-        return render(self.primer, facts, describe(facts, rng))
+        return Plan(facts, describe(facts, rng))
 
-    def _person_scene(self, rng: np.random.Generator) -> Scene:
-        """Compose a drawn person, nearly as large as the picture."""
+    def _person_scene(self, rng: np.random.Generator) -> Plan:
+        """Plan a drawn person, nearly as large as the picture."""
         variants = self._people[int(rng.integers(len(self._people)))]
         record = variants[int(rng.integers(len(variants)))]
         low, high = self.config.character_sides
         sprite = self.primer.sprite(record["file"])
         thing = person_thing(record, portrait_box(rng, sprite, low + (high - low) * rng.random()))
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
-        return render(self.primer, facts, describe(facts, rng, lambda draws: describe_person(record, draws)))
+        return Plan(facts, describe(facts, rng, lambda draws: describe_person(record, draws)))
 
     def _background(self, rng: np.random.Generator, avoid: frozenset[str]) -> Background:
         """Draw a background on which the things can be seen."""

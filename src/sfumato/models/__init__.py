@@ -15,5 +15,6 @@ Sources, by the keys that docstrings here and in `sfumato.nn` use:
     [shazeer2020]   GLU Variants Improve Transformer, arXiv 2002.05202
     [tan2019]       EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv 1905.11946
     [vaswani2017]   Attention Is All You Need, arXiv 1706.03762
+    [yuksekgonul2023]  When and Why Vision-Language Models Behave Like Bags-Of-Words, arXiv 2210.01936
     [zhang2018]     The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv 1801.03924
 """

@@ -1,4 +1,4 @@
-"""Train an autoencoder or a denoiser from a recipe."""
+"""Train an autoencoder, a denoiser or a dual encoder from a recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sfumato.operations.stream import Events
 from sfumato.requests import TrainRequest
 from sfumato.training.autoencoder import train_autoencoder
 from sfumato.training.denoiser import train_denoiser
-from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, load_recipe
+from sfumato.training.dual_encoder import train_dual_encoder
+from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, DualEncoderRecipe, load_recipe
 
 RUNS = Path("runs")
 
@@ -31,6 +32,9 @@ def train(request: TrainRequest) -> Events:
     if request.part == "autoencoder":
         first = load_recipe(request.recipe, AutoencoderRecipe, changes)
         yield from train_autoencoder(first, request.output or RUNS / first.name, request.resume)
+    elif request.part == "dual-encoder":
+        third = load_recipe(request.recipe, DualEncoderRecipe, changes)
+        yield from train_dual_encoder(third, request.output or RUNS / third.name, request.resume)
     else:
         second = load_recipe(request.recipe, DenoiserRecipe, changes)
         yield from train_denoiser(second, request.output or RUNS / second.name, request.resume)

@@ -1,4 +1,4 @@
-"""What is descended: the denoising loss, and the terms of the autoencoder's loss."""
+"""What is descended: the denoising loss, the terms of the autoencoder's loss, and the loss of a dual encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -173,3 +174,30 @@ class AutoencoderObjective(Section):
     discriminator_channels: int = Field(default=64, ge=1)
     discriminator_layers: int = Field(default=3, ge=1)
     discriminator_norm: Literal["batch", "group"] = "batch"
+
+
+def contrastive_loss(
+    pictures: Float[Tensor, "b d"],
+    right: Float[Tensor, "b d"],
+    wrong: Float[Tensor, "w d"],
+    scale: Tensor,
+) -> PerRow:
+    """Compare every picture with every text; each must find its own among all.
+
+    The mean of two cross-entropies over `scale` times the cosines: of each picture among all texts, the wrong ones
+    included, and of each right text among all pictures ([radford2021] figure 3; the wrong texts are those of
+    [yuksekgonul2023] 4.1).
+
+    Args:
+        pictures: Unit vectors.
+        right: Unit vectors of the text of each picture, in the same order.
+        wrong: Unit vectors of texts that belong to no picture; may be none.
+        scale: What cosines are multiplied by.
+
+    Returns:
+        The loss of each pair.
+    """
+    own = torch.arange(len(pictures), device=pictures.device)
+    of_pictures = F.cross_entropy(scale * pictures @ torch.cat([right, wrong]).T, own, reduction="none")
+    of_texts = F.cross_entropy(scale * right @ pictures.T, own, reduction="none")
+    return (of_pictures + of_texts) / 2

@@ -14,6 +14,7 @@ from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import ScheduleConfig
 from sfumato.errors import ConfigError
 from sfumato.models.autoencoder import AutoencoderConfig
+from sfumato.models.eye import EyeConfig
 from sfumato.models.text_encoder import Activation
 from sfumato.models.unet_config import UNetConfig
 from sfumato.runtime.precision import Precision
@@ -27,6 +28,7 @@ from sfumato.training.objectives import AutoencoderObjective, DenoisingConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.pictures import DataConfig
 from sfumato.training.section import Section, checked_keys
+from sfumato.training.sights import SightsConfig
 from sfumato.training.state import flattened
 
 AutoencoderTable = Annotated[AutoencoderConfig, checked_keys(AutoencoderConfig)]
@@ -176,9 +178,71 @@ class DenoiserRecipe(Recipe):
     compile: bool = False
 
 
+class PictureEncoderTable(Section):
+    """The picture side of a dual encoder: a transformer behind a frozen eye.
+
+    Attributes:
+        side: Side in pixels at which pictures are looked at.
+        stages: Stages of EfficientNet-Lite0 whose maps are kept.
+        grid: Cells along each side.
+        width: Channels of a cell.
+        layers: Transformer layers.
+        heads: Attention heads.
+        mlp_width: Channels inside the feed-forward.
+        dropout: Rate while it learns.
+    """
+
+    side: int = EyeConfig.side
+    stages: tuple[int, ...] = EyeConfig.stages
+    grid: int = EyeConfig.grid
+    width: int = Field(default=192, ge=1)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    mlp_width: int = Field(default=768, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def eye(self) -> EyeConfig:
+        """How pictures are looked at."""
+        return EyeConfig(self.side, self.stages, self.grid)
+
+
+class DualEncoderRecipe(Recipe):
+    """How a dual encoder is trained: on scenes of the primer, with captions that are right and captions that are not.
+
+    Attributes:
+        init_from: Run or checkpoint to take the first weights from.
+        dim: Length of the vectors.
+        sights: Which scenes are looked at once, before the training.
+        picture: Picture side.
+        tokenizer: Tokenizer.
+        text_encoder: Text side.
+        wrong_captions: Share of the scenes of a batch that bring a caption with one false fact.
+        optim: Optimizer.
+        ema: Average of the weights: what is measured and shipped.
+        validation_scenes: Scenes that retrieval and false captions are measured on, the first 256 for retrieval.
+    """
+
+    kind: Literal["dual-encoder"]
+    init_from: Path | None = None
+    dim: int = Field(default=256, ge=1)
+    sights: SightsConfig = SightsConfig()
+    picture: PictureEncoderTable = PictureEncoderTable()
+    tokenizer: TokenizerTable = TokenizerTable()
+    text_encoder: TextEncoderTable = TextEncoderTable()
+    wrong_captions: float = Field(default=1.0, ge=0, le=1)
+    optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
+    validation_scenes: int = Field(default=512, ge=2)
+
+
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 SectionT = TypeVar("SectionT", bound=Section)
-RECIPES: Mapping[str, type[Recipe]] = {"autoencoder": AutoencoderRecipe, "denoiser": DenoiserRecipe}
+RECIPES: Mapping[str, type[Recipe]] = {
+    "autoencoder": AutoencoderRecipe,
+    "denoiser": DenoiserRecipe,
+    "dual-encoder": DualEncoderRecipe,
+}
 
 
 def load_recipe(path: Path, kind: type[RecipeT], overrides: Mapping[str, Any] | None = None) -> RecipeT:
@@ -189,7 +253,7 @@ def load_recipe(path: Path, kind: type[RecipeT], overrides: Mapping[str, Any] | 
 
     Args:
         path: The TOML file.
-        kind: `AutoencoderRecipe` or `DenoiserRecipe`.
+        kind: `AutoencoderRecipe`, `DenoiserRecipe` or `DualEncoderRecipe`.
         overrides: Values that win over the file, by dotted key such as `loop.steps`; texts are read as TOML values.
 
     Raises:

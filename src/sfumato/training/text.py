@@ -1,4 +1,4 @@
-"""The text side of a denoiser run: a tokenizer learned from the captions, and an encoder that fits it."""
+"""The text side of a run: a tokenizer learned from the captions, and an encoder that fits it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from sfumato.models.text_encoder import TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.training.pictures import PictureBatches
-from sfumato.training.recipe_file import DenoiserRecipe, TextEncoderTable
+from sfumato.training.recipe_file import DenoiserRecipe, DualEncoderRecipe, TextEncoderTable
 from sfumato.training.stream import Prefetched
 
 _CAPTION_BATCH = 64
 
 
-def learned_tokenizer(recipe: DenoiserRecipe, run_dir: Path) -> Tokenizer | None:
+def learned_tokenizer(recipe: DenoiserRecipe | DualEncoderRecipe, run_dir: Path) -> Tokenizer | None:
     """Return the tokenizer of a run: the one given, that of the run or of `init_from`, else one learned from captions.
 
     Args:
@@ -59,13 +59,13 @@ def text_encoder_config(table: TextEncoderTable, tokenizer: Tokenizer) -> TextEn
     )
 
 
-def _origins(recipe: DenoiserRecipe) -> tuple[Path, ...]:
+def _origins(recipe: DenoiserRecipe | DualEncoderRecipe) -> tuple[Path, ...]:
     """Return where the tokenizer of the first weights may lie: in a run or bundle, or above one of its checkpoints."""
     start = recipe.init_from
     return () if start is None else (start / "tokenizer", start.parent.parent / "tokenizer")
 
 
-def _captions(recipe: DenoiserRecipe) -> Iterator[str]:
+def _captions(recipe: DenoiserRecipe | DualEncoderRecipe) -> Iterator[str]:
     """Yield the captions of pictures that the run does not train on."""
     batches = PictureBatches(recipe.data, _CAPTION_BATCH, "captions")
     with Prefetched(batches, recipe.data.workers) as pictures:
