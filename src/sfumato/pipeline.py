@@ -23,8 +23,8 @@ from sfumato.diffusion.noise_level import Denoise, Level
 from sfumato.diffusion.process import q_sample
 from sfumato.errors import ConfigError, ShapeError
 from sfumato.events import Event, Step
-from sfumato.formats.bundle import Bundle
-from sfumato.formats.concept import Concept
+from sfumato.formats.bundle import Bundle, Word
+from sfumato.formats.concept import Concept, LearnedWord
 from sfumato.models.denoiser import Condition
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import noise
@@ -156,7 +156,8 @@ class Pipeline:
     def expand(self, prompt: str) -> str:
         """Return the text that the tokenizer sees: placeholders written out."""
         learned = (word for concept in self._concepts for word in concept.words)
-        for word in (*learned, *self.bundle.words):
+        words: list[LearnedWord | Word] = [*learned, *self.bundle.words]
+        for word in words:
             prompt = expand_placeholder(prompt, word.placeholder, word.expansion, word.class_noun)
         return prompt
 

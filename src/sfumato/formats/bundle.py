@@ -273,8 +273,8 @@ def save_bundle(
         for name, module in weights.items():
             write_safetensors(stage / name, {key: _stored(t, dtype) for key, t in module.state_dict().items()})
         if bundle.words:
-            content = json.dumps({"words": [asdict(word) for word in bundle.words]}, ensure_ascii=False, indent=2)
-            (stage / _WORDS).write_text(content + "\n", encoding="utf-8")
+            words = json.dumps({"words": [asdict(word) for word in bundle.words]}, ensure_ascii=False, indent=2)
+            (stage / _WORDS).write_text(words + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_pro
 from sfumato.evaluation.verdict_report import write_report
 from sfumato.events import Artifact, Notice
 from sfumato.formats.bundle import Bundle, load_bundle
+from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
@@ -111,7 +112,7 @@ def _probe(request: LearnRequest) -> SubjectProbe | None:
     if not request.verdict:
         return None
     eye = FeatureExtractor()
-    encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye)
+    encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder)
     default = VerdictPlan()
     usual = STYLE_PROMPTS if request.style else default.prompts
     file = request.verdict_prompts

@@ -12,13 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from sfumato.errors import CannotResume, ConfigError, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
@@ -27,6 +25,7 @@ from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 from sfumato.training.guard import Guard, GuardConfig, copies_of_buffers, finite, locate, put_back
 from sfumato.training.interrupt import StopRequest
+from sfumato.training.interval import Interval
 from sfumato.training.journal import Journal
 from sfumato.training.optim import Optimizers, build_optimizers
 from sfumato.training.section import Section
@@ -148,28 +147,6 @@ def _out_of_memory(config: LoopConfig, reason: str) -> OutOfMemory:
     )
 
 
-@dataclass
-class _Interval:
-    """Sums of what was reported since the last log line."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    pictures: int = 0
-    start: float = field(default_factory=time.perf_counter)
-
-    def add(self, values: Mapping[str, float | Tensor]) -> None:
-        """Add the numbers of one batch."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of every number, and the throughput."""
-        seconds = max(1e-9, time.perf_counter() - self.start)
-        values = {name: total / self.counts[name] for name, total in self.sums.items()}
-        return {**values, "pictures_per_s": self.pictures / seconds}
-
-
 class _Run:
     """One run of a task in a folder."""
 
@@ -202,7 +179,7 @@ class _Run:
         self.watched = task.watched or {k: m for phase in task.phases for k, m in phase.modules.items()}
         self.step = 0
         self.saved_step = -1
-        self.interval = _Interval()
+        self.interval = Interval()
         self.journal: Journal | None = None
         self.started = time.perf_counter()
 
@@ -338,7 +315,7 @@ class _Run:
         config, last = self.config, self.step == self.config.steps
         if self.step % config.log_every == 0 or last:
             yield Metric(self.step, {**self.interval.means(), "dropped_steps": self.guard.counters["dropped"]})
-            self.interval = _Interval()
+            self.interval = Interval()
         if config.validate_every and (self.step % config.validate_every == 0 or last):
             started = time.perf_counter()
             with self._shipped():

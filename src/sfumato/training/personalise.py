@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from sfumato.errors import ConfigError
@@ -77,16 +77,7 @@ def learn(
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
     prior = None
     if config.prior_weight:
-        drawn: list[Samples] = []
-        prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
-        for prompt in dict.fromkeys(prompts):
-            place = cache or run_dir
-            for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, place):
-                if isinstance(event, Samples):
-                    drawn.append(event)
-                else:
-                    yield event
-        prior = joined(drawn)
+        prior = yield from _class_pictures(config, bundle, cache or run_dir)
     if probe is not None:
         yield from probe.begin(Pipeline(bundle))
     learner = Learner(config, bundle, samples, prior, kept)
@@ -95,6 +86,19 @@ def learn(
         yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
     finally:
         learner.close()
+
+
+def _class_pictures(config: LearnConfig, bundle: Bundle, place: Path) -> Generator[Event, None, Samples]:
+    """Let the base draw every class once and return the pictures."""
+    drawn: list[Samples] = []
+    prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
+    for prompt in dict.fromkeys(prompts):
+        for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, place):
+            if isinstance(event, Samples):
+                drawn.append(event)
+            else:
+                yield event
+    return joined(drawn)
 
 
 def _check_output(config: LearnConfig) -> None:
