@@ -55,6 +55,7 @@ def demo(request: DemoRequest) -> Events:
         class_noun=CLASS_NOUN,
         steps=request.steps,
         seed=request.seed,
+        verdict=False,
         output=concept,
         resume=(request.output / "unicorn.run").is_dir(),
     )

@@ -167,6 +167,7 @@ def _lesson(request: BenchmarkRequest, case: Case, method: str, output: Path) ->
         "prior_weight": request.prior_weight if method.endswith(PRIOR) else 0.0,
         "num_class_images": request.num_class_images,
         "seed": request.seed,
+        "verdict": False,  # the benchmark judges by itself, and its seconds are those of the lesson
         "output": output,
         "resume": output.with_suffix(".run").is_dir(),
     }
