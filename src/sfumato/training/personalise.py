@@ -15,6 +15,7 @@ from sfumato.training.learner import Learner
 from sfumato.training.loop import train
 from sfumato.training.methods import METHODS
 from sfumato.training.probe import Probe, Trial
+from sfumato.training.sample_set import AnySamples
 from sfumato.training.subject import Samples, class_samples, joined, read_subject
 
 
@@ -88,7 +89,7 @@ def learn(
         learner.close()
 
 
-def _class_pictures(config: LearnConfig, bundle: Bundle, place: Path) -> Generator[Event, None, Samples]:
+def _class_pictures(config: LearnConfig, bundle: Bundle, place: Path) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
     prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
