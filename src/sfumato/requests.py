@@ -141,10 +141,11 @@ class LearnRequest(LearnSettings):
         Flag(("--class",), "NOUN"),
     ]
     method: Annotated[
-        Literal["lora", "pivotal", "textual-inversion", "dreambooth"],
+        Literal["lora", "pivotal", "textual-inversion", "custom-diffusion", "dreambooth"],
         Field(
             description="What learns: factors beside the weights (lora), vectors of a new word (textual-inversion), "
-            "both (pivotal; also lora with --identifier new), or all weights (dreambooth)."
+            "both (pivotal; also lora with --identifier new), keys and values of the attention to the text and a new "
+            "word (custom-diffusion), or all weights (dreambooth)."
         ),
     ] = "lora"
     style: Annotated[bool, Field(description="The pictures share a style, not a subject.")] = False
@@ -165,7 +166,9 @@ class LearnRequest(LearnSettings):
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
     lr: Annotated[
         float | None,
-        Field(gt=0, le=1, description="Highest learning rate; default: 1e-3, word alone 5e-3, dreambooth 1e-4."),
+        Field(
+            gt=0, le=1, description="Peak learning rate: 1e-3, word alone 5e-3, custom-diffusion 3e-4, dreambooth 1e-4."
+        ),
     ] = None
     num_vectors: Annotated[int, Field(ge=1, le=32, description="Vectors of a new word.")] = 1
     progressive_steps: Annotated[
@@ -185,6 +188,19 @@ class LearnRequest(LearnSettings):
         Field(description="Say of the pictures sentences for an object or for a style, in place of their captions."),
     ] = "none"
     rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
+    adapter: Annotated[Literal["lora", "dora", "loha", "lokr"], Field(description="Kind of factors.")] = "lora"
+    init: Annotated[Literal["kaiming", "gaussian", "pissa"], Field(description="Start of factors.")] = "kaiming"
+    alpha: Annotated[float | None, Field(gt=0, le=65536, description="Scale of factors x rank.")] = None
+    rank_stabilised: Annotated[bool, Field(description="Scale by alpha / sqrt(rank) instead of alpha / rank.")] = False
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the factors while learning.")] = 0.0
+    targets: Annotated[
+        tuple[str, ...],
+        Field(description="Layers of the U-Net that learn, such as 'to_k' or '!mid_block.*'; may be given again."),
+        Flag(metavar="PATTERN"),
+    ] = ()
+    lora_plus: Annotated[
+        float | None, Field(gt=0, le=1024, description="Learning rate of outer over inner factors."), Flag((), "RATIO")
+    ] = None
     text_encoder: Annotated[bool, Field(description="Learn in the text encoder too.")] = True
     prior_weight: Annotated[
         float, Field(ge=0, le=10, description="Weight of class pictures that keep the class as it was; 0 for none.")

@@ -252,7 +252,7 @@ def test_attaching_twice_and_detaching_twice_are_errors() -> None:
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"init": "pissa"}, "init is 'pissa'"),
+        ({"init": "svd"}, "init is 'svd'"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, object], message: str) -> None:

@@ -1,149 +1,28 @@
-"""Low-rank adaptation ([hu2021]): a frozen weight `W` learns `scale * up @ down` beside it.
+"""Low-rank adaptation ([hu2021]) and its relatives: a frozen weight `W` learns a change of few numbers beside it.
 
 A wrapper takes the place of each chosen module and shares its parameter registry, so that the base keeps its own
-state-dict keys; the factors belong to the adapter alone. Detaching puts the very same module back.
+state-dict keys; the factors belong to the adapter alone. Detaching puts the very same module back. What learns beside
+one module is a row of `kinds.KINDS`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.kinds import KINDS
+from sfumato.adapters.path import Path, is_merged, mark_merged
 from sfumato.adapters.targets import find_targets
-from sfumato.errors import AdapterError, ConfigError
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """How low-rank factors are shaped, scaled and placed.
-
-    Args:
-        rank: Inner width of the factors, at least 1.
-        alpha: Numerator of the scale; None means equal to `rank`, so that the scale is 1.
-        dropout: Rate on the input of the low-rank path while training, in [0, 1).
-        targets: Presets or patterns, see `find_targets`.
-        init: How `down` starts: `kaiming` (uniform, bound `1/sqrt(fan_in)`) or `gaussian` (standard deviation
-            `1/rank`). `up` starts at zero; for embeddings `down` is zero and `up` is drawn.
-        rank_stabilised: Divide alpha by `sqrt(rank)` instead of `rank` ([kalajdzievski2023]).
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    rank: int = 8
-    alpha: float | None = None
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("attention",)
-    init: str = "kaiming"
-    rank_stabilised: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"rank is {self.rank}; it must be at least 1.", field="rank", hint="Try 4 or 8.")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(
-                f"alpha is {self.alpha}; it must be above 0.", field="alpha", hint="Leave it out for a scale of 1."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must lie in [0, 1).", field="dropout")
-        if self.init not in ("kaiming", "gaussian"):
-            raise ConfigError(f"init is '{self.init}'; it must be 'kaiming' or 'gaussian'.", field="init")
-
-    @property
-    def scale(self) -> float:
-        """Factor on `up @ down`: `alpha / rank`, or `alpha / sqrt(rank)` when rank-stabilised."""
-        alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
-
-
-class LowRank(nn.Module):
-    """The two factors for one module.
-
-    Args:
-        base: The Linear, Conv2d or Embedding they change.
-        config: Rank, dropout and start values.
-        generator: Source of the start values.
-
-    Raises:
-        AdapterError: The module is a grouped convolution or pads other than with zeros.
-    """
-
-    def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.dropout = config.dropout
-        self.base_scale = config.scale
-        rank = config.rank
-        shapes: tuple[tuple[int, ...], tuple[int, ...]]
-        if isinstance(base, nn.Linear):
-            shapes = (rank, base.in_features), (base.out_features, rank)
-        elif isinstance(base, nn.Embedding):
-            shapes = (rank, base.num_embeddings), (base.embedding_dim, rank)
-        else:
-            assert isinstance(base, nn.Conv2d)
-            if base.groups != 1 or base.padding_mode != "zeros":
-                raise AdapterError(
-                    f"LoRA cannot change a convolution with {base.groups} groups and '{base.padding_mode}' padding; "
-                    "it needs 1 group and 'zeros'.",
-                    field="targets",
-                    hint="Leave this layer out with a pattern that starts with '!'.",
-                )
-            shapes = (rank, base.in_channels, *base.kernel_size), (base.out_channels, rank, 1, 1)
-        self.kind = type(base)
-        self.conv: dict[str, Any] = (
-            {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
-            if isinstance(base, nn.Conv2d)
-            else {}
-        )
-        weight = base.weight
-        assert isinstance(weight, Tensor)
-        self.down = nn.Parameter(torch.zeros(shapes[0], device=weight.device))
-        self.up = nn.Parameter(torch.zeros(shapes[1], device=weight.device))
-        self._draw(config, generator)
-
-    def _draw(self, config: LoRAConfig, generator: torch.Generator | None) -> None:
-        """Draw the factor that does not start at zero."""
-        drawn = self.up if self.kind is nn.Embedding else self.down
-        values = torch.empty(drawn.shape)
-        if config.init == "gaussian" or self.kind is nn.Embedding:
-            values.normal_(0.0, 1.0 / config.rank, generator=generator)
-        else:
-            bound = 1.0 / math.sqrt(values[0].numel())
-            values.uniform_(-bound, bound, generator=generator)
-        with torch.no_grad():
-            drawn.copy_(values)
-
-    def forward(self, x: Tensor, scale: float) -> Tensor:
-        """Return what the low-rank path adds to the module's output."""
-        if self.kind is nn.Embedding:
-            return F.linear(F.embedding(x, self.down.t()) * scale, self.up)
-        if self.training and self.dropout:
-            x = F.dropout(x, self.dropout)
-        if self.kind is nn.Linear:
-            return F.linear(F.linear(x, self.down) * scale, self.up)
-        return F.conv2d(F.conv2d(x, self.down, **self.conv) * scale, self.up)
-
-    def delta(self, scale: float) -> Tensor:
-        """Return what the factors add to the module's weight, in its shape."""
-        if self.kind is nn.Embedding:
-            return (self.up @ self.down).t() * scale
-        if self.kind is nn.Linear:
-            return (self.up @ self.down) * scale
-        return torch.einsum("or,rikl->oikl", self.up[:, :, 0, 0], self.down) * scale
-
-    def extra_repr(self) -> str:
-        """Show the rank when the model is printed."""
-        return f"rank={self.down.shape[0]}, scale={self.base_scale:g}"
+from sfumato.errors import AdapterError
 
 
 class Adapted(nn.Module):
-    """A module with low-rank paths beside it; it shares the module's registries, hence its state-dict keys.
+    """A module with learned paths beside it; it shares the module's registries, hence its state-dict keys.
 
     Args:
         base: The module that it stands for.
@@ -159,10 +38,11 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the base's output and add every active path."""
-        out: Tensor = self.base(x)
+        plain: Tensor = self.base(x)
+        out = plain
         for lora, path in self.branches:
             if lora.is_active:
-                out = out + path(x, path.base_scale * lora.strength)
+                out = out + path(x, self.base, plain, lora.strength)
         return out
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Adapted:
@@ -185,19 +65,19 @@ class Adapted(nn.Module):
 
 
 class LoRA(nn.Module):
-    """Low-rank factors for the chosen modules of one model.
+    """Low-rank factors, or one of their relatives, for the chosen modules of one model.
 
     `LoRA(unet, config)` chooses modules and draws factors; nothing changes until `attach()` or `merged()`. Its
     dropout acts only after `train()` on the adapter itself, whatever the mode of the model.
 
     Args:
         model: The model to change. The adapter does not own it and leaves its `requires_grad` flags alone.
-        config: Rank, scale, targets.
+        config: Kind, rank, scale, targets.
         generator: Source of the start values; torch's own by default.
 
     Raises:
         NoTargetMatched: A pattern fits no module.
-        AdapterError: The model is compiled or a chosen layer is of a kind that LoRA cannot change.
+        AdapterError: The model is compiled or a chosen layer is one that the kind cannot change.
     """
 
     model: nn.Module
@@ -210,8 +90,7 @@ class LoRA(nn.Module):
         self.strength = 1.0
         self.is_active = True
         self._names = find_targets(model, config.targets)
-        bases = (model.get_submodule(name) for name in self._names)
-        self.paths = nn.ModuleList(LowRank(getattr(m, "base", m), config, generator) for m in bases)
+        self.paths = nn.ModuleList(KINDS[config.kind](self._base(name), config, generator) for name in self._names)
         self._attached = False
         self.eval()
 
@@ -277,30 +156,40 @@ class LoRA(nn.Module):
         The old weights are copied aside and copied back, never subtracted, so they return bit for bit. Several
         adapters merge in nested blocks. The current strength counts; changes to it inside have no effect.
         """
-        saved: list[tuple[Tensor, Tensor]] = []
+        saved: list[tuple[nn.Module, Tensor, Tensor, bool]] = []
         was_active, self.is_active = self.is_active, False
         try:
             with torch.no_grad():
                 for name, path in zip(self._names, self.paths, strict=True):
-                    weight = self.model.get_submodule(name).weight
+                    base = self._base(name)
+                    weight = base.weight
                     assert isinstance(weight, Tensor)
-                    assert isinstance(path, LowRank)
-                    saved.append((weight, weight.clone()))
-                    weight.add_(path.delta(path.base_scale * self.strength).to(weight))
+                    assert isinstance(path, Path)
+                    change = path.delta(base, self.strength).to(weight)
+                    saved.append((base, weight, weight.clone(), not is_merged(base)))
+                    if not is_merged(base):
+                        mark_merged(base, saved[-1][2])
+                    weight.add_(change)
             yield
         finally:
             with torch.no_grad():
-                for weight, old in reversed(saved):
+                for base, weight, old, is_first in reversed(saved):
                     weight.copy_(old)
+                    if is_first:
+                        mark_merged(base, None)
             self.is_active = was_active
 
     def state(self) -> dict[str, Tensor]:
-        """Return the factors as `<module>.down` and `<module>.up`; they are the live tensors, not copies."""
-        return {
-            f"{name}.{side}": getattr(path, side).detach()
-            for name, path in zip(self._names, self.paths, strict=True)
-            for side in ("down", "up")
-        }
+        """Return what it holds as `<module>.<tensor>`, such as `….down`; they are the live tensors, not copies."""
+        return self._named({name: path.state_dict() for name, path in zip(self._names, self.paths, strict=True)})
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return what a file holds of it, as `state` names it, for an adapter made with `config.stored`."""
+        tensors = {}
+        for name, path in zip(self._names, self.paths, strict=True):
+            assert isinstance(path, Path)
+            tensors[name] = path.stored()
+        return self._named(tensors)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy factors in.
@@ -317,7 +206,7 @@ class LoRA(nn.Module):
             raise AdapterError(
                 f"The adapter needs {len(own)} tensors; {len(absent)} are absent ({', '.join(absent[:2]) or 'none'}), "
                 f"{len(unknown)} are unknown ({', '.join(unknown[:2]) or 'none'}).",
-                hint="Make it with the targets that the file was made with.",
+                hint="Make it with the targets and the kind that the file was made with.",
             )
         with torch.no_grad():
             for name, tensor in own.items():
@@ -328,6 +217,18 @@ class LoRA(nn.Module):
                         hint="Make it with the rank that the file was made with.",
                     )
                 tensor.copy_(state[name])
+
+    def _base(self, name: str) -> nn.Module:
+        """Return a chosen module itself, whether or not a wrapper stands in its place."""
+        module = self.model.get_submodule(name)
+        base = getattr(module, "base", module)
+        assert isinstance(base, nn.Module)
+        return base
+
+    @staticmethod
+    def _named(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Put the tensors of all modules into one dict."""
+        return {f"{module}.{name}": tensor for module, own in tensors.items() for name, tensor in own.items()}
 
     def _put(self, name: str, module: nn.Module) -> None:
         """Set the child that a dotted name points to."""

@@ -1,8 +1,9 @@
 """A learned concept as one safetensors file.
 
-Tensors: `unet.<module>.lora_A.weight` (down), `.lora_B.weight` (up), the same under `text_encoder.`, with
-`lora_embedding_A/B` for embeddings: the names of PEFT and diffusers, whose `load_lora_weights` opens the file. New
-token rows are `sfumato.token_rows`, those of further words `sfumato.token_rows.1` and on. Header:
+Tensors: `unet.<module>.lora_A.weight` (down), `.lora_B.weight` (up), `.lora_magnitude_vector` (DoRA), the same under
+`text_encoder.`, with `lora_embedding_A/B` for embeddings: the names of PEFT and diffusers, whose `load_lora_weights`
+opens the file. LoHa and LoKr have LyCORIS' names after the module's (`hada_w1_a`, `lokr_w1`, …), a full difference is
+`diff`. New token rows are `sfumato.token_rows`, those of further words `sfumato.token_rows.1` and on. Header:
 `lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and `sfumato.concept`, one JSON object with
 everything else: words and what they stand for, base and its hash, request, lineage.
 """
@@ -18,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.kinds import KINDS
+from sfumato.adapters.lora import LoRA
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat, WrongBase
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.detect import CONCEPT, detect_header
@@ -28,7 +31,10 @@ VERSION = 1
 PARTS = ("unet", "text_encoder")
 _HEADER = "sfumato.concept"
 _ROWS = "sfumato.token_rows"
-_SIDES = {"down": ("lora_A.weight", "lora_embedding_A"), "up": ("lora_B.weight", "lora_embedding_B")}
+_OF_EMBEDDINGS = {"down": "lora_embedding_A", "up": "lora_embedding_B"}
+_NAMES = {name: ending for kind in KINDS.values() for name, ending in kind.FILE_NAMES.items()}
+_LENGTHS = "magnitude"
+_OF_PEFT = ("lora", "dora")
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class Concept:
         placeholder: The user's word for it, such as `<fox>`.
         class_noun: What it is, in the base's words.
         expansion: What the placeholder becomes in a prompt, such as `sks fox` or `<fox> fox`.
-        factors: Low-rank factors by part (`unet`, `text_encoder`), as `LoRA.state()` names them.
-        configs: How the factors of each part are scaled.
+        factors: What was learned beside the weights by part (`unet`, `text_encoder`), as `LoRA.stored()` names it.
+        configs: Of which kind it is and how the factors of each part are scaled.
         rows: Vectors of the placeholder, `(n, width)`; None when it has none of its own.
         base_name: Name of the base.
         base_hash: `Bundle.base_hash` of the base.
@@ -188,15 +194,14 @@ def save_concept(
             hint=f"Use '{path.stem}.safetensors'.",
         )
     tensors = {
-        f"{part}.{module}.{_SIDES[side][_is_embedding(module)]}": tensor.to(dtype)
+        f"{part}.{_file_name(name)}": _file_shape(name, factors).to(dtype)
         for part, factors in concept.factors.items()
-        for name, tensor in factors.items()
-        for module, _, side in [name.rpartition(".")]
+        for name in factors
     }
     rows = _rows(concept)
     tensors |= {key: tensor.to(dtype) for key, tensor in rows.items()}
     write_safetensors(path, tensors, _metadata(concept))
-    expected = {part: lora.state() for part, lora in live.items()} if live is not None else concept.factors
+    expected = {part: lora.stored() for part, lora in live.items()} if live is not None else concept.factors
     _compare(load_concept(path), expected, rows, dtype, path)
 
 
@@ -242,6 +247,7 @@ def load_concept(path: Path) -> Concept:
                 rows[key] = tensor.float().clone()
                 continue
             part, name = _our_name(key)
+            tensor = tensor.flatten() if name.endswith(f".{_LENGTHS}") else tensor
             factors[part][name] = tensor.float().clone()
         further = tuple(
             LearnedWord(**word, rows=rows.get(f"{_ROWS}.{number}"))
@@ -264,8 +270,8 @@ def taken_from(concept: Concept, adapters: Mapping[str, LoRA]) -> Concept:
     Returns:
         The concept; its targets are the exact module names.
     """
-    factors = {part: {n: t.detach().clone() for n, t in lora.state().items()} for part, lora in adapters.items()}
-    configs = {part: replace(lora.config, targets=lora.names) for part, lora in adapters.items()}
+    factors = {part: {n: t.detach().clone() for n, t in lora.stored().items()} for part, lora in adapters.items()}
+    configs = {part: replace(lora.config.stored, targets=lora.names) for part, lora in adapters.items()}
     return replace(concept, factors=factors, configs=configs)
 
 
@@ -273,12 +279,15 @@ def _metadata(concept: Concept) -> dict[str, str]:
     """Write the header."""
     peft: dict[str, Any] = {}
     for part, config in concept.configs.items():
+        if config.kind not in _OF_PEFT:
+            continue
         names = [name.removeprefix("text_model.") for name in config.targets]
         peft |= {
             f"{part}.r": config.rank,
             f"{part}.lora_alpha": config.rank if config.alpha is None else config.alpha,
             f"{part}.lora_dropout": config.dropout,
             f"{part}.use_rslora": config.rank_stabilised,
+            f"{part}.use_dora": config.kind == "dora",
             f"{part}.target_modules": names,
             f"{part}.bias": "none",
             f"{part}.peft_type": "LORA",
@@ -300,7 +309,7 @@ def _metadata(concept: Concept) -> dict[str, str]:
     }
     return {
         _HEADER: json.dumps(about, ensure_ascii=False, sort_keys=True),
-        "lora_adapter_metadata": json.dumps(peft, sort_keys=True),
+        **({"lora_adapter_metadata": json.dumps(peft, sort_keys=True)} if peft or not concept.configs else {}),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": concept.placeholder,
         "modelspec.trigger_phrase": ", ".join(word.expansion for word in concept.words),
@@ -312,10 +321,9 @@ def _metadata(concept: Concept) -> dict[str, str]:
 def _our_name(key: str) -> tuple[str, str]:
     """Turn a key of the file into part and name of our factor."""
     part, _, rest = key.partition(".")
-    for side, endings in _SIDES.items():
-        for ending in endings:
-            if part in PARTS and rest.endswith(f".{ending}"):
-                return part, f"{rest.removesuffix(f'.{ending}')}.{side}"
+    for name, ending in (*_NAMES.items(), *_OF_EMBEDDINGS.items()):
+        if part in PARTS and rest.endswith(f".{ending}"):
+            return part, f"{rest.removesuffix(f'.{ending}')}.{name}"
     raise KeyError(key)
 
 
@@ -324,6 +332,20 @@ def _rows(concept: Concept) -> dict[str, Tensor]:
     keys = [_ROWS, *(f"{_ROWS}.{number}" for number in range(1, len(concept.words)))]
     pairs = zip(keys, concept.words, strict=True)
     return {key: word.rows.detach() for key, word in pairs if word.rows is not None}
+
+
+def _file_name(name: str) -> str:
+    """Turn the name of our tensor into that of the file, without the part."""
+    module, _, own = name.rpartition(".")
+    ending = _OF_EMBEDDINGS[own] if own in _OF_EMBEDDINGS and _is_embedding(module) else _NAMES[own]
+    return f"{module}.{ending}"
+
+
+def _file_shape(name: str, factors: Mapping[str, Tensor]) -> Tensor:
+    """Return a tensor as PEFT shapes it: one length per output is `(1, out, 1, 1)` for a convolution."""
+    module, _, own = name.rpartition(".")
+    is_kernel = own == _LENGTHS and factors[f"{module}.down"].ndim == 4
+    return factors[name].view(1, -1, 1, 1) if is_kernel else factors[name]
 
 
 def _is_embedding(module: str) -> bool:

@@ -135,7 +135,8 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
     """Translate a request for the trainer; what it does not name keeps the trainer's default."""
     default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
     lr = METHODS[request.method].lr if request.lr is None else request.lr
-    optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": lr})
+    factors = {} if request.lora_plus is None else {"*.up": request.lora_plus}
+    optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": lr, "lr_factors": factors})
     save_every = request.save_every or max(default.loop.save_every, -(-request.steps // 4))
     lengths = {"steps": request.steps, "save_every": save_every}
     loop = LoopConfig.model_validate({**default.loop.model_dump(), **lengths})
@@ -155,6 +156,12 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
         anchor_weight=request.anchor_weight,
         templates=request.templates,
         rank=request.rank,
+        adapter=request.adapter,
+        init=request.init,
+        alpha=request.alpha,
+        rank_stabilised=request.rank_stabilised,
+        dropout=request.dropout,
+        targets=request.targets or default.targets,
         text_encoder=request.text_encoder,
         prior_weight=request.prior_weight,
         num_class_images=request.num_class_images,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from sfumato.adapters.config import InitName
 from sfumato.data.templates import TemplateSet
 from sfumato.training.ema import EmaConfig
 from sfumato.training.loop import LoopConfig
@@ -54,7 +55,10 @@ class LearnConfig(Section):
             token table's variance; keeps a word editable ([gal2022] regularisation).
         templates: Sentences that take the place of the pictures' captions, another one each time a picture is seen.
         rank: Rank of the factors; where all weights learn, that of the file taken from their difference.
+        adapter: Their kind, a row of `adapters.kinds.KINDS`.
+        init: How they start, see `LoRAConfig`.
         alpha: Their scale is alpha / rank; None for a scale of 1.
+        rank_stabilised: Their scale is alpha / sqrt(rank) instead.
         dropout: Rate on their input.
         targets: Layers of the U-Net that learn.
         text_encoder: Learn in the text encoder too.
@@ -88,7 +92,10 @@ class LearnConfig(Section):
     anchor_weight: float = Field(default=0.0, ge=0)
     templates: TemplateSet = "none"
     rank: int = Field(default=16, ge=1)
+    adapter: Literal["lora", "dora", "loha", "lokr"] = "lora"
+    init: InitName = "kaiming"
     alpha: float | None = Field(default=None, gt=0)
+    rank_stabilised: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("attention",)
     text_encoder: bool = True

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from sfumato import __version__
-from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.errors import CheckpointError
 from sfumato.events import Artifact, Event, Notice, Preview
 from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
@@ -26,6 +25,7 @@ from sfumato.runtime.seeding import generator
 from sfumato.tensors import Latents, LatentWeights, PerRow
 from sfumato.training.cache import TensorCache
 from sfumato.training.ema import Ema
+from sfumato.training.factors import make_adapters
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, noised
@@ -58,7 +58,7 @@ class Learner:
         self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
         self.base_hash = bundle.base_hash
         self.method = METHODS[config.method]
-        self.adapters = self._adapters() if self.method.factors else {}
+        self.adapters = make_adapters(config, bundle.modules)
         self.words = Words(config, bundle, samples, () if prior is None else prior.captions, cache)
         parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
         self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
@@ -199,19 +199,6 @@ class Learner:
             self._is_open = False
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
-
-    def _adapters(self) -> dict[str, LoRA]:
-        """Make the low-rank factors."""
-        config, modules = self.config, self.bundle.modules
-        targets = {"unet": config.targets} | ({"text_encoder": ("attention",)} if config.text_encoder else {})
-        return {
-            part: LoRA(
-                modules[part],
-                LoRAConfig(config.rank, config.alpha, config.dropout, chosen),
-                generator=generator(config.seed, f"train/{part}"),
-            )
-            for part, chosen in targets.items()
-        }
 
     def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
         """Return names, weighted and plain loss of every row of a draw."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["lora", "pivotal", "textual-inversion", "dreambooth"]
+MethodName = Literal["lora", "pivotal", "textual-inversion", "custom-diffusion", "dreambooth"]
 Identifier = Literal["new", "rare"]
 
 
@@ -25,6 +25,8 @@ class Method:
         says_class: The placeholder is followed by the class noun in every text, as in DreamBooth ([ruiz2023] 3.1).
         lr: Peak learning rate unless another is given.
         weights: All weights of the U-Net and, if wanted, of the text encoder learn ([ruiz2023] 3.1).
+        full: Layers of the U-Net that learn every number of their change in place of factors; the text encoder stays as
+            it is.
     """
 
     factors: bool
@@ -32,6 +34,7 @@ class Method:
     says_class: bool
     lr: float
     weights: bool = False
+    full: tuple[str, ...] = ()
 
     @property
     def identifier(self) -> Identifier:
@@ -43,6 +46,7 @@ METHODS: Mapping[MethodName, Method] = {
     "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3),
     "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3),
     "textual-inversion": Method(factors=False, rows="always", says_class=False, lr=5e-3),
+    "custom-diffusion": Method(factors=True, rows="always", says_class=True, lr=3e-4, full=("cross-attention-kv",)),
     "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, weights=True),
 }
 """Every method by name."""

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -44,6 +45,8 @@ class OptimConfig(Section):
         warmup_steps: Steps of linear warm-up from 0.
         decay_steps: Length of the final decay of `trapezoid`.
         final_lr: The learning rate at the end, as a fraction of the peak.
+        lr_factors: Factor on the learning rate of all weights whose dotted name fits a shell pattern, such as
+            `{"*.up": 16}` for LoRA+ ([hayou2024]); the first that fits counts.
     """
 
     name: OptimizerName = "adamw"
@@ -60,6 +63,7 @@ class OptimConfig(Section):
     warmup_steps: int = Field(default=0, ge=0)
     decay_steps: int = Field(default=0, ge=0)
     final_lr: float = Field(default=0.0, ge=0, le=1)
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
@@ -252,7 +256,7 @@ def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> O
         config: Which optimizer and its numbers.
 
     Raises:
-        ConfigError: No weight is trainable.
+        ConfigError: No weight is trainable, or a pattern of `lr_factors` fits none.
     """
     names: dict[Tensor, str] = {}
     groups: dict[str, list[nn.Parameter]] = {"muon": [], "decay": [], "plain": []}
@@ -267,7 +271,33 @@ def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> O
             f"Nothing to train: no weight of {', '.join(modules) or 'no module'} requires a gradient.",
             hint="Name at least one part that learns.",
         )
-    return Optimizers(config, _optimizers(groups, config), names)
+    parts = _optimizers(groups, config)
+    _apply_factors(parts, names, config.lr_factors)
+    return Optimizers(config, parts, names)
+
+
+def _apply_factors(
+    parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str], factors: Mapping[str, float]
+) -> None:
+    """Split the groups of new optimizers by the factor on their weights' learning rate, the smallest factor first."""
+    for pattern in factors:
+        if not any(fnmatchcase(name, pattern) for name in names.values()):
+            raise ConfigError(
+                f"The pattern '{pattern}' of lr_factors fits none of {len(names)} weights that learn.",
+                field="lr_factors",
+                hint=f"Their names are like {', '.join(list(names.values())[:3])}.",
+            )
+    for optimizer in parts if factors else ():
+        split = []
+        for group in optimizer.param_groups:
+            weights: dict[float, list[Tensor]] = defaultdict(list)
+            for weight in group["params"]:
+                fitting = (factor for pattern, factor in factors.items() if fnmatchcase(names[weight], pattern))
+                weights[next(fitting, 1.0)].append(weight)
+            split += [
+                {**group, "params": weights[factor], "peak_lr": group["peak_lr"] * factor} for factor in sorted(weights)
+            ]
+        optimizer.param_groups[:] = split
 
 
 def _group(config: OptimConfig, module: nn.Module, path: str, name: str, weight: Tensor) -> str:
