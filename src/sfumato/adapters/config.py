@@ -96,4 +96,4 @@ class LoRAConfig:
             return self
         alpha = self.rank if self.alpha is None else self.alpha
         grown = math.sqrt(2) if self.rank_stabilised else 2
-        return replace(self, rank=2 * self.rank, alpha=alpha * grown, init="kaiming")
+        return replace(self, rank=2 * self.rank, alpha=float(alpha * grown), init="kaiming")

@@ -135,7 +135,7 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
     """Translate a request for the trainer; what it does not name keeps the trainer's default."""
     default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
     lr = METHODS[request.method].lr if request.lr is None else request.lr
-    factors = {} if request.lora_plus is None else {"*.up": request.lora_plus}
+    factors = {} if request.lora_plus is None else _lora_plus(request, request.lora_plus)
     optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": lr, "lr_factors": factors})
     save_every = request.save_every or max(default.loop.save_every, -(-request.steps // 4))
     lengths = {"steps": request.steps, "save_every": save_every}
@@ -171,3 +171,20 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
         optim=optim,
         loop=loop,
     )
+
+
+def _lora_plus(request: LearnRequest, ratio: float) -> dict[str, float]:
+    """Let the outer factor learn faster than the inner ([hayou2024] LoRA+).
+
+    Raises:
+        ConfigError: There is no such pair of factors.
+    """
+    method = METHODS[request.method]
+    if not method.factors or method.full or request.adapter not in ("lora", "dora"):
+        raise ConfigError(
+            f"lora_plus is {ratio:g} but the method '{request.method}' with the adapter '{request.adapter}' has no "
+            "inner and outer factor.",
+            field="lora_plus",
+            hint="Leave it out, or use the adapter 'lora' or 'dora'.",
+        )
+    return {"*.up": ratio}
