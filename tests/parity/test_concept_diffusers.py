@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,23 +27,26 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize(
-    ("parts", "rank", "alpha", "stabilised", "targets"),
+    ("parts", "rank", "alpha", "options", "targets"),
     [
-        (("unet", "text_encoder"), 4, 8.0, False, ("attention",)),
-        (("unet",), 3, 1.0, True, ("attention", "feed-forward", "conv1", "proj_in")),
+        (("unet", "text_encoder"), 4, 8.0, {}, ("attention",)),
+        (("unet",), 3, 1.0, {"rank_stabilised": True}, ("attention", "feed-forward", "conv1", "proj_in")),
+        (("unet", "text_encoder"), 3, 6.0, {"kind": "dora"}, ("attention", "conv1")),
+        (("unet",), 4, 2.0, {"init": "pissa"}, ("attention", "conv1")),
     ],
+    ids=["lora", "rslora", "dora", "pissa"],
 )
 def test_diffusers_draws_the_same_picture_with_our_concept(
-    tmp_path: Path, parts: tuple[str, ...], rank: int, alpha: float, stabilised: bool, targets: tuple[str, ...]
+    tmp_path: Path, parts: tuple[str, ...], rank: int, alpha: float, options: dict[str, Any], targets: tuple[str, ...]
 ) -> None:
     bundle = tiny_bundle(2)
     generator = torch.Generator().manual_seed(0)
     adapters = {}
     for part in parts:
         chosen = targets if part == "unet" else ("attention",)
-        adapters[part] = LoRA(bundle.modules[part], LoRAConfig(rank, alpha, targets=chosen, rank_stabilised=stabilised))
+        adapters[part] = LoRA(bundle.modules[part], LoRAConfig(rank, alpha, targets=chosen, **options))
         for parameter in adapters[part].parameters():
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
     bare = Concept("<fox>", "fox", "zq fox", {}, {}, None, bundle.name, bundle.base_hash)
     file = tmp_path / "fox.safetensors"
     save_concept(taken_from(bare, adapters), file, live=adapters)

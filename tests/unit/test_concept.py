@@ -38,7 +38,7 @@ def live(bundle: Bundle) -> dict[str, LoRA]:
     return adapters
 
 
-def concept(bundle: Bundle) -> Concept:
+def concept(bundle: Bundle, adapters: dict[str, LoRA] | None = None) -> Concept:
     bare = Concept(
         "<fox>",
         "fox",
@@ -51,7 +51,7 @@ def concept(bundle: Bundle) -> Concept:
         {"steps": 3, "note": "für"},
         {"seed": 1, "pictures": ["a.png"]},
     )
-    return taken_from(bare, live(bundle))
+    return taken_from(bare, live(bundle) if adapters is None else adapters)
 
 
 def same(one: Concept, other: Concept) -> bool:
@@ -105,6 +105,53 @@ def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: 
     assert metadata["unet.use_rslora"] is True
     assert "encoder.layers.0.self_attn.q_proj" in metadata["text_encoder.target_modules"]
     assert header.metadata["modelspec.trigger_phrase"] == "<fox> fox"
+
+
+KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "dora": ({"kind": "dora", "alpha": 6.0}, {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"}),
+    "loha": ({"kind": "loha", "rank_stabilised": True}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
+    "lokr": ({"kind": "lokr"}, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}),
+    "lokr-4": ({"kind": "lokr", "factor": 16, "rank": 8}, {"lokr_w1", "lokr_w2"}),
+    "full": ({"kind": "full"}, {"diff"}),
+    "pissa": ({"init": "pissa", "alpha": 2.0}, {"lora_A.weight", "lora_B.weight"}),
+}
+
+
+@pytest.mark.parametrize(("options", "endings"), KINDS.values(), ids=list(KINDS))
+def test_every_kind_goes_through_a_file(
+    bundle: Bundle, tmp_path: Path, options: dict[str, Any], endings: set[str]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    config = {"rank": 3, "targets": ("attn2.to_k", "conv1"), **options}
+    adapters = {"unet": LoRA(bundle.unet, LoRAConfig(**config))}
+    for parameter in adapters["unet"].parameters():
+        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+    given, file = concept(bundle, adapters), tmp_path / "a.safetensors"
+    save_concept(given, file, live=adapters)
+    opened = load_concept(file)
+    assert same(opened, given)
+    save_concept(opened, tmp_path / "b.safetensors")
+    assert file.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    key = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k."
+    header = read_header(file)
+    assert {name.removeprefix(key) for name in header.tensors if name.startswith(key)} == endings
+    assert ("lora_adapter_metadata" in header.metadata) == ("lora_A.weight" in endings)
+    used = opened.adapters(bundle)["unet"]
+    plain = {name: tensor.clone() for name, tensor in bundle.unet.state_dict().items()}
+    with adapters["unet"].merged():
+        changed = {name: tensor.clone() for name, tensor in bundle.unet.state_dict().items()}
+    with used.merged():
+        for name, tensor in bundle.unet.state_dict().items():
+            torch.testing.assert_close(tensor, changed[name], atol=1e-6, rtol=1e-5)
+    assert sum(not torch.equal(plain[name], changed[name]) for name in plain) == len(used.names)
+
+
+def test_dora_of_a_convolution_has_the_shape_of_peft(bundle: Bundle, tmp_path: Path) -> None:
+    adapters = {"unet": LoRA(bundle.unet, LoRAConfig(2, targets=("conv_in", "to_q"), kind="dora"))}
+    save_concept(concept(bundle, adapters), tmp_path / "a.safetensors", live=adapters)
+    shapes = {name: info.shape for name, info in read_header(tmp_path / "a.safetensors").tensors.items()}
+    assert shapes["unet.conv_in.lora_magnitude_vector"] == (1, bundle.unet.conv_in.out_channels, 1, 1)
+    assert all(len(shape) == 1 for name, shape in shapes.items() if name.endswith("to_q.lora_magnitude_vector"))
 
 
 def test_half_precision_is_smaller_and_checked(bundle: Bundle, tmp_path: Path) -> None:

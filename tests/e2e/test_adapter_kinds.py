@@ -1,0 +1,220 @@
+"""Learning with every kind of adapter: the loss falls, the file draws what the preview drew, bad settings are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.errors import AdapterError, ConfigError, NoTargetMatched
+from sfumato.events import Preview
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import load_concept
+from sfumato.formats.safe_io import content_hash
+from sfumato.operations.learn import learn as learn_request
+from sfumato.pipeline import Pipeline, Settings
+from sfumato.requests import LearnRequest, choices_of
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learner import Learner
+from sfumato.training.loop import LoopConfig
+from sfumato.training.optim import OptimConfig
+from sfumato.training.personalise import learn
+from sfumato.training.sheets import save_sheet
+from sfumato.training.subject import read_subject
+from tiny import tiny_bundle
+
+RUNS: dict[str, dict[str, Any]] = {
+    "dora": {"adapter": "dora"},
+    "loha": {"adapter": "loha"},
+    "loha-gaussian": {"adapter": "loha", "init": "gaussian"},
+    "lokr": {"adapter": "lokr"},
+    "pissa": {"init": "pissa", "targets": ("attention",)},
+    "rslora": {"rank_stabilised": True, "alpha": 4.0},
+    "lora-plus": {"optim": OptimConfig(lr=3e-3, weight_decay=0.0, lr_factors={"*.up": 4.0})},
+    "custom-diffusion": {"method": "custom-diffusion", "targets": ("attention",)},
+}
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures of one red disc."""
+    folder = tmp_path_factory.mktemp("pictures")
+    y, x = np.mgrid[:40, :40]
+    for index in range(2):
+        pixels = np.full((40, 40, 3), 60 * index + 60, np.uint8)
+        pixels[(y - 20) ** 2 + (x - 18 - index) ** 2 < 120] = (220, 30, 40)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
+    values: dict[str, Any] = {
+        "folder": folder,
+        "placeholder": "<fox>",
+        "class_noun": "fox",
+        "output": output,
+        "rank": 4,
+        "batch_size": 2,
+        "targets": ("all",),
+        "text_encoder": False,
+        "loop": LoopConfig(steps=40, save_every=40, tensorboard=False),
+        "optim": OptimConfig(lr=1e-2, weight_decay=0.0),
+        **changes,
+    }
+    return LearnConfig(**values)
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=list(RUNS))
+def test_loss_falls_and_the_file_draws_the_last_preview(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    before = {part: content_hash(module.state_dict()) for part, module in bundle.modules.items()}
+    loop = LoopConfig(steps=40, save_every=40, preview_every=40, tensorboard=False)
+    chosen = config(pictures, tmp_path / "a.safetensors", **changes, loop=loop, preview_prompts=("a <fox>",))
+    samples = read_subject(pictures, "<fox>", "fox", bundle)
+    learner = Learner(chosen, bundle, samples, None)
+    try:
+        start = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
+    finally:
+        learner.close()
+    shown = [event.path for event in learn(chosen, bundle, tmp_path / "run") if isinstance(event, Preview)]
+    assert {part: content_hash(module.state_dict()) for part, module in bundle.modules.items()} == before
+
+    concept, pipeline = load_concept(chosen.output), Pipeline(bundle)
+    with pipeline.using((concept, 1.0)):
+        drawn = [pipeline.images(["a <fox>"], range(4), Settings(steps=16, batch_size=4))]
+    again = save_sheet(drawn, tmp_path / "again.png")
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(shown[-1])))
+
+    learner = Learner(chosen, bundle, samples, None)  # the same times and noise, with what the file holds
+    try:
+        adapters = concept.adapters(bundle)
+        learner._detach()
+        learner.adapters = adapters
+        learner._attach()
+        assert learner.rows is not None and concept.rows is not None
+        learner.rows.rows.data = concept.rows
+        end = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
+    finally:
+        learner.close()
+    assert end < 0.97 * start
+
+
+def test_custom_diffusion_changes_keys_and_values_of_cross_attention_alone(
+    bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    chosen = config(
+        pictures,
+        tmp_path / "a.safetensors",
+        method="custom-diffusion",
+        targets=("attention",),
+        text_encoder=True,
+        loop=LoopConfig(steps=2, tensorboard=False),
+    )
+    list(learn(chosen, bundle, tmp_path / "run"))
+    concept = load_concept(chosen.output)
+    assert set(concept.factors) == {"unet"}
+    layers = {name.removesuffix(".diff") for name in concept.factors["unet"]}
+    assert layers == {name for name, _ in bundle.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    assert all(tensor.abs().max() > 0 for tensor in concept.factors["unet"].values())
+    assert concept.rows is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"method": "custom-diffusion", "adapter": "loha"},
+            ConfigError,
+            "adapter is 'loha' but the method 'custom-dif",
+        ),
+        ({"method": "textual-inversion", "alpha": 2.0}, ConfigError, "alpha is 2.0 but the method 'textual-inversion'"),
+        ({"adapter": "lokr", "init": "pissa"}, ConfigError, "init is 'pissa' but the adapter is 'lokr'"),
+        ({"init": "pissa", "rank": 64}, AdapterError, "init 'pissa' needs 64 singular values"),
+        ({"targets": ("attn2.to_kk",)}, NoTargetMatched, r"The pattern 'attn2\.to_kk' matches no"),
+        (
+            {"method": "custom-diffusion", "identifier": "rare"},
+            ConfigError,
+            "identifier is 'rare' but the method 'cust",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    values = {"targets": ("attention",), **changes}
+    with pytest.raises(error, match=message):
+        list(learn(config(pictures, tmp_path / "a.safetensors", **values), bundle, tmp_path / "run"))
+
+
+def request(folder: Path, output: Path, **changes: Any) -> LearnRequest:
+    common: dict[str, Any] = {"placeholder": "<fox>", "class_noun": "fox", "rank": 2, "steps": 2}
+    return LearnRequest(folder=folder, output=output, **common, **changes)
+
+
+def test_every_setting_of_the_request_reaches_the_file(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    asked = request(
+        pictures,
+        tmp_path / "a.safetensors",
+        adapter="dora",
+        init="gaussian",
+        alpha=3.0,
+        rank_stabilised=True,
+        dropout=0.25,
+        targets=("attn1.to_q", "!mid_block.*"),
+        lora_plus=16.0,
+    )
+    list(learn_request(asked, bundle))
+    concept = load_concept(tmp_path / "a.safetensors")
+    made = concept.configs["unet"]
+    assert (made.kind, made.init, made.alpha, made.rank_stabilised, made.dropout) == (
+        "dora",
+        "gaussian",
+        3.0,
+        True,
+        0.25,
+    )
+    assert made.targets and all(name.endswith("attn1.to_q") for name in made.targets)
+    assert not any(name.startswith("mid_block") for name in made.targets)
+    assert concept.request["optim"]["lr_factors"] == {"*.up": 16.0}
+    fields = LearnRequest.model_fields
+    for name in ("adapter", "init"):
+        assert choices_of(fields[name]) == choices_of(LearnConfig.model_fields[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapter": "loha"}, "lora_plus is 16 but the method 'lora' with the adapter 'loha' has no inner"),
+        ({"method": "custom-diffusion"}, "lora_plus is 16 but the method 'custom-diffusion'"),
+        ({"method": "textual-inversion"}, "lora_plus is 16 but the method 'textual-inversion'"),
+    ],
+)
+def test_lora_plus_needs_a_pair_of_factors(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        list(learn_request(request(pictures, tmp_path / "a.safetensors", lora_plus=16.0, **changes), bundle))
+    assert caught.value.field == "lora_plus"
+
+
+def test_a_moved_factor_moves_faster_with_lora_plus(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    moved = {}
+    for ratio in (None, 8.0):
+        output = tmp_path / f"{ratio}.safetensors"
+        list(learn_request(request(pictures, output, lora_plus=ratio, text_encoder=False), bundle))
+        factors = load_concept(output).factors["unet"]
+        moved[ratio] = {name: tensor for name, tensor in factors.items() if name.endswith(".up")}
+    first = max(float(tensor.abs().max()) for tensor in moved[None].values())
+    faster = max(float(tensor.abs().max()) for tensor in moved[8.0].values())
+    assert faster == pytest.approx(8 * first, rel=0.2)
+    assert all(torch.isfinite(tensor).all() for tensor in moved[8.0].values())
