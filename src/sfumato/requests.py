@@ -188,9 +188,16 @@ class LearnRequest(LearnSettings):
         Field(description="Say of the pictures sentences for an object or for a style, in place of their captions."),
     ] = "none"
     rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
-    adapter: Annotated[Literal["lora", "dora", "loha", "lokr"], Field(description="Kind of factors.")] = "lora"
-    init: Annotated[Literal["kaiming", "gaussian", "pissa"], Field(description="Start of factors.")] = "kaiming"
-    alpha: Annotated[float | None, Field(gt=0, le=65536, description="Scale of factors x rank.")] = None
+    adapter: Annotated[
+        Literal["lora", "dora", "loha", "lokr"], Field(description="Kind of factors beside the weights.")
+    ] = "lora"
+    init: Annotated[
+        Literal["kaiming", "gaussian", "pissa"],
+        Field(description="Start of the factors; pissa: from the weights' largest singular values."),
+    ] = "kaiming"
+    alpha: Annotated[
+        float | None, Field(gt=0, le=65536, description="The factors are scaled by alpha / rank; default: by 1.")
+    ] = None
     rank_stabilised: Annotated[bool, Field(description="Scale by alpha / sqrt(rank) instead of alpha / rank.")] = False
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the factors while learning.")] = 0.0
     targets: Annotated[
@@ -199,7 +206,9 @@ class LearnRequest(LearnSettings):
         Flag(metavar="PATTERN"),
     ] = ()
     lora_plus: Annotated[
-        float | None, Field(gt=0, le=1024, description="Learning rate of outer over inner factors."), Flag((), "RATIO")
+        float | None,
+        Field(gt=0, le=1024, description="Learning rate of the outer factor over that of the inner."),
+        Flag((), "RATIO"),
     ] = None
     text_encoder: Annotated[bool, Field(description="Learn in the text encoder too.")] = True
     prior_weight: Annotated[

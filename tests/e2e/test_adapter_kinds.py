@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sfumato.errors import AdapterError, ConfigError, NoTargetMatched
-from sfumato.events import Preview
+from sfumato.events import Metric, Preview
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.formats.safe_io import content_hash
@@ -66,7 +66,7 @@ def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
         "batch_size": 2,
         "targets": ("all",),
         "text_encoder": False,
-        "loop": LoopConfig(steps=40, save_every=40, tensorboard=False),
+        "loop": LoopConfig(steps=24, save_every=24, tensorboard=False),
         "optim": OptimConfig(lr=1e-2, weight_decay=0.0),
         **changes,
     }
@@ -78,12 +78,12 @@ def test_loss_falls_and_the_file_draws_the_last_preview(
     bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     before = {part: content_hash(module.state_dict()) for part, module in bundle.modules.items()}
-    loop = LoopConfig(steps=40, save_every=40, preview_every=40, tensorboard=False)
+    loop = LoopConfig(steps=24, save_every=24, preview_every=24, tensorboard=False)
     chosen = config(pictures, tmp_path / "a.safetensors", **changes, loop=loop, preview_prompts=("a <fox>",))
     samples = read_subject(pictures, "<fox>", "fox", bundle)
     learner = Learner(chosen, bundle, samples, None)
     try:
-        start = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
+        start = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1012))
     finally:
         learner.close()
     shown = [event.path for event in learn(chosen, bundle, tmp_path / "run") if isinstance(event, Preview)]
@@ -101,9 +101,9 @@ def test_loss_falls_and_the_file_draws_the_last_preview(
         learner._detach()
         learner.adapters = adapters
         learner._attach()
-        assert learner.rows is not None and concept.rows is not None
-        learner.rows.rows.data = concept.rows
-        end = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
+        assert learner.words.rows is not None and concept.rows is not None
+        learner.words.rows.rows.data = concept.rows
+        end = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1012))
     finally:
         learner.close()
     assert end < 0.97 * start
@@ -127,6 +127,34 @@ def test_custom_diffusion_changes_keys_and_values_of_cross_attention_alone(
     assert layers == {name for name, _ in bundle.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
     assert all(tensor.abs().max() > 0 for tensor in concept.factors["unet"].values())
     assert concept.rows is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "custom-diffusion", "targets": ("attention",)},
+        {"adapter": "dora", "init": "pissa", "rank_stabilised": True, "targets": ("attention",), "text_encoder": True},
+        {"adapter": "loha"},
+        {"adapter": "lokr", "alpha": 8.0, "optim": OptimConfig(lr=1e-3, lr_factors={"*.lokr_w1": 3.0})},
+    ],
+    ids=["custom-diffusion", "dora-pissa", "loha", "lokr"],
+)
+def test_resumed_run_ends_with_the_same_bytes(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    loop = LoopConfig(steps=5, save_every=2, log_every=1, tensorboard=False)
+    whole, parted = (
+        config(pictures, tmp_path / f"{name}.safetensors", **changes, loop=loop, dropout=0.1) for name in ("a", "b")
+    )
+    list(learn(whole, bundle, tmp_path / "a"))
+    run = learn(parted, bundle, tmp_path / "b")
+    for event in run:
+        if isinstance(event, Metric) and event.step == 3:
+            break
+    run.close()  # type: ignore[attr-defined]
+    assert not parted.output.exists()
+    list(learn(parted, bundle, tmp_path / "b", resume=True))
+    assert parted.output.read_bytes() == whole.output.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +185,7 @@ def test_settings_that_do_not_go_together_are_named(
 
 
 def request(folder: Path, output: Path, **changes: Any) -> LearnRequest:
-    common: dict[str, Any] = {"placeholder": "<fox>", "class_noun": "fox", "rank": 2, "steps": 2}
+    common: dict[str, Any] = {"placeholder": "<fox>", "class_noun": "fox", "rank": 2, "steps": 2, "verdict": False}
     return LearnRequest(folder=folder, output=output, **common, **changes)
 
 

@@ -208,3 +208,27 @@ def test_ema_state_goes_round() -> None:
     other.load_state_dict({key: value.clone() for key, value in ema.state_dict().items()})
     assert other.updates == 3 and math.isclose(other.decay, ema.decay)
     assert torch.equal(other.state_dict()["net.weight"], ema.state_dict()["net.weight"])
+
+
+def test_a_factor_on_the_learning_rate_reaches_the_weights_that_fit() -> None:
+    torch.manual_seed(0)
+    modules = {"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)}
+    before = {name: [w.detach().clone() for w in module.parameters()] for name, module in modules.items()}
+    config = OptimConfig(lr=1e-2, weight_decay=0.0, lr_factors={"b.*": 4.0, "*.bias": 0.5})
+    optimizers = build_optimizers(modules, config)
+    assert optimizers.set_lr(0, 10) == pytest.approx(1e-2)
+    for module in modules.values():
+        module(torch.ones(1, 3)).sum().backward()
+    optimizers.step()
+    way = {
+        name: [(w - old).abs().max().item() for w, old in zip(module.parameters(), before[name], strict=True)]
+        for name, module in modules.items()
+    }  # AdamW's first step is the learning rate
+    assert way["a"] == pytest.approx([1e-2, 5e-3], rel=1e-3)
+    assert way["b"] == pytest.approx([4e-2, 4e-2], rel=1e-3)  # the first pattern that fits counts
+    again = build_optimizers(modules, config)
+    again.load_state_dict(optimizers.state_dict())
+    assert again.state_dict().keys() == optimizers.state_dict().keys()
+    with pytest.raises(ConfigError, match=r"The pattern '\*\.up' of lr_factors fits none of 4 weights") as caught:
+        build_optimizers(modules, OptimConfig(lr_factors={"*.up": 2.0}))
+    assert "a.weight" in str(caught.value.hint)

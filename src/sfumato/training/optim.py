@@ -279,7 +279,7 @@ def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> O
 def _apply_factors(
     parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str], factors: Mapping[str, float]
 ) -> None:
-    """Split the groups of new optimizers by the factor on their weights' learning rate, the smallest factor first."""
+    """Split the groups of new optimizers by the factor on their weights' learning rate, that of 1 first."""
     for pattern in factors:
         if not any(fnmatchcase(name, pattern) for name in names.values()):
             raise ConfigError(
@@ -295,7 +295,8 @@ def _apply_factors(
                 fitting = (factor for pattern, factor in factors.items() if fnmatchcase(names[weight], pattern))
                 weights[next(fitting, 1.0)].append(weight)
             split += [
-                {**group, "params": weights[factor], "peak_lr": group["peak_lr"] * factor} for factor in sorted(weights)
+                {**group, "params": weights[factor], "peak_lr": group["peak_lr"] * factor}
+                for factor in sorted(weights, key=lambda factor: (factor != 1.0, factor))
             ]
         optimizer.param_groups[:] = split
 
