@@ -108,7 +108,7 @@ def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: 
 
 
 KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "dora": ({"kind": "dora", "alpha": 6.0}, {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"}),
+    "dora": ({"kind": "dora", "alpha": 6.0}, {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector.weight"}),
     "loha": ({"kind": "loha", "rank_stabilised": True}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
     "lokr": ({"kind": "lokr"}, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}),
     "lokr-4": ({"kind": "lokr", "factor": 16, "rank": 8}, {"lokr_w1", "lokr_w2"}),
@@ -150,8 +150,8 @@ def test_dora_of_a_convolution_has_the_shape_of_peft(bundle: Bundle, tmp_path: P
     adapters = {"unet": LoRA(bundle.unet, LoRAConfig(2, targets=("conv_in", "to_q"), kind="dora"))}
     save_concept(concept(bundle, adapters), tmp_path / "a.safetensors", live=adapters)
     shapes = {name: info.shape for name, info in read_header(tmp_path / "a.safetensors").tensors.items()}
-    assert shapes["unet.conv_in.lora_magnitude_vector"] == (1, bundle.unet.conv_in.out_channels, 1, 1)
-    assert all(len(shape) == 1 for name, shape in shapes.items() if name.endswith("to_q.lora_magnitude_vector"))
+    assert shapes["unet.conv_in.lora_magnitude_vector.weight"] == (1, bundle.unet.conv_in.out_channels, 1, 1)
+    assert all(len(shape) == 1 for name, shape in shapes.items() if name.endswith("to_q.lora_magnitude_vector.weight"))
 
 
 def test_half_precision_is_smaller_and_checked(bundle: Bundle, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ class DoRA(LowRank):
 
     What the paper calls the columns of a weight are rows here: all that leads to one output. The norm counts as a
     constant in the gradient ([liu2024] 4.3). Strength acts on the whole change: at 0 the module is as it was. Where a
-    row is all zeros there is no direction to keep, and the magnitude has no effect.
+    row is all zeros there is no direction to keep, and the magnitude has no effect. The name in a file is the one that
+    transformers reads for the text encoder; PEFT takes it too, with and without `.weight`.
 
     Args:
         base: The module.
@@ -91,7 +92,7 @@ class DoRA(LowRank):
         AdapterError: See `LowRank`.
     """
 
-    FILE_NAMES: ClassVar[Mapping[str, str]] = {**LowRank.FILE_NAMES, "magnitude": "lora_magnitude_vector"}
+    FILE_NAMES: ClassVar[Mapping[str, str]] = {**LowRank.FILE_NAMES, "magnitude": "lora_magnitude_vector.weight"}
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
