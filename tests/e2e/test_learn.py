@@ -68,7 +68,8 @@ def test_learning_is_repeatable(sfumato: Run, base: Path, photos: Path) -> None:
         (("broken", *FOX, "-o", "fox.pt"), "fox.pt"),
         (
             ("broken", *FOX, "--method", "lore"),
-            "--method: given 'lore'; needed one of lora, pivotal, textual-inversion, custom-diffusion, dreambooth (Did you mean 'lora'?)",
+            "--method: given 'lore'; needed one of lora, pivotal, textual-inversion, custom-diffusion, dreambooth "
+            "(Did you mean 'lora'?)",
         ),
     ],
 )

@@ -36,9 +36,11 @@ class LowRank(Path):
     """
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {"down": "lora_A.weight", "up": "lora_B.weight"}
+    down_start: Tensor
+    up_start: Tensor
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(base, config)
+        super().__init__(base, config, generator)
         weight = base.weight
         assert isinstance(weight, Tensor)
         down, up = _start(base, config, generator)
@@ -114,7 +116,7 @@ class DoRA(LowRank):
             bias = getattr(base, "bias", None)
             plain = out if bias is None else out - _over_outputs(bias, base)
         gain = _over_outputs(self._gain(base), base)
-        change = (gain - 1) * plain + gain * self.through(kept, base, self.base_scale)
+        change: Tensor = (gain - 1) * plain + gain * self.through(kept, base, self.base_scale)
         return change * strength
 
     def _norm(self, base: nn.Module) -> Float[Tensor, " out"]:
@@ -147,6 +149,7 @@ def _over_outputs(values: Tensor, base: nn.Module) -> Tensor:
 def _start(base: nn.Module, config: LoRAConfig, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Return the start values of `down` and `up`."""
     rank, (out, fan_in) = config.rank, as_matrix(plain_weight(base), base).shape
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
     if isinstance(base, nn.Conv2d):
         shapes = (rank, base.in_channels, *base.kernel_size), (out, rank, 1, 1)
     else:

@@ -28,6 +28,7 @@ class Path(nn.Module):
     Args:
         base: The module.
         config: Kind, rank, scale, dropout.
+        generator: Source of start values, for kinds that draw some.
 
     Raises:
         AdapterError: The module is a grouped convolution or pads other than with zeros.
@@ -36,7 +37,7 @@ class Path(nn.Module):
     FILE_NAMES: ClassVar[Mapping[str, str]] = {}
     """Name in a concept file of each tensor that is stored."""
 
-    def __init__(self, base: nn.Module, config: LoRAConfig) -> None:
+    def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if isinstance(base, nn.Conv2d) and (base.groups != 1 or base.padding_mode != "zeros"):
             raise AdapterError(

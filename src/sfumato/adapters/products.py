@@ -28,9 +28,13 @@ class LoHa(Path):
     """
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {n: n for n in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}
+    hada_w1_a: Tensor
+    hada_w1_b: Tensor
+    hada_w2_a: Tensor
+    hada_w2_b: Tensor
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(base, config)
+        super().__init__(base, config, generator)
         weight = base.weight
         assert isinstance(weight, Tensor)
         out, fan_in = as_matrix(weight, base).shape
@@ -42,8 +46,7 @@ class LoHa(Path):
 
     def matrix(self) -> Float[Tensor, "out in"]:
         """Return the product, entry by entry, of two products of factors."""
-        product: Tensor = (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
-        return product
+        return (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
 
 
 class LoKr(Path):
@@ -59,9 +62,13 @@ class LoKr(Path):
     """
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {n: n for n in ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")}
+    lokr_w1: Tensor
+    lokr_w2: Tensor
+    lokr_w2_a: Tensor
+    lokr_w2_b: Tensor
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(base, config)
+        super().__init__(base, config, generator)
         weight = base.weight
         assert isinstance(weight, Tensor)
         is_kernel = isinstance(base, nn.Conv2d)
@@ -95,7 +102,7 @@ class Full(Path):
     FILE_NAMES: ClassVar[Mapping[str, str]] = {"diff": "diff"}
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(base, config)
+        super().__init__(base, config, generator)
         weight = base.weight
         assert isinstance(weight, Tensor)
         self.diff = nn.Parameter(torch.zeros(weight.shape, device=weight.device))

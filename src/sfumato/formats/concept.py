@@ -2,10 +2,10 @@
 
 Tensors: `unet.<module>.lora_A.weight` (down), `.lora_B.weight` (up), `.lora_magnitude_vector.weight` (DoRA), the same
 under `text_encoder.`, with `lora_embedding_A/B` for embeddings: the names of PEFT and diffusers, whose
-`load_lora_weights` opens the file. LoHa and LoKr have LyCORIS' names after the module's (`hada_w1_a`, `lokr_w1`, …), a full difference is
-`diff`. New token rows are `sfumato.token_rows`, those of further words `sfumato.token_rows.1` and on. Header:
-`lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and `sfumato.concept`, one JSON object with
-everything else: words and what they stand for, base and its hash, request, lineage.
+`load_lora_weights` opens the file. LoHa and LoKr have LyCORIS' names after the module's (`hada_w1_a`, `lokr_w1`, …), a
+full difference is `diff`. New token rows are `sfumato.token_rows`, those of further words `sfumato.token_rows.1` and
+on. Header: `lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and `sfumato.concept`, one JSON object
+with everything else: words and what they stand for, base and its hash, request, lineage.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
@@ -37,16 +38,18 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
     if not method.factors:
         return {}
     chosen = {"unet": config.targets} | ({"text_encoder": ("attention",)} if config.text_encoder else {})
-    options = {"rank": config.rank, "alpha": config.alpha, "init": config.init, "kind": config.adapter}
-    options |= {"rank_stabilised": config.rank_stabilised}
+    form = LoRAConfig(
+        config.rank,
+        config.alpha,
+        config.dropout,
+        init=config.init,
+        rank_stabilised=config.rank_stabilised,
+        kind=config.adapter,
+    )
     if method.full:
-        chosen, options = {"unet": method.full}, {"kind": "full"}
+        chosen, form = {"unet": method.full}, LoRAConfig(dropout=config.dropout, kind="full")
     return {
-        part: LoRA(
-            modules[part],
-            LoRAConfig(**options, dropout=config.dropout, targets=targets),
-            generator=generator(config.seed, f"train/{part}"),
-        )
+        part: LoRA(modules[part], replace(form, targets=targets), generator=generator(config.seed, f"train/{part}"))
         for part, targets in chosen.items()
     }
 
