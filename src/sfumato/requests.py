@@ -192,9 +192,12 @@ class LearnRequest(LearnSettings):
         Literal["lora", "dora", "loha", "lokr"], Field(description="Kind of factors beside the weights.")
     ] = "lora"
     init: Annotated[
-        Literal["kaiming", "gaussian", "pissa"],
-        Field(description="Start of the factors; pissa: from the weights' largest singular values."),
-    ] = "kaiming"
+        Literal["kaiming", "gaussian", "pissa"] | None,
+        Field(
+            description="Start of the factors; pissa: from the weights' largest singular values; default: kaiming, loha "
+            "gaussian."
+        ),
+    ] = None
     alpha: Annotated[
         float | None, Field(gt=0, le=65536, description="The factors are scaled by alpha / rank; default: by 1.")
     ] = None

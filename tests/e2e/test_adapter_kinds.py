@@ -18,6 +18,7 @@ from sfumato.formats.safe_io import content_hash
 from sfumato.operations.learn import learn as learn_request
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
+from sfumato.training.factors import make_adapters
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
@@ -30,7 +31,7 @@ from tiny import tiny_bundle
 RUNS: dict[str, dict[str, Any]] = {
     "dora": {"adapter": "dora"},
     "loha": {"adapter": "loha"},
-    "loha-gaussian": {"adapter": "loha", "init": "gaussian"},
+    "loha-kaiming": {"adapter": "loha", "init": "kaiming"},
     "lokr": {"adapter": "lokr"},
     "pissa": {"init": "pissa", "targets": ("attention",)},
     "rslora": {"rank_stabilised": True, "alpha": 4.0},
@@ -215,8 +216,14 @@ def test_every_setting_of_the_request_reaches_the_file(bundle: Bundle, pictures:
     assert not any(name.startswith("mid_block") for name in made.targets)
     assert concept.request["optim"]["lr_factors"] == {"*.up": 16.0}
     fields = LearnRequest.model_fields
-    for name in ("adapter", "init"):
-        assert choices_of(fields[name]) == choices_of(LearnConfig.model_fields[name])
+    assert choices_of(fields["adapter"]) == choices_of(LearnConfig.model_fields["adapter"])
+    assert fields["init"].annotation == LearnConfig.model_fields["init"].annotation
+
+
+def test_the_start_that_suits_the_kind_is_the_default(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    for adapter, init in (("lora", "kaiming"), ("loha", "gaussian"), ("lokr", "kaiming")):
+        made = make_adapters(config(pictures, tmp_path / "a.safetensors", adapter=adapter), bundle.modules)
+        assert made["unet"].config.init == init
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class DoRA(LowRank):
         """Return the length of every row of the weight with the factors' change."""
         with torch.no_grad():
             turned = as_matrix(plain_weight(base), base) + self.matrix() * self.base_scale
-            return torch.linalg.vector_norm(turned, dim=1)
+            norm: Tensor = torch.linalg.vector_norm(turned, dim=1)
+            return norm
 
     def _gain(self, base: nn.Module) -> Float[Tensor, " out"]:
         """Return magnitude over length; 1 for rows of zeros."""

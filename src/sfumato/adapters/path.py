@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.config import InitName, LoRAConfig
 from sfumato.errors import AdapterError
 
 _PLAIN = "plain_weight"
@@ -36,6 +36,8 @@ class Path(nn.Module):
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {}
     """Name in a concept file of each tensor that is stored."""
+    USUAL_INIT: ClassVar[InitName] = "kaiming"
+    """Start that suits the kind where none is asked for."""
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.config import InitName, LoRAConfig
 from sfumato.adapters.path import Path, as_matrix, drawn
 
 _LOHA_DEVIATIONS = {"hada_w1_a": 0.1, "hada_w1_b": 1.0, "hada_w2_b": 1.0}
@@ -28,6 +28,7 @@ class LoHa(Path):
     """
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {n: n for n in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}
+    USUAL_INIT: ClassVar[InitName] = "gaussian"  # uniform factors are so small that their product hardly learns
     hada_w1_a: Tensor
     hada_w1_b: Tensor
     hada_w2_a: Tensor

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.kinds import KINDS
 from sfumato.adapters.lora import LoRA
 from sfumato.errors import ConfigError
 from sfumato.runtime.seeding import generator
@@ -42,7 +43,7 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
         config.rank,
         config.alpha,
         config.dropout,
-        init=config.init,
+        init=config.init or KINDS[config.adapter].USUAL_INIT,
         rank_stabilised=config.rank_stabilised,
         kind=config.adapter,
     )

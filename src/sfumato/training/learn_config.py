@@ -56,7 +56,7 @@ class LearnConfig(Section):
         templates: Sentences that take the place of the pictures' captions, another one each time a picture is seen.
         rank: Rank of the factors; where all weights learn, that of the file taken from their difference.
         adapter: Their kind, a row of `adapters.kinds.KINDS`.
-        init: How they start, see `LoRAConfig`.
+        init: How they start, see `LoRAConfig`; None takes what suits the kind.
         alpha: Their scale is alpha / rank; None for a scale of 1.
         rank_stabilised: Their scale is alpha / sqrt(rank) instead.
         dropout: Rate on their input.
@@ -93,7 +93,7 @@ class LearnConfig(Section):
     templates: TemplateSet = "none"
     rank: int = Field(default=16, ge=1)
     adapter: Literal["lora", "dora", "loha", "lokr"] = "lora"
-    init: InitName = "kaiming"
+    init: InitName | None = None
     alpha: float | None = Field(default=None, gt=0)
     rank_stabilised: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
