@@ -194,7 +194,7 @@ class LearnRequest(LearnSettings):
     init: Annotated[
         Literal["kaiming", "gaussian", "pissa"] | None,
         Field(
-            description="Start of the factors; pissa: from the weights' largest singular values; default: kaiming, loha "
+            description="Start of the factors; pissa: the weights' largest singular values; default: kaiming, loha "
             "gaussian."
         ),
     ] = None
