@@ -13,8 +13,9 @@ from sfumato.data.listing import list_entries
 from sfumato.data.primer.library import Primer
 from sfumato.errors import ConfigError
 from sfumato.evaluation.characters import COLUMNS, DETAILS, NOTES, TRUTH, Scorer, cases_of, wanted_attributes
+from sfumato.evaluation.encoders import EmbeddedEncoder
 from sfumato.evaluation.features import FeatureExtractor, Measuring
-from sfumato.evaluation.likeness import EyeEncoder, PictureDistance
+from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader, fit_reader
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
 from sfumato.evaluation.trial import Trial, spread
@@ -59,7 +60,7 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
         yield Notice(0, notes[-1])
     elif primer is not None:
         reader = yield from fit_reader(primer, eye, wanted)
-    scorer = Scorer(request.folder, benchmark, EyeEncoder(eye), PictureDistance(), reader)
+    scorer = Scorer(request.folder, benchmark, EmbeddedEncoder(eye), PictureDistance(), reader)
     entries = yield from _scored(scorer, trials)
     board = Scoreboard(
         f"Personalising {bundle.name}: {len(cases)} subjects with known truth",

@@ -10,7 +10,8 @@ from sfumato.data.dreambooth_folder import read_dreambooth
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, score_dream
-from sfumato.evaluation.likeness import EyeEncoder, PictureDistance, PictureEncoder, TextPictureEncoder
+from sfumato.evaluation.encoders import Dual, EmbeddedEncoder, Seeing
+from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
 from sfumato.evaluation.trial import Trial, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
@@ -45,8 +46,8 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     cases = [cases[place] for place in spread(len(cases), request.subjects)]
     bundle = load_bundle(request.base)
     trials = yield from run_trials(request, cases, bundle)
-    encoders: dict[str, PictureEncoder] = {"EfficientNet": EyeEncoder()}
-    text: TextPictureEncoder | None = None
+    encoders: dict[str, Seeing] = {"EfficientNet": EmbeddedEncoder()}
+    text: Dual | None = None
     entries: list[Entry] = []
     distance = PictureDistance()
     for number, case in enumerate(cases, start=1):
