@@ -18,7 +18,7 @@ from sfumato.evaluation.features import FeatureExtractor, Measuring
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader, fit_reader
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import Trial, spread
+from sfumato.evaluation.trial import Trial, by_subject, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Notice, Progress
 from sfumato.formats.bundle import load_bundle
@@ -93,11 +93,10 @@ def _primer(folder: Path, benchmark: Benchmark) -> Primer:
 
 def _scored(scorer: Scorer, trials: Sequence[Trial]) -> Measuring[list[Entry]]:
     """Score subject by subject."""
-    names = list(dict.fromkeys(trial.case.name for trial in trials))
-    entries: list[Entry] = []
-    for number, name in enumerate(names, start=1):
-        entries += scorer.score([trial for trial in trials if trial.case.name == name])
-        yield Progress("scores", number, len(names))
+    groups, entries = by_subject(trials), list[Entry]()
+    for number, own in enumerate(groups, start=1):
+        entries += scorer.score(own)
+        yield Progress("scores", number, len(groups))
     order = [*dict.fromkeys(trial.method for trial in trials), TRUTH]
     return sorted(entries, key=lambda entry: order.index(entry.method))
 
@@ -107,12 +106,11 @@ def _rows(folder: Path, benchmark: Benchmark, trials: Sequence[Trial]) -> list[G
     subjects = {subject.name: subject for subject in benchmark.subjects}
     methods = list(dict.fromkeys(trial.method for trial in trials))
     rows: list[GridRow] = []
-    for name in dict.fromkeys(trial.case.name for trial in trials):
-        own = [trial for trial in trials if trial.case.name == name]
+    for own in by_subject(trials):
         asked = {item.name for item in own[0].case.asked}
         wanted = {
             prompt.name: [load_image(folder / file).rgb for file in prompt.truths[:1]]
-            for prompt in subjects[name].prompts
+            for prompt in subjects[own[0].case.name].prompts
             if prompt.name in asked
         }
         learned = load_image(list_entries(own[0].case.folder)[0].path).rgb

@@ -13,7 +13,7 @@ from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, 
 from sfumato.evaluation.encoders import Dual, EmbeddedEncoder, Seeing
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import Trial, spread
+from sfumato.evaluation.trial import Trial, by_subject, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Progress
 from sfumato.formats.bundle import load_bundle
@@ -50,8 +50,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     text: Dual | None = None
     entries: list[Entry] = []
     distance = PictureDistance()
-    for number, case in enumerate(cases, start=1):
-        own = [trial for trial in trials if trial.case.name == case.name]
+    for number, own in enumerate(by_subject(trials), start=1):
         entries += score_dream(own, bundle.native_size, encoders, distance, text)
         yield Progress("scores", number, len(cases))
     order = [*dict.fromkeys(trial.method for trial in trials), REAL]
@@ -72,8 +71,7 @@ def _rows(trials: Sequence[Trial], size: int) -> list[GridRow]:
     """Choose the rows of the sheet."""
     methods = list(dict.fromkeys(trial.method for trial in trials))
     rows: list[GridRow] = []
-    for name in dict.fromkeys(trial.case.name for trial in trials):
-        own = [trial for trial in trials if trial.case.name == name]
+    for own in by_subject(trials):
         photos = [to_pixels(load_tensor(entry.path, size)) for entry in list_entries(own[0].case.folder)[:2]]
         another = {asked.name: photos[1:] for asked in own[0].case.asked}
         rows += trial_rows(own, another, photos[0], methods, _GRID_ROWS)
