@@ -114,7 +114,7 @@ def test_buckets_keep_proportions_and_resume_to_the_same_bytes(bundle: Bundle, p
     list(learn(whole, bundle, tmp_path / "whole"))
     run = learn(parted, bundle, tmp_path / "parted")
     next(event for event in run if isinstance(event, Metric) and event.step == 3)
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     list(learn(parted, bundle, tmp_path / "parted", resume=True))
     assert parted.output.read_bytes() == whole.output.read_bytes()
 
@@ -187,7 +187,7 @@ def test_every_optimizer_resumes_to_the_same_bytes(bundle: Bundle, pictures: Pat
     list(learn(whole, bundle, tmp_path / "whole"))
     run = learn(parted, bundle, tmp_path / "parted")
     next(event for event in run if isinstance(event, Metric) and event.step == 3)
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     list(learn(parted, bundle, tmp_path / "parted", resume=True))
     one, other = load_concept(whole.output), load_concept(parted.output)
     assert same_factors(one, other)

@@ -51,7 +51,9 @@ class Words:
     ) -> None:
         _check(config)
         self.config, self.bundle, self.samples = config, bundle, samples
-        self.words = tuple(self._word(subject) for subject in config.subjects)
+        self.words: tuple[Word, ...] = ()
+        for subject in config.subjects:
+            self.words += (self._word(subject),)
         self._vectors: dict[str, int] = {}
         self.rows = self._new_rows() if config.chosen_identifier == "new" else None
         self._start = None if self.rows is None else self.rows.rows.detach().clone()
@@ -171,7 +173,8 @@ class Words:
             said = subject.placeholder
         else:
             number = config.subjects.index(subject)
-            avoid = (*self.samples.captions, *(other.class_noun for other in config.subjects))
+            taken = [word.expansion for word in self.words]
+            avoid = (*self.samples.captions, *(other.class_noun for other in config.subjects), *taken)
             vocabulary = self.bundle.tokenizer.vocabulary
             given = config.word if number == 0 else None
             said = given or rare_identifier(vocabulary, seed=config.seed + number, avoid=avoid)
