@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from sfumato.errors import ConfigError
@@ -27,7 +27,7 @@ def learn(
     resume: bool = False,
     cache: Path | None = None,
     probe: Probe | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
     The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
@@ -78,7 +78,7 @@ def learn(
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
     prior = None
     if config.prior_weight:
-        prior = yield from _class_pictures(config, bundle, cache or run_dir)
+        prior = yield from _class_pictures(config, bundle, kept)
     if probe is not None:
         yield from probe.begin(Pipeline(bundle))
     learner = Learner(config, bundle, samples, prior, kept)
@@ -89,12 +89,12 @@ def learn(
         learner.close()
 
 
-def _class_pictures(config: LearnConfig, bundle: Bundle, place: Path) -> Generator[Event, None, AnySamples]:
+def _class_pictures(config: LearnConfig, bundle: Bundle, cache: TensorCache) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
     prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
     for prompt in dict.fromkeys(prompts):
-        for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, place):
+        for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, cache):
             if isinstance(event, Samples):
                 drawn.append(event)
             else:
