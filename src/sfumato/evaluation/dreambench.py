@@ -31,17 +31,17 @@ NOTES = (
 )
 
 
-def columns_of(encoders: Sequence[str], has_text: bool) -> tuple[Column, ...]:
+def columns_of(encoders: Sequence[str], text: str | None) -> tuple[Column, ...]:
     """Return the columns: subject fidelity once for each encoder, the rest once, by the first encoder.
 
     Args:
         encoders: Names of the encoders of pictures.
-        has_text: Whether pictures are compared with texts.
+        text: Name of what compares pictures with texts; `None` leaves prompt fidelity out.
     """
     subject = [Column(f"subject_{name}", f"subject fidelity ({name})", "more", of_subject=True) for name in encoders]
-    text = [Column("text", "prompt fidelity", "more")] if has_text else []
+    prompts = [Column("text", f"prompt fidelity ({text})", "more")] if text else []
     rest = (Column("pres", "PRES", "less"), Column("drift", "drift of the class", "less"), Column("div", "DIV", "more"))
-    return (*subject, *text, *rest, *COST_COLUMNS)
+    return (*subject, *prompts, *rest, *COST_COLUMNS)
 
 
 def dream_cases(subjects: Sequence[DreamSubject]) -> list[Case]:

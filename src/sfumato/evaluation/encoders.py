@@ -127,10 +127,32 @@ def choose_encoders(
             texts, or transformers is missing.
         CheckpointError: A folder is missing or holds no usable model.
     """
+    found, by_text = choose_judges([pictures], texts, eye=eye, dual=dual)
+    return Encoders(found[0], by_text)
+
+
+def choose_judges(
+    pictures: Sequence[str],
+    texts: str = "auto",
+    *,
+    eye: FeatureExtractor | None = None,
+    dual: Callable[[], Dual] | None = None,
+) -> tuple[list[PictureEncoder], TextEncoder | None]:
+    """Load several encoders of pictures, each model once; see `choose_encoders`.
+
+    Args:
+        pictures: What `choose_encoders` takes, one or more.
+        texts: As there.
+        eye: As there.
+        dual: As there.
+
+    Returns:
+        The encoders of pictures in the order asked for, and the encoder of texts.
+    """
     if texts == "auto":
         texts = "none" if dual is None else "dual"
     seen: dict[str, PictureEncoder] = {}
-    for name in sorted({pictures, texts} - {"embedded", "none"}):
+    for name in sorted({*pictures, texts} - {"embedded", "none"}):
         if name != "dual":
             seen[name] = load_local(Path(name))
         elif dual is not None:
@@ -151,7 +173,9 @@ def choose_encoders(
                 hint="Name a folder with CLIP, or 'none'.",
             )
         by_text = found
-    return Encoders(EmbeddedEncoder(eye) if pictures == "embedded" else seen[pictures], by_text)
+    if "embedded" in pictures:
+        seen["embedded"] = EmbeddedEncoder(eye)
+    return [seen[name] for name in pictures], by_text
 
 
 def without_ground(picture: Picture) -> Picture:

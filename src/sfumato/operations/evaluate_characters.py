@@ -13,7 +13,7 @@ from sfumato.data.listing import list_entries
 from sfumato.data.primer.library import Primer
 from sfumato.errors import ConfigError
 from sfumato.evaluation.characters import COLUMNS, DETAILS, NOTES, TRUTH, Scorer, cases_of, wanted_attributes
-from sfumato.evaluation.encoders import EmbeddedEncoder
+from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor, Measuring
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader, fit_reader
@@ -22,6 +22,7 @@ from sfumato.evaluation.trial import Trial, by_subject, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Notice, Progress
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import check_methods, run_trials
@@ -51,16 +52,21 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
     cases = cases_of(request.folder, benchmark)
     cases = [cases[place] for place in spread(len(cases), request.subjects)]
     bundle = load_bundle(request.base)
-    trials = yield from run_trials(request, cases, bundle)
     eye = FeatureExtractor(cache=None if request.primer is None else request.primer / "cache")
+    judges = choose_encoders("embedded", request.judge_texts, eye=eye, dual=load_dual_encoder)
+    trials = yield from run_trials(request, cases, bundle)
     reader, notes = Reader(), list(NOTES)
+    if judges.texts is not None:
+        notes.append(
+            f"Prompt fidelity: cosine of pictures and the request in the base's words, by {judges.texts.name}."
+        )
     wanted = wanted_attributes(benchmark, [trial.case for trial in trials])
     if primer is None and wanted:
         notes.append("Attributes of drawn people were not read: that needs the training set (--primer).")
         yield Notice(0, notes[-1])
     elif primer is not None:
         reader = yield from fit_reader(primer, eye, wanted)
-    scorer = Scorer(request.folder, benchmark, EmbeddedEncoder(eye), PictureDistance(), reader)
+    scorer = Scorer(request.folder, benchmark, judges.pictures, PictureDistance(), reader, judges.texts)
     entries = yield from _scored(scorer, trials)
     board = Scoreboard(
         f"Personalising {bundle.name}: {len(cases)} subjects with known truth",
