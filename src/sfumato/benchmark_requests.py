@@ -34,6 +34,18 @@ Methods = Annotated[
 ]
 
 
+Judges = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_split_commas),
+    Field(
+        min_length=1,
+        description="'embedded', 'dual', or folders with CLIP, DINO or DINOv2, separated by commas; the first one "
+        "measures PRES and drift.",
+    ),
+    Flag(("--judge-pictures",), "NAME|DIR[,…]"),
+]
+
+
 class CharactersDataRequest(Request):
     """Build a benchmark with truth: held-out people and icons, prompts, and the picture each asks for."""
 
@@ -75,6 +87,11 @@ class BenchmarkRequest(Request):
     guidance_scale: Annotated[
         float, Field(ge=0, le=100, description="How strictly to follow the text."), Flag(("--guidance",))
     ] = 4.0
+    judge_texts: Annotated[
+        str,
+        Field(description="What compares pictures and prompts: 'auto', 'none', or a folder with CLIP."),
+        Flag(metavar="NAME|DIR"),
+    ] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**53 - 1, description="Seed of lessons and pictures.")] = 0
     output: Annotated[Path, Field(description="Folder for results."), Flag(("-o", "--output"), "DIR")] = Path(
         "out/benchmark"
@@ -103,6 +120,7 @@ class EvaluateDreamBenchRequest(BenchmarkRequest):
         Field(description="Class that gets the prompts for live subjects; may be given again."),
         Flag(("--live",), "CLASS"),
     ] = ("cat", "dog")
+    judge_pictures: Judges = ("embedded",)
     output: Annotated[Path, Field(description="Folder for results."), Flag(("-o", "--output"), "DIR")] = Path(
         "out/dreambench"
     )

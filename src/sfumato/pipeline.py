@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,14 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.adapters.tokens import expand_placeholder
+from sfumato.adapters.tokens import expand_words
 from sfumato.diffusion.levels import spaced_levels
 from sfumato.diffusion.noise_level import Denoise, Level
 from sfumato.diffusion.process import q_sample
 from sfumato.errors import ConfigError, ShapeError
 from sfumato.events import Event, Step
-from sfumato.formats.bundle import Bundle, Word
-from sfumato.formats.concept import Concept, LearnedWord
+from sfumato.formats.bundle import Bundle
+from sfumato.formats.concept import Concept
 from sfumato.models.denoiser import Condition
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import noise
@@ -156,10 +157,7 @@ class Pipeline:
     def expand(self, prompt: str) -> str:
         """Return the text that the tokenizer sees: placeholders written out."""
         learned = (word for concept in self._concepts for word in concept.words)
-        words: list[LearnedWord | Word] = [*learned, *self.bundle.words]
-        for word in words:
-            prompt = expand_placeholder(prompt, word.placeholder, word.expansion, word.class_noun)
-        return prompt
+        return expand_words(prompt, chain(learned, self.bundle.words))
 
     @torch.no_grad()
     def context(self, prompt: str) -> Context:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from sfumato.adapters.lora import Adapted
 from sfumato.cli.main import main
 from sfumato.diffusion.schedules import Schedule, ScheduleConfig
 from sfumato.formats.bundle import Bundle, save_bundle
+from sfumato.formats.safe_io import content_hash
 from sfumato.models.autoencoder import Autoencoder, AutoencoderConfig
 from sfumato.models.text_encoder import TextEncoder, TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
@@ -111,3 +114,15 @@ def sfumato(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
         return Answer(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def base_stays(bundle: Bundle) -> Iterator[None]:
+    """Check after a test that the `bundle` of its module is as it was, bit for bit, with nothing attached."""
+    before = {part: copy.deepcopy(module.state_dict()) for part, module in bundle.modules.items()}
+    yield
+    for part, module in bundle.modules.items():
+        assert content_hash(module.state_dict()) == content_hash(before[part])
+        assert all(torch.equal(tensor, before[part][name]) for name, tensor in module.state_dict().items())
+        assert not any(isinstance(child, Adapted) for child in module.modules())
+    assert bundle.tokenizer.placeholders == {}

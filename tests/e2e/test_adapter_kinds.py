@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sfumato as package
 from sfumato.errors import AdapterError, ConfigError, NoTargetMatched
 from sfumato.events import Metric, Preview
 from sfumato.formats.bundle import Bundle
@@ -22,12 +25,16 @@ from sfumato.training.factors import make_adapters
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
+from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
 from sfumato.training.sheets import save_sheet
 from sfumato.training.subject import read_subject
 from tiny import tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("base_stays")
+
+Run = Callable[..., Any]
 RUNS: dict[str, dict[str, Any]] = {
     "dora": {"adapter": "dora"},
     "loha": {"adapter": "loha"},
@@ -63,7 +70,7 @@ def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
         "placeholder": "<fox>",
         "class_noun": "fox",
         "output": output,
-        "rank": 4,
+        **({"rank": 4} if METHODS[changes.get("method", "lora")].has_rank else {}),
         "batch_size": 2,
         "targets": ("all",),
         "text_encoder": False,
@@ -167,6 +174,17 @@ def test_resumed_run_ends_with_the_same_bytes(
             "adapter is 'loha' but the method 'custom-dif",
         ),
         ({"method": "textual-inversion", "alpha": 2.0}, ConfigError, "alpha is 2.0 but the method 'textual-inversion'"),
+        (
+            {"method": "textual-inversion", "rank": 2},
+            ConfigError,
+            "rank is 2 but the method 'textual-inversion' learns",
+        ),
+        ({"method": "custom-diffusion", "rank": 2}, ConfigError, "rank is 2 but the method 'custom-diffusion' learns"),
+        (
+            {"method": "dreambooth", "dropout": 0.1},
+            ConfigError,
+            "dropout is 0.1 but the method 'dreambooth' learns all",
+        ),
         ({"adapter": "lokr", "init": "pissa"}, ConfigError, "init is 'pissa' but the adapter is 'lokr'"),
         ({"init": "pissa", "rank": 64}, AdapterError, "init 'pissa' needs 64 singular values"),
         ({"targets": ("attn2.to_kk",)}, NoTargetMatched, r"The pattern 'attn2\.to_kk' matches no"),
@@ -186,24 +204,50 @@ def test_settings_that_do_not_go_together_are_named(
 
 
 def request(folder: Path, output: Path, **changes: Any) -> LearnRequest:
-    common: dict[str, Any] = {"placeholder": "<fox>", "class_noun": "fox", "rank": 2, "steps": 2, "verdict": False}
+    common: dict[str, Any] = {"placeholder": "<fox>", "class_noun": "fox", "steps": 2, "verdict": False}
+    if METHODS[changes.get("method", "lora")].has_rank:
+        common["rank"] = 2
     return LearnRequest(folder=folder, output=output, **common, **changes)
 
 
-def test_every_setting_of_the_request_reaches_the_file(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    asked = request(
-        pictures,
-        tmp_path / "a.safetensors",
-        adapter="dora",
-        init="gaussian",
-        alpha=3.0,
-        rank_stabilised=True,
-        dropout=0.25,
-        targets=("attn1.to_q", "!mid_block.*"),
-        lora_plus=16.0,
-    )
-    list(learn_request(asked, bundle))
-    concept = load_concept(tmp_path / "a.safetensors")
+ASKED: dict[str, Any] = {
+    "adapter": "dora",
+    "init": "gaussian",
+    "alpha": 3.0,
+    "rank_stabilised": True,
+    "dropout": 0.25,
+    "targets": ["attn1.to_q", "!mid_block.*"],
+    "lora_plus": 16.0,
+}
+
+
+def spoken(way: str) -> tuple[str, ...]:
+    """Write `ASKED` for the command line: as flags, as a file, or as --set."""
+    if way == "file":
+        Path("how.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in ASKED.items()))
+        return "--config", "how.toml"
+    if way == "set":
+        return tuple(word for key, value in ASKED.items() for word in ("--set", f"{key}={json.dumps(value)}"))
+    words = []
+    for key, value in ASKED.items():
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{key.replace('_', '-')}", *([] if one is True else [str(one)])]
+    return tuple(words)
+
+
+@pytest.mark.parametrize("way", ["flags", "file", "set", "python"])
+def test_every_setting_reaches_the_file_by_every_way(
+    sfumato: Run, base: Path, photos: Path, bundle: Bundle, way: str
+) -> None:
+    if way == "python":
+        values = {"steps": 2, "rank": 2, "verdict": False, **ASKED}
+        package.learn(photos, placeholder="<fox>", class_noun="fox", base=base, **values)
+    else:
+        words = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--rank", 2, "--no-verdict", "--base", base)
+        answer = sfumato("learn", photos, *words, *spoken(way))
+        assert answer.code == 0, answer.err
+    concept = load_concept(Path("fox.safetensors"))
+    assert {key: concept.request[key] for key in ASKED} == ASKED
     made = concept.configs["unet"]
     assert (made.kind, made.init, made.alpha, made.rank_stabilised, made.dropout) == (
         "dora",
@@ -214,7 +258,9 @@ def test_every_setting_of_the_request_reaches_the_file(bundle: Bundle, pictures:
     )
     assert made.targets and all(name.endswith("attn1.to_q") for name in made.targets)
     assert not any(name.startswith("mid_block") for name in made.targets)
-    assert concept.request["optim"]["lr_factors"] == {"*.up": 16.0}
+
+
+def test_request_and_trainer_offer_the_same() -> None:
     fields = LearnRequest.model_fields
     assert choices_of(fields["adapter"]) == choices_of(LearnConfig.model_fields["adapter"])
     assert fields["init"].annotation == LearnConfig.model_fields["init"].annotation
@@ -229,9 +275,10 @@ def test_the_start_that_suits_the_kind_is_the_default(bundle: Bundle, pictures: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adapter": "loha"}, "lora_plus is 16 but the method 'lora' with the adapter 'loha' has no inner"),
-        ({"method": "custom-diffusion"}, "lora_plus is 16 but the method 'custom-diffusion'"),
-        ({"method": "textual-inversion"}, "lora_plus is 16 but the method 'textual-inversion'"),
+        ({"adapter": "loha"}, "lora_plus is 16 but the adapter 'loha' has no inner and outer factor"),
+        ({"optim": {"lr_factors": {"unet.*": 2.0}}}, "lora_plus is 16 and optim.lr_factors is {'unet.*': 2.0}"),
+        ({"method": "custom-diffusion"}, "lora_plus is 16.0 but the method 'custom-diffusion' learns whole"),
+        ({"method": "textual-inversion"}, "lora_plus is 16.0 but the method 'textual-inversion' learns the word"),
     ],
 )
 def test_lora_plus_needs_a_pair_of_factors(

@@ -19,6 +19,7 @@ from sfumato.formats.bundle import save_bundle
 from sfumato.models.text_encoder import TextEncoder
 from sfumato.models.tokenizer import Tokenizer
 from tiny import tiny_bundle
+from tiny_encoders import save_encoders
 from tiny_primer import build_tiny_primer
 
 Run = Callable[..., Any]
@@ -108,9 +109,19 @@ def test_dreambench_goes_on_where_it_stopped(sfumato: Run, reader: Path) -> None
     assert {entry["case"] for entry in report["subjects"]} == {"rex", "boot"}
     mine = next(e for e in report["subjects"] if e["case"] == "rex" and e["method"] == "textual-inversion")
     assert mine == next(e for e in first["subjects"] if e["method"] == "textual-inversion")
-    assert -1 <= mine["values"]["subject_EfficientNet"] <= 1 and mine["values"]["div"] > 0
-    assert report["means"]["real pictures"]["subject_EfficientNet"] > 0
+    assert -1 <= mine["values"]["subject_EfficientNet-Lite0"] <= 1 and mine["values"]["div"] > 0
+    assert report["means"]["real pictures"]["subject_EfficientNet-Lite0"] > 0
     assert "## live subjects" in Path("report/dreambench.md").read_text()
+    judges = save_encoders(Path("judges"))
+    by_others = ("--judge-pictures", f"{judges}/dino,{judges}/clip", "--judge-texts", f"{judges}/clip")
+    answer = sfumato(*command, "--pictures", 2, "-o", "report", *by_others, "--json")
+    assert answer.code == 0 and '"kind": "concept"' not in answer.out, "nothing is learned again"
+    means = json.loads(Path("report/dreambench.json").read_text())["means"]["textual-inversion"]
+    assert {"subject_DINO (dino)", "subject_CLIP (clip)", "text", "pres"} <= set(means)
+    assert "prompt fidelity (CLIP (clip))" in Path("report/dreambench.md").read_text()
+    answer = sfumato(*command, "-o", "other", "--judge-pictures", "nowhere")
+    assert answer.code == 2 and "'nowhere' is no folder of an encoder" in answer.err
+    assert not Path("other").exists(), "found before the first lesson"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sfumato.formats.png_recipe import read_recipe
 
 Run = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FOX = ("--as", "<fox>", "--class", "fox", "--steps", 3, "--batch-size", 2, "--rank", 2, "--no-verdict")
+FOX = ("--as", "<fox>", "--class", "fox", "--steps", 3, "--batch-size", 2, "--no-verdict")
 
 
 def test_learn_and_use(sfumato: Run, base: Path, photos: Path) -> None:

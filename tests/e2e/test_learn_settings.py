@@ -33,7 +33,7 @@ from sfumato.training.subject import BucketedSamples, Samples, read_subject
 from tiny import tiny_bundle
 
 Run = Callable[..., Any]
-FOX = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--batch-size", 2, "--rank", 2)
+FOX = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--batch-size", 2)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
     loop = {"steps": 4, "log_every": 1, "save_every": 2, "tensorboard": False, **changes.pop("loop", {})}
-    values = {"folder": folder, "placeholder": "<fox>", "class_noun": "fox", "output": output, "rank": 2}
-    return LearnConfig(**{**values, "batch_size": 2, "loop": LoopConfig(**loop), **changes})
+    values = {"folder": folder, "placeholder": "<fox>", "class_noun": "fox", "output": output, "batch_size": 2}
+    values |= {"rank": 2} if METHODS[changes.get("method", "lora")].has_rank else {}
+    return LearnConfig(**{**values, "loop": LoopConfig(**loop), **changes})
 
 
 def learned(chosen: LearnConfig, bundle: Bundle, run: Path, **options: Any) -> Concept:
@@ -114,7 +115,7 @@ def test_buckets_keep_proportions_and_resume_to_the_same_bytes(bundle: Bundle, p
     list(learn(whole, bundle, tmp_path / "whole"))
     run = learn(parted, bundle, tmp_path / "parted")
     next(event for event in run if isinstance(event, Metric) and event.step == 3)
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     list(learn(parted, bundle, tmp_path / "parted", resume=True))
     assert parted.output.read_bytes() == whole.output.read_bytes()
 
@@ -187,7 +188,7 @@ def test_every_optimizer_resumes_to_the_same_bytes(bundle: Bundle, pictures: Pat
     list(learn(whole, bundle, tmp_path / "whole"))
     run = learn(parted, bundle, tmp_path / "parted")
     next(event for event in run if isinstance(event, Metric) and event.step == 3)
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     list(learn(parted, bundle, tmp_path / "parted", resume=True))
     one, other = load_concept(whole.output), load_concept(parted.output)
     assert same_factors(one, other)
@@ -253,7 +254,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
         "rank = 8\nsteps = 3\n[optim]\nname = 'lion'\nlr = 2e-4\nweight_decay = 0.1\n[objective]\nloss = 'huber'\n"
         "delta = 0.3\n[loop]\nclip_norm = 2.0\n[ema]\ndecay = 0.9\n[pictures]\nvariants = 2\njitter = 0.1\n"
     )
-    words = ("learn", photos, *FOX, "--base", base, "--config", "how.toml")
+    words = ("learn", photos, *FOX, "--rank", 2, "--base", base, "--config", "how.toml")
     flags = ("--loss", "l1", "--weighting", "min_snr", "--gamma", 3, "--offset-noise", 0.05, "--times", "logit_normal")
     more = ("--accumulate", 2, "--warmup", 1, "--schedule", "linear", "--set", "optim.eps=1e-6", "--jitter", 0.2)
     answer = sfumato(*words, *flags, *more, "--gradient-checkpointing")

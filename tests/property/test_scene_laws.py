@@ -226,3 +226,34 @@ def test_the_people_of_a_set_are_used(primer: Primer, tmp_path: Path) -> None:
         box = scene.boxes[0]
         assert box.bottom == SIZE  # the portrait is cut off below, so it stands on the lower edge
         assert scene.facts.things[0].style.split("-")[0] in scene.caption
+
+
+@given(seed=SEEDS)
+def test_settled_scenes_of_one_caption_stand_in_one_place(primer: Primer, seed: int) -> None:
+    boxes: dict[tuple[object, ...], set[Box]] = {}
+    sampler = SceneSampler(primer, seed, config=SceneConfig(settled=1.0))
+    for number in range(12):
+        facts = sampler.plan(number).facts
+        things = [(thing.kind, thing.file, thing.size, thing.place) for thing in facts.things]
+        if facts.relation is None and facts.things[0].place != "free":
+            boxes.setdefault((facts.relation, *things), set()).add(facts.things[0].box)
+        check(sampler.scene(number))
+    assert all(len(found) == 1 for found in boxes.values())
+
+
+@given(seed=SEEDS, place=st.sampled_from(sorted(PLACES)))
+def test_a_settled_thing_stands_exactly_at_its_anchor(seed: int, place: PlaceName) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = fit(100, 80, 0.6)
+    box = place_one(rng, width, height, place, spread=0.0)
+    across, down = PLACES[place]
+    assert box.left == MARGIN + round(across * (SIZE - 2 * MARGIN - width))
+    assert box.top == MARGIN + round(down * (SIZE - 2 * MARGIN - height))
+
+
+def test_settled_scenes_vary_where_unsettled_ones_do(primer: Primer) -> None:
+    free, settled = (
+        {SceneSampler(primer, 3, config=SceneConfig(settled=share)).plan(n).facts.things[0].box for n in range(200)}
+        for share in (0.0, 1.0)
+    )
+    assert len(settled) < len(free) / 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,33 +18,15 @@ from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.local_encoders import load_local
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.models.efficientnet import EfficientNetLite0
+from tiny_encoders import save_encoders
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(3)]
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = {**SMALL, "image_size": 32, "patch_size": 8}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny random models of every kind, as transformers saves them."""
-    import transformers
-
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("encoders")
-    words = ["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in "abcdefgh"), *"abcdefgh"]
-    (root / "clip").mkdir()
-    (root / "clip/vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (root / "clip/merges.txt").write_text("#version: 0.2\n")
-    text = {**SMALL, "vocab_size": len(words), "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1}
-    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)
-    transformers.CLIPModel(config).save_pretrained(root / "clip")
-    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "<|endoftext|>"}
-    (root / "clip/tokenizer_config.json").write_text(json.dumps(tokenizer))
-    transformers.ViTModel(transformers.ViTConfig(**VISION), add_pooling_layer=False).save_pretrained(root / "dino")
-    transformers.Dinov2Model(transformers.Dinov2Config(**VISION)).save_pretrained(root / "dinov2")
-    transformers.BertModel(transformers.BertConfig(**SMALL, vocab_size=30)).save_pretrained(root / "bert")
-    return root
+    return save_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.mark.parametrize(

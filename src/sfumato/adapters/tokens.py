@@ -7,7 +7,8 @@ step, and every old row stays bit-identical whatever the optimizer does.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -127,6 +128,33 @@ def expand_placeholder(prompt: str, placeholder: str, expansion: str, class_noun
     noun = rf"(?:\s+{re.escape(class_noun)}(?!\w))?" if class_noun and expansion.endswith(class_noun) else ""
     pattern = re.compile(before + re.escape(placeholder) + after + noun, re.IGNORECASE)
     return pattern.sub(lambda _: expansion, prompt)
+
+
+@runtime_checkable
+class Spoken(Protocol):
+    """A word of the user and what it becomes; see `expand_placeholder`."""
+
+    @property
+    def placeholder(self) -> str:
+        """Such as `<fox>`."""
+        ...
+
+    @property
+    def expansion(self) -> str:
+        """What takes its place."""
+        ...
+
+    @property
+    def class_noun(self) -> str:
+        """What it is."""
+        ...
+
+
+def expand_words(prompt: str, words: Iterable[Spoken]) -> str:
+    """Write out every one of some words, in their order."""
+    for word in words:
+        prompt = expand_placeholder(prompt, word.placeholder, word.expansion, word.class_noun)
+    return prompt
 
 
 def _jitter(table: Tensor, count: int, seed: int, skip: int) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from sfumato.data.backgrounds import SIZE, Background, paint
 from sfumato.data.captions import describe_fully
 from sfumato.data.facts import PLACES, RELATIONS, SIZES, Box, Facts, PlaceName, Relation, SizeName, Thing
-from sfumato.data.layout import PAIR_SIDES, draw_side, fit, place_one, place_pair, size_name
+from sfumato.data.layout import PAIR_SIDES, between, draw_side, fit, place_one, place_pair, size_name
 from sfumato.data.primer.characters import describe as describe_person
 from sfumato.data.primer.library import IconRecord, Primer, Sprite
 from sfumato.errors import ConfigError, DataError
@@ -177,25 +177,33 @@ def pair_facts(
     relation: Relation,
     background: Background,
     rng: np.random.Generator,
+    spread: float = 1.0,
 ) -> Facts:
-    """Draw sizes and places of two icons in a relation."""
-    sides = [low + (high - low) * float(rng.random()) for low, high in PAIR_SIDES[relation]]
+    """Draw sizes and places of two icons in a relation; `spread` is how much these vary."""
+    sides = [between(rng, low, high, spread) for low, high in PAIR_SIDES[relation]]
     icons = (one, other)
     extents = [fit(*primer.sprite(i.file).image.size, side) for i, side in zip(icons, sides, strict=True)]
-    boxes = place_pair(rng, relation, extents[0], extents[1])
+    boxes = place_pair(rng, relation, extents[0], extents[1], spread)
     things = [
         icon_thing(icon, box, size_name(side), "free") for icon, box, side in zip(icons, boxes, sides, strict=True)
     ]
     return Facts((things[0], things[1]), background, relation)
 
 
-def portrait_box(rng: np.random.Generator, sprite: Sprite, side: float) -> Box:
-    """Place a portrait: what was cut off at an edge of its frame stays at that edge of the picture."""
+def portrait_box(rng: np.random.Generator, sprite: Sprite, side: float, spread: float = 1.0) -> Box:
+    """Place a portrait: what was cut off at an edge of its frame stays at that edge of the picture.
+
+    Args:
+        rng: Where the randomness comes from.
+        sprite: The portrait and where it lies in its frame.
+        side: Side of the frame, as a share of the picture.
+        spread: How much of the free room is used; 0 is its middle.
+    """
     width, height = sprite.image.size
     if sprite.left == 0 or sprite.left + width == sprite.frame[0]:
         side = 1.0
     factor = side * SIZE / sprite.frame[0]
-    across, down = rng.random(2) * (1 - side) * SIZE
+    across, down = (0.5 + spread * (rng.random(2) - 0.5)) * (1 - side) * SIZE
     w, h = max(4, round(width * factor)), max(4, round(height * factor))
     left = min(round(sprite.left * factor + across), SIZE - w)
     stands = sprite.top + height >= sprite.frame[1] - 1

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -180,9 +181,7 @@ def write(facts: Facts, record: Record | None, seed: int) -> str:
         record: The record of the person in the scene, if there is one.
         seed: Decides what is said and how.
     """
-    person: Callable[[np.random.Generator], str] | None = None
-    if record is not None:
-        person = lambda draws: describe_person(record, draws)  # noqa: E731
+    person = None if record is None else partial(describe_person, record)
     return describe(facts, np.random.default_rng(seed), person)
 
 

@@ -18,6 +18,7 @@ FILE = "prompts_and_classes.txt"
 _HEADINGS = {"classes": "classes", "object prompts": "object", "live subject prompts": "live"}
 _ROW = re.compile(r"(?P<name>[\w.-]+)\s*,\s*(?P<class_noun>[^,]+)")
 _QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>.*?)(?P=quote)\s*(\.format\(.*\))?\s*,?""")
+_GAP = re.compile(r"\{0\} *\{1\}")
 _HINT = "The file lies beside the subjects in the dataset of google/dreambooth."
 
 
@@ -31,7 +32,6 @@ class DreamSubject:
         class_noun: What it is.
         is_live: Whether it gets the prompts for live subjects.
         prompts: Texts; `{}` stands where the identifier and the class noun go.
-        words: The same texts with the class noun alone.
     """
 
     name: str
@@ -39,7 +39,11 @@ class DreamSubject:
     class_noun: str
     is_live: bool
     prompts: tuple[str, ...]
-    words: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The same texts with the class noun alone."""
+        return tuple(text.replace("{}", self.class_noun) for text in self.prompts)
 
 
 def read_dreambooth(folder: Path, live: Collection[str]) -> list[DreamSubject]:
@@ -79,8 +83,7 @@ def read_dreambooth(folder: Path, live: Collection[str]) -> list[DreamSubject]:
                 home / name,
                 noun,
                 is_live,
-                tuple(_with_one_gap(text) for text in texts),
-                tuple(re.sub(r"\{0\} *\{1\}", noun, text) for text in texts),
+                tuple(_GAP.sub("{}", text) for text in texts),  # a placeholder brings its class noun along
             )
         )
     return subjects
@@ -114,14 +117,9 @@ def _parse(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
 
 def _checked(text: str, path: Path, number: int) -> str:
     """Refuse a prompt without one place for the identifier and, right behind, one for the class."""
-    if len(re.findall(r"\{0\} *\{1\}", text)) != 1 or text.count("{") != 2:
+    if len(_GAP.findall(text)) != 1 or text.count("{") != 2:
         raise DataError(
             f"{path}, line {number}: the prompt {text!r} needs '{{0}} {{1}}' once, for the identifier and the class.",
             hint=_HINT,
         )
     return text
-
-
-def _with_one_gap(text: str) -> str:
-    """Write one gap for identifier and class together: a placeholder brings its class noun along."""
-    return re.sub(r"\{0\} *\{1\}", "{}", text)

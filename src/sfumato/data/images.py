@@ -5,6 +5,7 @@ Whatever is wrong with a file is said once, with its name; a picture is never si
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,6 +177,13 @@ def to_pixels(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
     scaled = image.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
     pixels = scaled.to(torch.uint8).permute(1, 2, 0).contiguous()
     return np.asarray(pixels)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def load_tensor(path: Path | str, size: int, fill: tuple[int, int, int] = _WHITE) -> Float[Tensor, "3 size size"]:

@@ -27,7 +27,7 @@ from sfumato.data.compose import (
     render,
 )
 from sfumato.data.facts import RELATIONS, SIZES, Facts, SizeName
-from sfumato.data.layout import draw_place, draw_side, fit, place_one
+from sfumato.data.layout import between, draw_place, draw_side, fit, place_one
 from sfumato.data.primer.characters import describe as describe_person
 from sfumato.data.primer.library import SPLITS, IconRecord, Primer
 from sfumato.errors import ConfigError
@@ -62,6 +62,8 @@ class SceneConfig:
         group_weights: How often icons of an emoji group are drawn; groups not named have 1.
         same_style: Probability that two icons share one style.
         character_sides: Smallest and largest side of a portrait, as shares of the picture.
+        settled: Share of scenes whose things stand exactly where and exactly as large as the words say: the middle of
+            every range. A model learns these sooner, since one caption then means one picture.
     """
 
     icon_weight: float = 0.62
@@ -75,6 +77,7 @@ class SceneConfig:
     group_weights: Mapping[str, float] = field(default_factory=_icon_groups)
     same_style: float = 0.8
     character_sides: tuple[float, float] = (0.85, 1.0)
+    settled: float = 0.0
 
     def __post_init__(self) -> None:
         scenes = ("icon_weight", "pair_weight", "character_weight")
@@ -82,7 +85,7 @@ class SceneConfig:
         _check_weights("size_weights", self.size_weights, tuple(SIZES))
         _check_weights("background_weights", self.background_weights, KINDS)
         _check_weights("group_weights", self.group_weights, tuple(self.group_weights))
-        for name in ("centered", "same_style"):
+        for name in ("centered", "same_style", "settled"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} is {share}; a probability from 0 to 1 is needed.", field=name)
@@ -169,23 +172,22 @@ class SceneSampler:
         rng = np.random.default_rng(derive_seed(self.seed, f"scene/{self.split}", index))
         config = self.config
         kind = pick(rng, (config.icon_weight, config.pair_weight, config.character_weight))
-        if kind == 0:
-            return self._icon_scene(rng)
-        return self._pair_scene(rng) if kind == 1 else self._person_scene(rng)
+        spread = 0.0 if config.settled and rng.random() < config.settled else 1.0
+        return (self._icon_scene, self._pair_scene, self._person_scene)[kind](rng, spread)
 
-    def _icon_scene(self, rng: np.random.Generator) -> Plan:
+    def _icon_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan one icon at some size and place."""
         icon = self._icons.draw(rng)
         sizes = tuple(self.config.size_weights)
         size = sizes[pick(rng, tuple(self.config.size_weights.values()))]
         sprite = self.primer.sprite(icon.file)
-        width, height = fit(*sprite.image.size, draw_side(rng, size))
+        width, height = fit(*sprite.image.size, draw_side(rng, size, spread))
         place = draw_place(rng, width, height, self.config.centered)
-        thing = icon_thing(icon, place_one(rng, width, height, place), size, place)
+        thing = icon_thing(icon, place_one(rng, width, height, place, spread), size, place)
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
         return Plan(facts, describe(facts, rng))
 
-    def _pair_scene(self, rng: np.random.Generator) -> Plan:
+    def _pair_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan two different icons in a relation."""
         relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
         one, other = self._first.draw(rng), self._second.draw(rng)
@@ -196,16 +198,16 @@ class SceneSampler:
         if rng.random() < 0.5 and self.split == "train":
             one, other = other, one
         hidden = self.primer.sprite(one.file).hidden_by | self.primer.sprite(other.file).hidden_by
-        facts = pair_facts(self.primer, one, other, relation, self._background(rng, hidden), rng)
+        facts = pair_facts(self.primer, one, other, relation, self._background(rng, hidden), rng, spread)
         return Plan(facts, describe(facts, rng))
 
-    def _person_scene(self, rng: np.random.Generator) -> Plan:
+    def _person_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan a drawn person, nearly as large as the picture."""
         variants = self._people[int(rng.integers(len(self._people)))]
         record = variants[int(rng.integers(len(variants)))]
         low, high = self.config.character_sides
         sprite = self.primer.sprite(record["file"])
-        thing = person_thing(record, portrait_box(rng, sprite, low + (high - low) * rng.random()))
+        thing = person_thing(record, portrait_box(rng, sprite, between(rng, low, high, spread), spread))
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
         return Plan(facts, describe(facts, rng, lambda draws: describe_person(record, draws)))
 

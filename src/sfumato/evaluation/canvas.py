@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
@@ -12,6 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from sfumato.data.images import png_bytes
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Number = float | int
@@ -88,9 +89,7 @@ class Canvas:
     def picture(self, left: Number, top: Number, side: Number, pixels: Picture) -> None:
         """Place a square picture."""
         image = Image.fromarray(pixels)
-        stream = io.BytesIO()
-        image.save(stream, "PNG")
-        data = base64.b64encode(stream.getvalue()).decode()
+        data = base64.b64encode(png_bytes(image)).decode()
         self._svg.append(
             f'<image x="{left:.2f}" y="{top:.2f}" width="{side:g}" height="{side:g}" '
             f'href="data:image/png;base64,{data}"/>'
@@ -111,9 +110,7 @@ class Canvas:
         sheet = Image.new("RGB", (self.width * _SCALE, self.height * _SCALE), ImageColor.getrgb(ground))
         for paint in self._paint:
             paint(sheet)
-        stream = io.BytesIO()
-        sheet.save(stream, "PNG")
-        return stream.getvalue()
+        return png_bytes(sheet)
 
 
 def _joined(points: Sequence[Point]) -> str:

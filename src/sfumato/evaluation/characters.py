@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,18 +13,18 @@ from torch import Tensor
 
 from sfumato.data.benchmark.schema import Benchmark, Prompt, PromptKind, Subject
 from sfumato.data.images import load_image, resize
+from sfumato.evaluation.encoders import Dual, Seeing
 from sfumato.evaluation.likeness import (
     PictureDistance,
-    PictureEncoder,
-    TextPictureEncoder,
+    class_before,
     cosines,
-    drift,
     prompt_fidelity,
+    side_effects,
     subject_fidelity,
 )
 from sfumato.evaluation.reading import Reader
 from sfumato.evaluation.scoreboard import COST_COLUMNS, Column, Entry
-from sfumato.evaluation.trial import BASELINE, Asked, Case, Picture, Trial, cost_values
+from sfumato.evaluation.trial import Asked, Case, Picture, Trial
 
 TRUTH = "the truth itself"
 COLUMNS = (
@@ -73,10 +74,10 @@ class Scorer:
         self,
         folder: Path,
         benchmark: Benchmark,
-        eye: PictureEncoder,
+        eye: Seeing,
         distance: PictureDistance,
         reader: Reader,
-        text: TextPictureEncoder | None = None,
+        text: Dual | None = None,
     ) -> None:
         self._folder, self._eye, self._distance, self._reader, self._text = folder, eye, distance, reader, text
         self._subjects = {subject.name: subject for subject in benchmark.subjects}
@@ -92,18 +93,13 @@ class Scorer:
         prompts = {prompt.name: prompt for prompt in subject.prompts}
         truths = {asked.name: [self._read(f) for f in prompts[asked.name].truths] for asked in case.asked}
         learned = self._eye.embed_pictures([self._read(picture.file) for picture in subject.pictures])
-        before = next((self._eye.embed_pictures(t.class_pictures) for t in trials if t.method == BASELINE), None)
+        before = class_before(trials, self._eye)
         entries = []
         for trial in trials:
             drawn = {name: [_fitted(p, truths[name][0]) for p in pictures] for name, pictures in trial.drawn.items()}
             values = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(subject, prompts, drawn)
-            diversity = self._distance.diversity(drawn.values())
-            values |= {} if diversity is None else {"div": diversity}
-            after = self._eye.embed_pictures(trial.class_pictures)
-            values["pres"] = subject_fidelity(after, learned)
-            if before is not None:
-                values["drift"] = drift(before, after)
-            entries.append(Entry(case.name, case.kind, trial.method, values | cost_values(trial)))
+            values |= side_effects(replace(trial, drawn=drawn), self._eye, learned, before, self._distance)
+            entries.append(Entry(case.name, case.kind, trial.method, values))
         best = {
             "subject": subject_fidelity(
                 self._eye.embed_pictures([p for group in truths.values() for p in group]), learned
@@ -199,7 +195,7 @@ def wanted_attributes(benchmark: Benchmark, cases: Sequence[Case]) -> set[tuple[
 def _fitted(picture: Picture, truth: Picture) -> Picture:
     """Scale a picture to the size of the truth."""
     height, width = truth.shape[:2]
-    return picture if picture.shape == truth.shape else resize(picture, width, height)
+    return resize(picture, width, height)
 
 
 def _pixels(picture: Picture, truth: Picture) -> float:

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from sfumato.data.dreambooth_folder import DreamSubject
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
+from sfumato.evaluation.encoders import Dual, Seeing
 from sfumato.evaluation.likeness import (
     PictureDistance,
-    PictureEncoder,
-    TextPictureEncoder,
-    drift,
+    class_before,
     prompt_fidelity,
     real_fidelity,
+    side_effects,
     subject_fidelity,
 )
 from sfumato.evaluation.scoreboard import COST_COLUMNS, Column, Entry
-from sfumato.evaluation.trial import BASELINE, Asked, Case, Picture, Trial, cost_values
+from sfumato.evaluation.trial import Asked, Case, Picture, Trial
 
 REAL = "real pictures"
 NOTES = (
@@ -31,17 +31,17 @@ NOTES = (
 )
 
 
-def columns_of(encoders: Sequence[str], has_text: bool) -> tuple[Column, ...]:
+def columns_of(encoders: Sequence[str], text: str | None) -> tuple[Column, ...]:
     """Return the columns: subject fidelity once for each encoder, the rest once, by the first encoder.
 
     Args:
         encoders: Names of the encoders of pictures.
-        has_text: Whether pictures are compared with texts.
+        text: Name of what compares pictures with texts; `None` leaves prompt fidelity out.
     """
     subject = [Column(f"subject_{name}", f"subject fidelity ({name})", "more", of_subject=True) for name in encoders]
-    text = [Column("text", "prompt fidelity", "more")] if has_text else []
+    prompts = [Column("text", f"prompt fidelity ({text})", "more")] if text else []
     rest = (Column("pres", "PRES", "less"), Column("drift", "drift of the class", "less"), Column("div", "DIV", "more"))
-    return (*subject, *text, *rest, *COST_COLUMNS)
+    return (*subject, *prompts, *rest, *COST_COLUMNS)
 
 
 def dream_cases(subjects: Sequence[DreamSubject]) -> list[Case]:
@@ -65,9 +65,9 @@ def dream_cases(subjects: Sequence[DreamSubject]) -> list[Case]:
 def score_dream(
     trials: Sequence[Trial],
     size: int,
-    encoders: Mapping[str, PictureEncoder],
+    encoders: Mapping[str, Seeing],
     distance: PictureDistance,
-    text: TextPictureEncoder | None = None,
+    text: Dual | None = None,
 ) -> list[Entry]:
     """Score all trials of one subject, the real pictures last.
 
@@ -82,7 +82,7 @@ def score_dream(
     photos = [to_pixels(load_tensor(entry.path, size)) for entry in list_entries(case.folder)]
     real = {name: encoder.embed_pictures(photos) for name, encoder in encoders.items()}
     main = next(iter(encoders))
-    before = next((encoders[main].embed_pictures(t.class_pictures) for t in trials if t.method == BASELINE), None)
+    before = class_before(trials, encoders[main])
     words = {asked.name: asked.words for asked in case.asked}
     entries = []
     for trial in trials:
@@ -93,12 +93,7 @@ def score_dream(
         if text is not None:
             said = [words[name] for name, pictures in trial.drawn.items() for _ in pictures]
             values["text"] = prompt_fidelity(text.embed_pictures(drawn), text.embed_texts(said))
-        after = encoders[main].embed_pictures(trial.class_pictures)
-        values["pres"] = subject_fidelity(after, real[main])
-        if before is not None:
-            values["drift"] = drift(before, after)
-        diversity = distance.diversity(trial.drawn.values())
-        values |= {} if diversity is None else {"div": diversity}
-        entries.append(Entry(case.name, case.kind, trial.method, values | cost_values(trial)))
+        values |= side_effects(trial, encoders[main], real[main], before, distance)
+        entries.append(Entry(case.name, case.kind, trial.method, values))
     ceiling = {f"subject_{name}": found for name, rows in real.items() if (found := real_fidelity(rows)) is not None}
     return [*entries, Entry(case.name, case.kind, REAL, ceiling)]

@@ -18,53 +18,43 @@ from torch import Tensor
 
 from sfumato.errors import ConfigError
 from sfumato.evaluation.features import FeatureExtractor
-from sfumato.evaluation.grounds import ground_rgb, on_white
+from sfumato.evaluation.grounds import border, ground_rgb, on_white
 from sfumato.evaluation.local_encoders import load_local
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Features = Float[Tensor, "n d"]
 
-_BORDER = 4
 _PLAIN_TOLERANCE, _PLAIN_SHARE = 24, 0.75
 
 
 @runtime_checkable
-class PictureEncoder(Protocol):
-    """Turns pictures into unit features."""
-
-    name: str
+class Seeing(Protocol):
+    """Turns pictures into features."""
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> Features:
-        """Return one row of length 1 a picture."""
+        """Return one row a picture."""
         ...
 
 
 @runtime_checkable
-class TextEncoder(Protocol):
-    """Turns pictures and texts into unit features of one space."""
-
-    name: str
-
-    def embed_pictures(self, pictures: Sequence[Picture]) -> Features:
-        """Return one row of length 1 a picture."""
-        ...
+class Dual(Seeing, Protocol):
+    """Turns pictures and texts into features of one space."""
 
     def embed_texts(self, texts: Sequence[str]) -> Features:
-        """Return one row of length 1 a text."""
+        """Return one row a text."""
         ...
 
 
 @runtime_checkable
-class Dual(Protocol):
-    """As `TextEncoder`, without a name."""
+class PictureEncoder(Seeing, Protocol):
+    """Turns pictures into features of length 1, under the name that a report gives it."""
 
-    def embed_pictures(self, pictures: Sequence[Picture]) -> Features:
-        """Return one row of length 1 a picture."""
-        ...
+    name: str
 
-    def embed_texts(self, texts: Sequence[str]) -> Features:
-        """Return one row of length 1 a text."""
-        ...
+
+@runtime_checkable
+class TextEncoder(Dual, PictureEncoder, Protocol):
+    """Turns pictures and texts into features of length 1, under the name that a report gives it."""
 
 
 class EmbeddedEncoder:
@@ -137,10 +127,32 @@ def choose_encoders(
             texts, or transformers is missing.
         CheckpointError: A folder is missing or holds no usable model.
     """
+    found, by_text = choose_judges([pictures], texts, eye=eye, dual=dual)
+    return Encoders(found[0], by_text)
+
+
+def choose_judges(
+    pictures: Sequence[str],
+    texts: str = "auto",
+    *,
+    eye: FeatureExtractor | None = None,
+    dual: Callable[[], Dual] | None = None,
+) -> tuple[list[PictureEncoder], TextEncoder | None]:
+    """Load several encoders of pictures, each model once; see `choose_encoders`.
+
+    Args:
+        pictures: What `choose_encoders` takes, one or more.
+        texts: As there.
+        eye: As there.
+        dual: As there.
+
+    Returns:
+        The encoders of pictures in the order asked for, and the encoder of texts.
+    """
     if texts == "auto":
         texts = "none" if dual is None else "dual"
     seen: dict[str, PictureEncoder] = {}
-    for name in sorted({pictures, texts} - {"embedded", "none"}):
+    for name in sorted({*pictures, texts} - {"embedded", "none"}):
         if name != "dual":
             seen[name] = load_local(Path(name))
         elif dual is not None:
@@ -161,7 +173,9 @@ def choose_encoders(
                 hint="Name a folder with CLIP, or 'none'.",
             )
         by_text = found
-    return Encoders(EmbeddedEncoder(eye) if pictures == "embedded" else seen[pictures], by_text)
+    if "embedded" in pictures:
+        seen["embedded"] = EmbeddedEncoder(eye)
+    return [seen[name] for name in pictures], by_text
 
 
 def without_ground(picture: Picture) -> Picture:
@@ -171,7 +185,5 @@ def without_ground(picture: Picture) -> Picture:
     would lose fidelity to one that repeats the grounds. A ground counts as plain where three quarters of the border
     have nearly its colour; where it is not, nothing tells it from the subject, and the picture stays as it is.
     """
-    edge = np.ones(picture.shape[:2], dtype=np.bool_)
-    edge[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    far = np.abs(picture[edge].astype(np.float32) - np.array(ground_rgb(picture), np.float32)).max(axis=1)
+    far = np.abs(border(picture).astype(np.float32) - np.array(ground_rgb(picture), np.float32)).max(axis=1)
     return on_white(picture) if float((far < _PLAIN_TOLERANCE).mean()) >= _PLAIN_SHARE else picture

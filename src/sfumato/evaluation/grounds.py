@@ -22,10 +22,15 @@ def ground_rgb(picture: Picture) -> tuple[float, float, float]:
 
     Why: a thing may touch the border, as portraits do, but rarely covers half of it.
     """
+    red, green, blue = np.median(border(picture), axis=0).tolist()
+    return red, green, blue
+
+
+def border(picture: Picture) -> UInt8[np.ndarray, "n 3"]:
+    """Return the pixels of the border, 4 pixels wide."""
     edge = np.ones(picture.shape[:2], dtype=np.bool_)
     edge[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    red, green, blue = np.median(picture[edge], axis=0).tolist()
-    return red, green, blue
+    return np.asarray(picture[edge])
 
 
 def ground_name(picture: Picture) -> str:

@@ -1,10 +1,8 @@
-"""How like pictures are: to a subject, to a prompt, to one another. Encoders are given, formulas are here."""
+"""What a benchmark says of many pictures in one number: means, in double precision, of the formulas of `fidelity`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,85 +10,71 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.data.images import to_tensor
-from sfumato.evaluation.features import FeatureExtractor
-from sfumato.evaluation.trial import Picture
+from sfumato.evaluation import fidelity
+from sfumato.evaluation.encoders import Seeing
+from sfumato.evaluation.trial import BASELINE, Picture, Trial, cost_values
 from sfumato.models.perceptual import PerceptualLoss
 
 _BATCH = 16
 _SIDE = 128
 
 
-@runtime_checkable
-class PictureEncoder(Protocol):
-    """Turns pictures into features."""
-
-    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """Return one row a picture."""
-        ...
-
-
-@runtime_checkable
-class TextPictureEncoder(Protocol):
-    """Turns pictures and texts into features that can be compared."""
-
-    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """Return one row a picture."""
-        ...
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return one row a text."""
-        ...
-
-
-class EyeEncoder:
-    """The features of EfficientNet-Lite0, which ships with the package.
-
-    Args:
-        eye: Looks at pictures.
-    """
-
-    def __init__(self, eye: FeatureExtractor | None = None) -> None:
-        self._eye = eye or FeatureExtractor()
-
-    def embed_pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """Return one row a picture."""
-        return self._eye.look(pictures)
-
-
 def cosines(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """Return the cosine of every row of one with every row of the other."""
-    return F.normalize(one.double(), dim=1) @ F.normalize(other.double(), dim=1).T
+    return fidelity.cosines(one.double(), other.double())
 
 
 def subject_fidelity(drawn: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> float:
-    """Return the mean pairwise cosine of drawn and real pictures of a subject ([ruiz2023] 4.1; DINO, CLIP-I).
+    """Return the mean of `fidelity.subject_fidelity`.
 
     Of class pictures drawn after learning instead of the subject's, the same number is PRES ([ruiz2023] 4.4): less is
     better there.
     """
-    return float(cosines(drawn, real).mean())
+    return float(fidelity.subject_fidelity(drawn.double(), real.double()).mean())
 
 
 def prompt_fidelity(drawn: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> float:
-    """Return the mean cosine of pictures and their texts ([ruiz2023] 4.1; CLIP-T)."""
-    return float((F.normalize(drawn.double(), dim=1) * F.normalize(texts.double(), dim=1)).sum(1).mean())
+    """Return the mean of `fidelity.prompt_fidelity`."""
+    return float(fidelity.prompt_fidelity(drawn.double(), texts.double()).mean())
 
 
 def real_fidelity(real: Float[Tensor, "m d"]) -> float | None:
-    """Return the mean cosine of different real pictures of a subject: what a perfect method reaches.
+    """Return the mean of `fidelity.own_fidelity`: what a perfect method reaches.
 
     Returns:
         `None` for a single picture.
     """
-    if len(real) < 2:
-        return None
-    table = cosines(real, real)
-    return float((table.sum() - table.diagonal().sum()) / (len(real) * (len(real) - 1)))
+    return None if len(real) < 2 else float(fidelity.own_fidelity(real.double()).mean())
 
 
 def drift(before: Float[Tensor, "n d"], after: Float[Tensor, "n d"]) -> float:
-    """Return how far pictures of the class have moved: 1 - cosine, seed by seed."""
-    return 1.0 - prompt_fidelity(before, after)
+    """Return the mean of `fidelity.class_shift`."""
+    return float(fidelity.class_shift(after.double(), before.double()).mean())
+
+
+def class_before(trials: Sequence[Trial], encoder: Seeing) -> Tensor | None:
+    """Return the features of what the untrained base draws of the class; `None` where it was not asked."""
+    return next((encoder.embed_pictures(trial.class_pictures) for trial in trials if trial.method == BASELINE), None)
+
+
+def side_effects(
+    trial: Trial, encoder: Seeing, learned: Float[Tensor, "m d"], before: Tensor | None, distance: PictureDistance
+) -> dict[str, float]:
+    """Measure what a method did beside drawing its subject: PRES, drift, DIV, and what the lesson took.
+
+    Args:
+        trial: The method.
+        encoder: Encodes pictures.
+        learned: Features of the pictures that were learned from.
+        before: Those of `class_before`; `None` leaves drift out.
+        distance: Perceptual distance.
+    """
+    after = encoder.embed_pictures(trial.class_pictures)
+    values = {"pres": subject_fidelity(after, learned), **cost_values(trial)}
+    if before is not None:
+        values["drift"] = drift(before, after)
+    diversity = distance.diversity(trial.drawn.values())
+    return values if diversity is None else {**values, "div": diversity}
 
 
 class PictureDistance:
@@ -121,11 +105,13 @@ class PictureDistance:
         Returns:
             More is better; `None` where no prompt has two pictures.
         """
-        pairs = [pair for group in groups for pair in combinations(group, 2)]
-        if not pairs:
-            return None
-        distances = self.between([one for one, _ in pairs], [other for _, other in pairs])
-        return sum(distances) / len(distances)
+        total, pairs = 0.0, 0
+        for group in groups:
+            count = len(group) * (len(group) - 1) // 2
+            if count:
+                distances = fidelity.perceptual_distances(_stacked(group), self._network)
+                total, pairs = total + count * fidelity.diversity(distances), pairs + count
+        return total / pairs if pairs else None
 
 
 def _stacked(pictures: Sequence[Picture]) -> Tensor:

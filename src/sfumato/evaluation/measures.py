@@ -69,13 +69,8 @@ def share(
         chance: What guessing reaches.
         seed: Decides the resampling.
     """
-    values = np.array(right, dtype=np.float64)
-
-    def mean(rows: Rows) -> float:
-        return float(values[rows].mean())
-
-    interval = bootstrap(mean, len(values), seed)
-    return Measure(name, float(values.mean()), len(values), interval, target, ceiling, chance)
+    values = [float(answer) for answer in right]
+    return Measure(name, float(np.mean(values)), len(values), mean_interval(values, seed), target, ceiling, chance)
 
 
 def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
@@ -123,10 +118,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
         b: Values of the other, in the same order.
         seed: Decides the resampling.
     """
-    differences = np.array(a, dtype=np.float64) - np.array(b, dtype=np.float64)
-    return bootstrap(lambda rows: float(differences[rows].mean()), len(differences), seed)
+    return mean_interval([one - other for one, other in zip(a, b, strict=True)], seed)
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """Return the 95 % bootstrap interval of a mean."""
-    return paired_difference(values, [0.0] * len(values), seed)
+    numbers = np.array(values, dtype=np.float64)
+    return bootstrap(lambda rows: float(numbers[rows].mean()), len(numbers), seed)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sfumato.evaluation.measures import Interval, Rows, bootstrap
+from sfumato.evaluation.measures import Interval, mean_interval
 
 _FEWEST = 5
 """Subjects below which an interval says nothing."""
@@ -120,15 +120,10 @@ class Scoreboard:
             for column in (column for column in self.columns if column.of_subject):
                 sign = -1.0 if column.better == "less" else 1.0
                 pairs = self._paired(method, baseline, column.key)
-                gains = np.array([sign * (mine - base) for mine, base in pairs], dtype=np.float64)
-                if not len(gains):
-                    continue
-
-                def mean(rows: Rows, gains: np.ndarray = gains) -> float:
-                    return float(gains[rows].mean())
-
-                interval = bootstrap(mean, len(gains), seed)
-                found.append(Comparison(method, column.key, float(gains.mean()), interval, len(gains)))
+                gains = [sign * (mine - base) for mine, base in pairs]
+                if gains:
+                    interval = mean_interval(gains, seed)
+                    found.append(Comparison(method, column.key, float(np.mean(gains)), interval, len(gains)))
         return found
 
     def to_json(self, baseline: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sfumato.data.images import png_bytes
 from sfumato.evaluation.questions import Answer
 
 _GROUND, _INK = (250, 249, 246), (40, 40, 44)
@@ -43,6 +43,4 @@ def prompt_sheet(sections: Sequence[tuple[str, Sequence[Answer]]], columns: int 
             for number, line in enumerate(lines):
                 draw.text((left, top + _SIDE + 2 + number * _LINE), line, fill=_INK, font=font)
         top += cell
-    stream = io.BytesIO()
-    sheet.save(stream, "PNG")
-    return stream.getvalue()
+    return png_bytes(sheet)

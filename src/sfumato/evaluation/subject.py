@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import UInt8
-
 from sfumato.data.backgrounds import SIZE
 from sfumato.data.compose import Scene
 from sfumato.data.images import resize, to_pixels
@@ -90,11 +87,6 @@ def draw_answers(subject: Subject, kind: str, scenes: Sequence[Scene], plan: Eva
     answers: list[Answer] = []
     for event in subject.draw([scene.caption for _, scene in asked], seeds, settings):
         if isinstance(event, Drawn):
-            answers.append(Answer(asked[event.index][1], _fitted(to_pixels(event.image))))
+            answers.append(Answer(asked[event.index][1], resize(to_pixels(event.image), SIZE)))
             yield Progress(f"drawing {kind}", len(answers), len(asked))
     return answers
-
-
-def _fitted(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "128 128 3"]:
-    """Scale a picture to the side of the real ones."""
-    return picture if picture.shape[:2] == (SIZE, SIZE) else resize(picture, SIZE, SIZE)

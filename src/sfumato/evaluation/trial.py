@@ -109,6 +109,14 @@ class Trial:
     cost: Cost | None = None
 
 
+def by_subject(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Group trials by subject, in order of appearance."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.case.name, []).append(trial)
+    return list(groups.values())
+
+
 def spread(count: int, wanted: int | None) -> list[int]:
     """Choose positions spread evenly over a list.
 

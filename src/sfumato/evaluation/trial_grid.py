@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sfumato.data.images import png_bytes
 from sfumato.evaluation.trial import Picture, Trial, in_turns
 
 _GROUND, _INK, _FAINT = (250, 249, 246), (40, 40, 44), (120, 120, 126)
@@ -76,9 +76,7 @@ def trial_grid(columns: Sequence[str], rows: Sequence[GridRow], side: int = 112)
             if picture is not None:
                 scaled = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
                 sheet.paste(scaled, (_MARGIN + place * (side + _GAP), top + _LINE))
-    stream = io.BytesIO()
-    sheet.save(stream, "PNG")
-    return stream.getvalue()
+    return png_bytes(sheet)
 
 
 def _cut(text: str, letters: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from sfumato.evaluation.canvas import Canvas, Number
 from sfumato.evaluation.charts import BOUND, CHOSEN, FAINT, INK, Curve, draw_curve, draw_plane
-from sfumato.evaluation.measures import mean_interval
+from sfumato.evaluation.measures import Interval, mean_interval
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.scores import columns
 from sfumato.evaluation.verdict_plan import filled
@@ -22,6 +22,8 @@ from sfumato.events import Artifact, Event, Verdict
 from sfumato.formats.atomic import atomic_folder
 
 Picture = UInt8[np.ndarray, "H W 3"]
+Measured = Mapping[int, Mapping[str, tuple[float, Interval | None]]]
+"""Every number of every step, with its interval where it has one."""
 
 _WIDTH, _MARGIN, _LABEL, _GAP = 1080, 20, 84, 4
 _CHART = 190
@@ -60,16 +62,19 @@ def write_report(probe: SubjectProbe, folder: Path) -> Iterator[Event]:
         StorageError: The folder cannot be written.
     """
     verdict = probe.verdict()
+    measured = {step: columns(scores, probe.yardstick) for step, scores in sorted(probe.steps.items())}
     sheet = _sheet(probe, verdict)
     with atomic_folder(folder) as stage:
-        (stage / "report.html").write_text(_page(probe, verdict, sheet), encoding="utf-8")
+        (stage / "report.html").write_text(_page(probe, verdict, measured, sheet), encoding="utf-8")
         (stage / "report.png").write_bytes(sheet.png())
-        (stage / "scores.json").write_text(json.dumps(_content(probe, verdict), indent=1) + "\n", encoding="utf-8")
+        (stage / "scores.json").write_text(
+            json.dumps(_content(probe, verdict, measured), indent=1) + "\n", encoding="utf-8"
+        )
     yield Artifact(folder / "report.html", "report")
     yield Artifact(folder / "report.png", "report")
 
 
-def _content(probe: SubjectProbe, verdict: Verdict) -> dict[str, Any]:
+def _content(probe: SubjectProbe, verdict: Verdict, measured: Measured) -> dict[str, Any]:
     """Return everything that was measured as plain data."""
     stick = probe.yardstick
     return {
@@ -82,16 +87,13 @@ def _content(probe: SubjectProbe, verdict: Verdict) -> dict[str, Any]:
         "subject_to_itself": list(stick.own),
         "kin": {"features": stick.kin.features, "pixels": stick.kin.pixels, "source": stick.kin.source},
         "base": stick.base.to_dict(),
-        "steps": [{**scores.to_dict(), "means": _means(probe, step)} for step, scores in sorted(probe.steps.items())],
+        "steps": [{**probe.steps[step].to_dict(), "means": _means(numbers)} for step, numbers in measured.items()],
     }
 
 
-def _means(probe: SubjectProbe, step: int) -> dict[str, Any]:
-    """Return the means of a step with their intervals."""
-    return {
-        name: {"value": value, "interval": interval}
-        for name, (value, interval) in columns(probe.steps[step], probe.yardstick).items()
-    }
+def _means(numbers: Mapping[str, tuple[float, Interval | None]]) -> dict[str, Any]:
+    """Return the means of a step with their intervals as plain data."""
+    return {name: {"value": value, "interval": interval} for name, (value, interval) in numbers.items()}
 
 
 def _sheet(probe: SubjectProbe, verdict: Verdict) -> Canvas:
@@ -164,9 +166,8 @@ def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, si
             canvas.picture(_MARGIN + _LABEL + column * (side + _GAP), y, side, picture)
 
 
-def _page(probe: SubjectProbe, verdict: Verdict, sheet: Canvas) -> str:
+def _page(probe: SubjectProbe, verdict: Verdict, measured: Measured, sheet: Canvas) -> str:
     """Write the page."""
-    measured = {step: columns(scores, probe.yardstick) for step, scores in sorted(probe.steps.items())}
     names = [name for name in _MEANINGS if any(name in numbers for numbers in measured.values())]
     head = "".join(f"<th>{escape(_MEANINGS[name])}</th>" for name in names)
     body = ""
@@ -190,6 +191,6 @@ def _page(probe: SubjectProbe, verdict: Verdict, sheet: Canvas) -> str:
     )
 
 
-def _cell(value: float, interval: tuple[float, float] | None) -> str:
+def _cell(value: float, interval: Interval | None) -> str:
     """Write a number with its interval."""
     return f"{value:.3f}" if interval is None else f"{value:.3f} <small>({interval[0]:.3f}–{interval[1]:.3f})</small>"

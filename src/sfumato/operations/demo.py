@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 from PIL import Image
 
-from sfumato.data.images import list_images, load_image
+from sfumato.data.images import list_images, load_image, png_bytes
 from sfumato.events import Artifact, Done, Notice, Step
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle, load_bundle
@@ -100,7 +99,5 @@ def _drawn(
 
 def _written(sheet: Image.Image, path: Path) -> Artifact:
     """Write the sheet."""
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, png_bytes(sheet))
     return Artifact(path, "report", {})

@@ -13,14 +13,16 @@ from sfumato.data.listing import list_entries
 from sfumato.data.primer.library import Primer
 from sfumato.errors import ConfigError
 from sfumato.evaluation.characters import COLUMNS, DETAILS, NOTES, TRUTH, Scorer, cases_of, wanted_attributes
+from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor, Measuring
-from sfumato.evaluation.likeness import EyeEncoder, PictureDistance
+from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader, fit_reader
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import Trial, spread
+from sfumato.evaluation.trial import Trial, by_subject, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Notice, Progress
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import check_methods, run_trials
@@ -50,16 +52,21 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
     cases = cases_of(request.folder, benchmark)
     cases = [cases[place] for place in spread(len(cases), request.subjects)]
     bundle = load_bundle(request.base)
-    trials = yield from run_trials(request, cases, bundle)
     eye = FeatureExtractor(cache=None if request.primer is None else request.primer / "cache")
+    judges = choose_encoders("embedded", request.judge_texts, eye=eye, dual=load_dual_encoder)
+    trials = yield from run_trials(request, cases, bundle)
     reader, notes = Reader(), list(NOTES)
+    if judges.texts is not None:
+        notes.append(
+            f"Prompt fidelity: cosine of pictures and the request in the base's words, by {judges.texts.name}."
+        )
     wanted = wanted_attributes(benchmark, [trial.case for trial in trials])
     if primer is None and wanted:
         notes.append("Attributes of drawn people were not read: that needs the training set (--primer).")
         yield Notice(0, notes[-1])
     elif primer is not None:
         reader = yield from fit_reader(primer, eye, wanted)
-    scorer = Scorer(request.folder, benchmark, EyeEncoder(eye), PictureDistance(), reader)
+    scorer = Scorer(request.folder, benchmark, judges.pictures, PictureDistance(), reader, judges.texts)
     entries = yield from _scored(scorer, trials)
     board = Scoreboard(
         f"Personalising {bundle.name}: {len(cases)} subjects with known truth",
@@ -92,11 +99,10 @@ def _primer(folder: Path, benchmark: Benchmark) -> Primer:
 
 def _scored(scorer: Scorer, trials: Sequence[Trial]) -> Measuring[list[Entry]]:
     """Score subject by subject."""
-    names = list(dict.fromkeys(trial.case.name for trial in trials))
-    entries: list[Entry] = []
-    for number, name in enumerate(names, start=1):
-        entries += scorer.score([trial for trial in trials if trial.case.name == name])
-        yield Progress("scores", number, len(names))
+    groups, entries = by_subject(trials), list[Entry]()
+    for number, own in enumerate(groups, start=1):
+        entries += scorer.score(own)
+        yield Progress("scores", number, len(groups))
     order = [*dict.fromkeys(trial.method for trial in trials), TRUTH]
     return sorted(entries, key=lambda entry: order.index(entry.method))
 
@@ -106,12 +112,11 @@ def _rows(folder: Path, benchmark: Benchmark, trials: Sequence[Trial]) -> list[G
     subjects = {subject.name: subject for subject in benchmark.subjects}
     methods = list(dict.fromkeys(trial.method for trial in trials))
     rows: list[GridRow] = []
-    for name in dict.fromkeys(trial.case.name for trial in trials):
-        own = [trial for trial in trials if trial.case.name == name]
+    for own in by_subject(trials):
         asked = {item.name for item in own[0].case.asked}
         wanted = {
             prompt.name: [load_image(folder / file).rgb for file in prompt.truths[:1]]
-            for prompt in subjects[name].prompts
+            for prompt in subjects[own[0].case.name].prompts
             if prompt.name in asked
         }
         learned = load_image(list_entries(own[0].case.folder)[0].path).rgb

@@ -10,12 +10,14 @@ from sfumato.data.dreambooth_folder import read_dreambooth
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, score_dream
-from sfumato.evaluation.likeness import EyeEncoder, PictureDistance, PictureEncoder, TextPictureEncoder
+from sfumato.evaluation.encoders import Seeing, choose_judges
+from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import Trial, spread
+from sfumato.evaluation.trial import Trial, by_subject, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Progress
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import check_methods, run_trials
@@ -34,7 +36,8 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
         The events of lessons and drawing, the table, the files and `Done`.
 
     Raises:
-        ConfigError: A method is unknown.
+        ConfigError: A method is unknown, or an encoder does not know what it is asked for.
+        CheckpointError: An encoder cannot be read; that is found before the first lesson.
         DataError: The dataset is not usable.
         SfumatoError: The base or a lesson is not usable.
     """
@@ -44,19 +47,18 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     cases = dream_cases(subjects)
     cases = [cases[place] for place in spread(len(cases), request.subjects)]
     bundle = load_bundle(request.base)
+    judges, text = choose_judges(request.judge_pictures, request.judge_texts, dual=load_dual_encoder)
+    encoders: dict[str, Seeing] = {judge.name: judge for judge in judges}
     trials = yield from run_trials(request, cases, bundle)
-    encoders: dict[str, PictureEncoder] = {"EfficientNet": EyeEncoder()}
-    text: TextPictureEncoder | None = None
     entries: list[Entry] = []
     distance = PictureDistance()
-    for number, case in enumerate(cases, start=1):
-        own = [trial for trial in trials if trial.case.name == case.name]
+    for number, own in enumerate(by_subject(trials), start=1):
         entries += score_dream(own, bundle.native_size, encoders, distance, text)
         yield Progress("scores", number, len(cases))
     order = [*dict.fromkeys(trial.method for trial in trials), REAL]
     board = Scoreboard(
         f"DreamBooth protocol on {bundle.name}: {len(cases)} of {len(subjects)} subjects",
-        columns_of(list(encoders), text is not None),
+        columns_of(list(encoders), None if text is None else text.name),
         sorted(entries, key=lambda entry: order.index(entry.method)),
         facts_of(request, bundle, {"subjects": [case.name for case in cases]}),
         NOTES,
@@ -71,8 +73,7 @@ def _rows(trials: Sequence[Trial], size: int) -> list[GridRow]:
     """Choose the rows of the sheet."""
     methods = list(dict.fromkeys(trial.method for trial in trials))
     rows: list[GridRow] = []
-    for name in dict.fromkeys(trial.case.name for trial in trials):
-        own = [trial for trial in trials if trial.case.name == name]
+    for own in by_subject(trials):
         photos = [to_pixels(load_tensor(entry.path, size)) for entry in list_entries(own[0].case.folder)[:2]]
         another = {asked.name: photos[1:] for asked in own[0].case.asked}
         rows += trial_rows(own, another, photos[0], methods, _GRID_ROWS)

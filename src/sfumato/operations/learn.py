@@ -14,16 +14,13 @@ from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.verdict import Rule
 from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_prompts
 from sfumato.evaluation.verdict_report import write_report
-from sfumato.events import Artifact, Notice
+from sfumato.events import Artifact, Event, Notice
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
-from sfumato.training.loop import LoopConfig
-from sfumato.training.methods import METHODS
-from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn as learn_subject
 
 
@@ -54,12 +51,17 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
         yield Notice(0, f"The verdict looks at {request.placeholder} alone, not at the subjects given with --also.")
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
         yield event
-        if isinstance(event, Artifact) and event.kind in ("concept", "bundle"):
+        if is_result(event):
             finished = True
             if probe is not None:
                 yield from write_report(probe, output.parent / f"{output.stem}.verdict")
     if finished:
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def is_result(event: Event) -> bool:
+    """Say whether an event tells that what was learned is written: a concept, or the whole base."""
+    return isinstance(event, Artifact) and event.kind in ("concept", "bundle")
 
 
 def concept_file(placeholder: str) -> Path:
@@ -132,14 +134,10 @@ def _probe(request: LearnRequest) -> SubjectProbe | None:
 
 
 def _config(request: LearnRequest, output: Path) -> LearnConfig:
-    """Translate a request for the trainer; what it does not name keeps the trainer's default."""
-    default = LearnConfig(folder=request.folder, placeholder="x", class_noun="x", output=output)
-    lr = METHODS[request.method].lr if request.lr is None else request.lr
-    factors = {} if request.lora_plus is None else _lora_plus(request, request.lora_plus)
-    optim = OptimConfig.model_validate({**default.optim.model_dump(), "lr": lr, "lr_factors": factors})
-    save_every = request.save_every or max(default.loop.save_every, -(-request.steps // 4))
-    lengths = {"steps": request.steps, "save_every": save_every}
-    loop = LoopConfig.model_validate({**default.loop.model_dump(), **lengths})
+    """Translate a request for the trainer; what it does not name keeps the trainer's default, for `with_settings`."""
+    usual = LearnConfig.model_fields["loop"].default
+    save_every = request.save_every or max(usual.save_every, -(-request.steps // 4))
+    loop = usual.model_copy(update={"steps": request.steps, "save_every": save_every})
     return LearnConfig(
         method=request.method,
         kind="style" if request.style else "subject",
@@ -161,30 +159,13 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
         alpha=request.alpha,
         rank_stabilised=request.rank_stabilised,
         dropout=request.dropout,
-        targets=request.targets or default.targets,
+        targets=request.targets or LearnConfig.model_fields["targets"].default,
+        lora_plus=request.lora_plus,
         text_encoder=request.text_encoder,
         prior_weight=request.prior_weight,
         num_class_images=request.num_class_images,
         batch_size=request.batch_size,
         flip=request.flip,
         seed=request.seed,
-        optim=optim,
         loop=loop,
     )
-
-
-def _lora_plus(request: LearnRequest, ratio: float) -> dict[str, float]:
-    """Let the outer factor learn faster than the inner ([hayou2024] LoRA+).
-
-    Raises:
-        ConfigError: There is no such pair of factors.
-    """
-    method = METHODS[request.method]
-    if not method.factors or method.full or request.adapter not in ("lora", "dora"):
-        raise ConfigError(
-            f"lora_plus is {ratio:g} but the method '{request.method}' with the adapter '{request.adapter}' has no "
-            "inner and outer factor.",
-            field="lora_plus",
-            hint="Leave it out, or use the adapter 'lora' or 'dora'.",
-        )
-    return {"*.up": ratio}

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 from sfumato.errors import SfumatoError, TrainingError
 from sfumato.events import Artifact, Event, Metric, Notice, Progress
-from sfumato.operations.learn import learn
+from sfumato.operations.learn import is_result, learn
 from sfumato.requests import LearnRequest
 from sfumato.runtime.peak_memory import peak_memory_bytes
 
@@ -85,7 +85,7 @@ def _lesson(request: LearnRequest, sender: Connection) -> None:
         for event in learn(request):
             if isinstance(event, Metric | Notice | Progress | Artifact):
                 sender.send(event)
-            is_finished = is_finished or (isinstance(event, Artifact) and event.kind in ("concept", "bundle"))
+            is_finished = is_finished or is_result(event)
     except SfumatoError as error:
         sender.send(error)
         return

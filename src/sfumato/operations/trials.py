@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from PIL import Image
 from pydantic import ValidationError
 
 from sfumato.benchmark_requests import PRIOR, BenchmarkRequest
-from sfumato.data.images import to_pixels
+from sfumato.data.images import png_bytes, to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.errors import ConfigError, DataError
 from sfumato.evaluation.trial import BASELINE, Asked, Case, Cost, PictureFiles, Trial, in_turns
@@ -25,9 +24,10 @@ from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.operations.measured_lesson import learn_measured
 from sfumato.pipeline import Drawn, Pipeline, Settings
-from sfumato.requests import LearnRequest
+from sfumato.requests import LearnRequest, choices_of
 from sfumato.runtime.seeding import derive_seed
 from sfumato.runtime.suggestions import did_you_mean
+from sfumato.training.methods import METHODS
 
 PLACEHOLDER = "<subject>"
 _CLASS = "class"
@@ -40,7 +40,7 @@ def check_methods(request: BenchmarkRequest) -> None:
     Raises:
         ConfigError: A name is unknown or comes twice.
     """
-    known = get_args(LearnRequest.model_fields["method"].annotation)
+    known = choices_of(LearnRequest.model_fields["method"])
     for method in request.methods:
         name = method.removesuffix(PRIOR)
         if name not in known:
@@ -102,7 +102,7 @@ def _fitting(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -
                 field="base",
             )
         asked = in_turns(short, request.prompts)
-        chosen.append(Case(case.name, case.folder, case.class_noun, case.class_prompt, asked, case.kind))
+        chosen.append(replace(case, asked=asked))
     return chosen
 
 
@@ -162,7 +162,6 @@ def _lesson(request: BenchmarkRequest, case: Case, method: str, output: Path) ->
         "base": request.base,
         "steps": request.steps,
         "batch_size": request.batch_size,
-        "rank": request.rank,
         "lr": request.lr,
         "prior_weight": request.prior_weight if method.endswith(PRIOR) else 0.0,
         "num_class_images": request.num_class_images,
@@ -171,6 +170,8 @@ def _lesson(request: BenchmarkRequest, case: Case, method: str, output: Path) ->
         "output": output,
         "resume": output.with_suffix(".run").is_dir(),
     }
+    if METHODS[values["method"]].has_rank:
+        values["rank"] = request.rank
     try:
         return LearnRequest.model_validate(values)
     except ValidationError as error:
@@ -218,9 +219,7 @@ def _draw(
             yield event
         elif isinstance(event, Drawn):
             name, number = jobs[event.index]
-            stream = io.BytesIO()
-            Image.fromarray(to_pixels(event.image)).save(stream, "PNG")
-            atomic_write_bytes(files[name][number], stream.getvalue())
+            atomic_write_bytes(files[name][number], png_bytes(Image.fromarray(to_pixels(event.image))))
 
 
 def _hash(content: object) -> str:

@@ -42,14 +42,24 @@ class TensorCache:
         Raises:
             StorageError: They could not be written.
         """
+        kept = self.find(kind, key)
+        return self.keep(kind, key, make()) if kept is None else kept
+
+    def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """Return kept tensors; `None` where there are none or they are damaged."""
+        return None if self.folder is None else _kept(self._path(self.folder, kind, key))
+
+    def keep(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep tensors and return them.
+
+        Raises:
+            StorageError: They could not be written.
+        """
         if self.folder is None:
-            return dict(make())
-        path = self.folder / kind / f"{hashlib.sha256(f'{key}/{torch.__version__}'.encode()).hexdigest()}.safetensors"
-        kept = _kept(path)
-        if kept is None:
-            kept = {name: value.detach().contiguous() for name, value in make().items()}
-            write_safetensors(path, kept, {_CONTENT: _digest(kept)})
-        return kept
+            return dict(tensors)
+        whole = {name: value.detach().contiguous() for name, value in tensors.items()}
+        write_safetensors(self._path(self.folder, kind, key), whole, {_CONTENT: _digest(whole)})
+        return whole
 
     def identity(self, module: nn.Module, compute: Callable[[], str] | None = None) -> str:
         """Return the hash of a network that does not change while the cache is used; nothing where nothing is kept.
@@ -63,6 +73,10 @@ class TensorCache:
         if id(module) not in self._identities:
             self._identities[id(module)] = weights_hash(module) if compute is None else compute()
         return self._identities[id(module)]
+
+    def _path(self, folder: Path, kind: str, key: str) -> Path:
+        """Name the file of an entry."""
+        return folder / kind / f"{hashlib.sha256(f'{key}/{torch.__version__}'.encode()).hexdigest()}.safetensors"
 
 
 def _kept(path: Path) -> dict[str, Tensor] | None:

@@ -10,16 +10,47 @@ from torch import nn
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.kinds import KINDS
 from sfumato.adapters.lora import LoRA
+from sfumato.adapters.targets import find_targets
 from sfumato.errors import ConfigError
 from sfumato.runtime.seeding import generator
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
+from sfumato.training.optim import OptimConfig
 
-_OF_FACTORS = ("adapter", "init", "rank_stabilised", "alpha", "targets")
+_OF_FACTORS = ("adapter", "rank", "init", "rank_stabilised", "alpha", "targets", "lora_plus", "dropout")
+_PAIRED = ("lora", "dora")
+
+
+def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse settings of factors that would do nothing, before any time is spent.
+
+    Args:
+        config: Method, kind, rank, targets and so on.
+        modules: The parts of the base by name.
+
+    Raises:
+        ConfigError: The method has no use for a setting, or two do not go together.
+        NoTargetMatched: A pattern fits no layer.
+    """
+    method = METHODS[config.method]
+    used = {"rank": method.has_rank, "dropout": method.factors}
+    for name in _OF_FACTORS:
+        given, default = getattr(config, name), LearnConfig.model_fields[name].default
+        if given != default and not used.get(name, method.has_factors):
+            learns = "whole matrices" if method.full else "all weights" if method.weights else "the word alone"
+            raise ConfigError(
+                f"{name} is {given!r} but the method '{config.method}' learns {learns}, no factors.",
+                field=name,
+                hint=f"Leave it out, or use a method with factors: {', '.join(_with_factors())}.",
+            )
+    if method.has_factors:
+        find_targets(modules["unet"], config.targets)
+    if config.lora_plus is not None:
+        _check_ratio(config, config.lora_plus)
 
 
 def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict[str, LoRA]:
-    """Make the adapters of a run, not attached yet.
+    """Make the adapters of a run that `check_factors` has passed, not attached yet.
 
     Args:
         config: Method, kind, rank, targets and so on.
@@ -29,13 +60,11 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
         One adapter per part that learns; none where the method has no factors.
 
     Raises:
-        ConfigError: A setting has no meaning for the method.
+        ConfigError: Two settings of the factors do not go together.
         NoTargetMatched: A pattern fits no layer.
         AdapterError: A layer cannot be changed.
     """
     method = METHODS[config.method]
-    if method.full or not method.factors:
-        _check_unused(config)
     if not method.factors:
         return {}
     chosen = {"unet": config.targets} | ({"text_encoder": ("attention",)} if config.text_encoder else {})
@@ -55,18 +84,29 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
     }
 
 
-def _check_unused(config: LearnConfig) -> None:
-    """Refuse settings of factors where there are none."""
-    for name in _OF_FACTORS:
-        given, default = getattr(config, name), LearnConfig.model_fields[name].default
-        if given != default:
-            raise ConfigError(
-                f"{name} is {given!r} but the method '{config.method}' learns no factors.",
-                field=name,
-                hint=f"Leave it out, or use a method with factors: {', '.join(_with_factors())}.",
-            )
+def rates(config: LearnConfig) -> OptimConfig:
+    """Return the settings of the optimizer, with the rate of `up` apart where that of LoRA+ is asked for."""
+    if config.lora_plus is None:
+        return config.optim
+    return config.optim.model_copy(update={"lr_factors": {"*.up": config.lora_plus}})
+
+
+def _check_ratio(config: LearnConfig, ratio: float) -> None:
+    """Refuse LoRA+ where the factors are no pair, or where rates are given in another way too."""
+    if config.adapter not in _PAIRED:
+        raise ConfigError(
+            f"lora_plus is {ratio:g} but the adapter '{config.adapter}' has no inner and outer factor.",
+            field="lora_plus",
+            hint=f"Leave it out, or use one of the adapters {', '.join(_PAIRED)}.",
+        )
+    if config.optim.lr_factors:
+        raise ConfigError(
+            f"lora_plus is {ratio:g} and optim.lr_factors is {config.optim.lr_factors}; needed one of them.",
+            field="lora_plus",
+            hint="Leave lora_plus out and give its ratio to '*.up' in optim.lr_factors.",
+        )
 
 
 def _with_factors() -> list[str]:
     """Name the methods whose factors can be chosen."""
-    return [name for name, method in METHODS.items() if method.factors and not method.full]
+    return [name for name, method in METHODS.items() if method.has_factors]

@@ -61,6 +61,7 @@ class LearnConfig(Section):
         rank_stabilised: Their scale is alpha / sqrt(rank) instead.
         dropout: Rate on their input.
         targets: Layers of the U-Net that learn.
+        lora_plus: Learning rate of `up` over that of `down` ([hayou2024] LoRA+); None for the same.
         text_encoder: Learn in the text encoder too.
         prior_weight: Weight of the class pictures that keep the class as it was; 0 for none.
         num_class_images: How many of them.
@@ -98,6 +99,7 @@ class LearnConfig(Section):
     rank_stabilised: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("attention",)
+    lora_plus: float | None = Field(default=None, gt=0)
     text_encoder: bool = True
     prior_weight: float = Field(default=0.0, ge=0)
     num_class_images: int = Field(default=32, ge=1)

@@ -25,7 +25,7 @@ from sfumato.runtime.seeding import generator
 from sfumato.tensors import Latents, LatentWeights, PerRow
 from sfumato.training.cache import TensorCache
 from sfumato.training.ema import Ema
-from sfumato.training.factors import make_adapters
+from sfumato.training.factors import make_adapters, rates
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, noised
@@ -82,7 +82,7 @@ class Learner:
     def task(self) -> Task:
         """Return what the loop needs."""
         return Task(
-            [Phase("learn", self.learning, self.loss, self.config.optim)],
+            [Phase("learn", self.learning, self.loss, rates(self.config))],
             self.learning,
             self.config.seed,
             Ema(self.learning, self.config.ema) if self.config.ema.decay else None,

@@ -317,34 +317,33 @@ class _Run:
             yield Metric(self.step, {**self.interval.means(), "dropped_steps": self.guard.counters["dropped"]})
             self.interval = Interval()
         if config.validate_every and (self.step % config.validate_every == 0 or last):
-            started = time.perf_counter()
             with self._shipped():
                 values = dict(self.task.validate(self.step))
-            self.interval.start += time.perf_counter() - started
             if values:
                 yield Metric(self.step, values)
         if config.preview_every and (self.step % config.preview_every == 0 or last):
-            started = time.perf_counter()
             with self._shipped():
                 yield from self.task.preview(self.step, self.run_dir / "previews")
-            self.interval.start += time.perf_counter() - started
         if self.step % config.save_every == 0 and not last:
             yield self._save_or_go_on()
             if self.step == self.saved_step:
-                started = time.perf_counter()
                 with self._shipped():
                     yield from self.task.after_save(self.step, self.run_dir)
-                self.interval.start += time.perf_counter() - started
 
     @contextmanager
     def _shipped(self) -> Iterator[None]:
-        """Use the weights that the run would hand over inside the block: averages where there are any."""
+        """Use the weights that the run would hand over inside the block: averages where there are any.
+
+        The time in it is not that of steps, so it does not count in the throughput.
+        """
+        started = time.perf_counter()
         with ExitStack() as stack:
             for optimizer in self.optimizers.values():
                 stack.enter_context(optimizer.averaged())
             if self.task.ema is not None and self.task.ships_average:
                 stack.enter_context(self.task.ema.applied())
             yield
+        self.interval.start += time.perf_counter() - started
 
     def _save_or_go_on(self) -> Event:
         """Save; when that fails the run goes on and tries again at the next time."""

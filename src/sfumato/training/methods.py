@@ -37,6 +37,16 @@ class Method:
     full: tuple[str, ...] = ()
 
     @property
+    def has_factors(self) -> bool:
+        """Whether what learns beside the weights is of a kind and rank that can be chosen."""
+        return self.factors and not self.full
+
+    @property
+    def has_rank(self) -> bool:
+        """Whether its file holds factors of a chosen rank: what learned, or what is nearest to the change of all."""
+        return self.weights or self.has_factors
+
+    @property
     def identifier(self) -> Identifier:
         """What the placeholder becomes unless told: a word of its own where vectors can learn."""
         return "rare" if self.rows == "never" else "new"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from sfumato.errors import ConfigError
@@ -10,6 +10,7 @@ from sfumato.events import Event, Notice, Progress
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline
 from sfumato.training.cache import TensorCache
+from sfumato.training.factors import check_factors
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
@@ -27,7 +28,7 @@ def learn(
     resume: bool = False,
     cache: Path | None = None,
     probe: Probe | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
     The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
@@ -48,11 +49,13 @@ def learn(
         EmptyDataset: The folder holds no picture.
         UnreadableImage: A picture cannot be read.
         DataError: A caption is too long for the base.
+        ConfigError: Two settings do not go together.
         NoTargetMatched: `targets` fits no layer.
         SfumatoError: See `loop.train`.
     """
     _check_output(config)
     _check_sizes(config)
+    check_factors(config, bundle.modules)
     bundle.freeze()
     yield Progress("pictures", 0, 1)
     kept = TensorCache(run_dir / "cache" if cache is None else cache)
@@ -78,23 +81,23 @@ def learn(
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
     prior = None
     if config.prior_weight:
-        prior = yield from _class_pictures(config, bundle, cache or run_dir)
+        prior = yield from _class_pictures(config, bundle, kept)
     if probe is not None:
         yield from probe.begin(Pipeline(bundle))
     learner = Learner(config, bundle, samples, prior, kept)
-    task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
     try:
+        task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
         yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
     finally:
         learner.close()
 
 
-def _class_pictures(config: LearnConfig, bundle: Bundle, place: Path) -> Generator[Event, None, AnySamples]:
+def _class_pictures(config: LearnConfig, bundle: Bundle, cache: TensorCache) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
     prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
     for prompt in dict.fromkeys(prompts):
-        for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, place):
+        for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, cache):
             if isinstance(event, Samples):
                 drawn.append(event)
             else:

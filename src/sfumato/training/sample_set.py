@@ -67,10 +67,6 @@ class Samples:
             return mean, weights
         return mean + self.std[picked] * torch.randn(mean.shape, generator=draw), weights
 
-    def latents(self, rows: Sequence[int], draw: torch.Generator) -> Latents:
-        """Draw latents of some pictures from their distribution."""
-        return self.drawn(rows, draw)[0]
-
 
 @dataclass(frozen=True)
 class BucketedSamples:

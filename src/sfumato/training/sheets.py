@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from sfumato.data.images import png_bytes
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.tensors import Images
 
@@ -46,9 +46,7 @@ def save_sheet(rows: Sequence[Row], path: Path) -> Path:
         for j, picture in enumerate(to_pixels(row)):
             top, left = i * (height + _GAP), j * (width + _GAP)
             sheet[top : top + height, left : left + width] = picture
-    stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, format="PNG")
-    atomic_write_bytes(path, stream.getvalue())
+    atomic_write_bytes(path, png_bytes(Image.fromarray(sheet)))
     return path
 
 

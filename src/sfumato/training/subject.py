@@ -14,10 +14,8 @@ from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
 from sfumato.data.listing import list_entries
-from sfumato.errors import CheckpointError
 from sfumato.events import Event, Progress, Step
 from sfumato.formats.bundle import Bundle
-from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training.cache import TensorCache
@@ -156,42 +154,34 @@ def style_caption(caption: str, placeholder: str) -> str:
     return f"{caption}, {placeholder} style"
 
 
-def class_samples(pipeline: Pipeline, prompt: str, count: int, seed: int, folder: Path) -> Iterator[Event | Samples]:
+def class_samples(
+    pipeline: Pipeline, prompt: str, count: int, seed: int, cache: TensorCache
+) -> Iterator[Event | Samples]:
     """Let the base draw its own idea of the class, once ([ruiz2023] 3.2).
 
-    The latents that the sampler ends with are taken as they are; no picture is decoded. They are kept in `folder` under
-    a name made of everything that decides them.
+    The latents that the sampler ends with are taken as they are; no picture is decoded. They are kept
+    under a name made of everything that decides them.
 
     Args:
         pipeline: The base, without any adapter.
         prompt: Such as `a fox`.
         count: Number of pictures.
         seed: Seed of the set.
-        folder: Where they are kept.
+        cache: Where they are kept.
 
     Yields:
         `Progress` while they are drawn; the samples last.
     """
     base = pipeline.bundle
     key = f"{base.base_hash}/{prompt}/{count}/{seed}/{CLASS_SETTINGS}/{base.native_size}"
-    path = folder / f"class-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    mean = _kept(path)
-    if mean is None:
+    kept = cache.find("class", key)
+    if kept is None:
         drawn: list[Tensor] = []
         seeds = [derive_seed(seed, "class pictures", index) for index in range(count)]
         for event in pipeline.generate([prompt], seeds, CLASS_SETTINGS, decode=False):
             if isinstance(event, Step) and event.step == event.steps - 1:
                 drawn.append(event.x_t)
                 yield Progress("class pictures", sum(map(len, drawn)), count)
-        write_safetensors(path, {"mean": torch.cat(drawn)}, {"prompt": prompt})
-        mean = torch.cat(drawn)
+        kept = cache.keep("class", key, {"mean": torch.cat(drawn)})
     names = tuple(f"class picture {index}" for index in range(count))
-    yield Samples(mean, None, (prompt,) * count, names)
-
-
-def _kept(path: Path) -> Tensor | None:
-    """Read class latents from an earlier run, unless there are none or they are damaged."""
-    try:
-        return read_safetensors(path)["mean"].clone() if path.is_file() else None
-    except CheckpointError:
-        return None
+    yield Samples(kept["mean"], None, (prompt,) * count, names)

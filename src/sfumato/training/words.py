@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sfumato.adapters.tokens import TokenRows, expand_placeholder, initial_rows, rare_identifier
+from sfumato.adapters.tokens import TokenRows, expand_placeholder, expand_words, initial_rows, rare_identifier
 from sfumato.data.templates import TEMPLATES
 from sfumato.errors import ConfigError
 from sfumato.formats.bundle import Bundle, Word
@@ -51,7 +51,9 @@ class Words:
     ) -> None:
         _check(config)
         self.config, self.bundle, self.samples = config, bundle, samples
-        self.words = tuple(self._word(subject) for subject in config.subjects)
+        self.words: tuple[Word, ...] = ()
+        for subject in config.subjects:
+            self.words += (self._word(subject),)
         self._vectors: dict[str, int] = {}
         self.rows = self._new_rows() if config.chosen_identifier == "new" else None
         self._start = None if self.rows is None else self.rows.rows.detach().clone()
@@ -170,10 +172,9 @@ class Words:
         if config.chosen_identifier == "new":
             said = subject.placeholder
         else:
-            nouns = [other.class_noun for other in config.subjects]
             number = config.subjects.index(subject)
-            taken = [word.expansion for word in self.__dict__.get("words", ())]
-            avoid = (*self.samples.captions, *nouns, *taken)
+            taken = [word.expansion for word in self.words]
+            avoid = (*self.samples.captions, *(other.class_noun for other in config.subjects), *taken)
             vocabulary = self.bundle.tokenizer.vocabulary
             given = config.word if number == 0 else None
             said = given or rare_identifier(vocabulary, seed=config.seed + number, avoid=avoid)
@@ -214,10 +215,7 @@ class Words:
         """Turn a text into token ids, placeholders written out, vectors that are not in use yet left out."""
         key = (text, used)
         if key not in self._tokens:
-            expanded = text
-            for word in self.words:
-                expanded = expand_placeholder(expanded, word.placeholder, word.expansion, word.class_noun)
-            tokens: Tensor = self.bundle.tokenizer.encode([expanded])
+            tokens: Tensor = self.bundle.tokenizer.encode([expand_words(text, self.words)])
             spoken: Mapping[str, tuple[int, ...]] = self.bundle.tokenizer.placeholders
             unused = {index for ids in spoken.values() for index in ids[used:]}
             self._tokens[key] = _without(tokens, unused, self.bundle.tokenizer.pad_id)

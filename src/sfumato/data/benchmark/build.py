@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import tempfile
 import time
@@ -19,6 +18,7 @@ from sfumato.data.benchmark.icons import make_icons
 from sfumato.data.benchmark.people import Drawings, PersonPlan, drawn_record, make_person, not_drawn, plan_people
 from sfumato.data.benchmark.pictures import Made, Pixels
 from sfumato.data.benchmark.schema import FILE, Benchmark, Licence
+from sfumato.data.images import png_bytes
 from sfumato.data.primer.attributes import IdentitySpec, Variant
 from sfumato.data.primer.characters import render_variants
 from sfumato.data.primer.icons import STYLES
@@ -144,9 +144,7 @@ def _write(out: Path, benchmark: Benchmark, pictures: Mapping[str, Pixels], capt
         for file, pixels in pictures.items():
             path = stage / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = io.BytesIO()
-            Image.fromarray(pixels).save(stream, "PNG")
-            path.write_bytes(stream.getvalue())
+            path.write_bytes(png_bytes(Image.fromarray(pixels)))
         for file, caption in captions.items():
             (stage / file).with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
         (stage / FILE).write_text(benchmark.to_json(), encoding="utf-8")
