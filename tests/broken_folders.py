@@ -233,6 +233,13 @@ BROKEN = (
         "UTF-16, it seems: 'a fox'",
         lambda f: (f / "0.txt").write_bytes("a fox".encode("utf-16-be")),
     ),
+    Broken(
+        "mask-orphan",
+        "warning",
+        "y.mask.png",
+        "no picture is named 'y'",
+        lambda f: photo(9).save(f / "y.mask.png"),
+    ),
     Broken("caption-unread", "warning", "0.caption", "ends in .caption", lambda f: (f / "0.caption").write_text("a")),
     Broken(
         "caption-placeholder",

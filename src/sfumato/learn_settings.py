@@ -56,6 +56,11 @@ class LearnSettings(Request):
             "it, NAME.mask.png or NAME-masklabel.png (file); default: none."
         ),
     ] = None
+    mask_folder: Annotated[
+        Path | None,
+        Field(description="Folder of masks with the names of their pictures, for --masks file; default: beside them."),
+        Flag(metavar="DIR"),
+    ] = None
     unmasked_weight: Annotated[
         float | None, Field(ge=0, le=1, description="How much the rest counts; default: 0.1.")
     ] = None

@@ -21,7 +21,7 @@ from sfumato.formats.concept import Concept, load_concept
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.training import personalise
 from sfumato.training.ema import EmaConfig
-from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS
@@ -87,13 +87,22 @@ def test_a_solid_mask_learns_what_no_mask_does_and_another_does_not(
             mask = Image.new("L", opened.size, 0)
         mask.paste(255, (0, 0, mask.width // 2, mask.height))
         mask.save(pictures / f"{file.stem}-masklabel.png")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for file in pictures.glob("*-masklabel.png"):
+        (masks / file.name.replace("-masklabel", "")).write_bytes(file.read_bytes())
+    apart = config(
+        pictures, tmp_path / "apart.safetensors", pictures=PictureConfig(masks="file", mask_folder=masks)
+    )  # kohya's way
     try:
+        learned(apart, bundle, tmp_path / "apart")
         other = learned(half, bundle, tmp_path / "half")
         samples = read_subject(pictures, "<fox>", "fox", bundle, pictures=half.pictures)
     finally:
         for file in pictures.glob("*-masklabel.png"):
             file.unlink()
     assert not same_factors(without, other)
+    assert apart.output.read_bytes() == half.output.read_bytes()
     assert other.lineage["pictures"] == ["0.png", "1.png", "2.png"]
     assert isinstance(samples, Samples) and samples.weights is not None
     assert samples.weights[0, 0, 0].tolist() == pytest.approx([1.0] * 4 + [0.1] * 4)
@@ -118,6 +127,13 @@ def test_buckets_keep_proportions_and_resume_to_the_same_bytes(bundle: Bundle, p
     run.close()
     list(learn(parted, bundle, tmp_path / "parted", resume=True))
     assert parted.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_one_folder_of_masks_for_two_subjects_is_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    other = SubjectConfig(folder=pictures, placeholder="<cat>", class_noun="cat")
+    data = PictureConfig(masks="file", mask_folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"mask_folder is '.*' but there are 2 subjects"):
+        list(learn(config(pictures, tmp_path / "a.safetensors", pictures=data, further=(other,)), bundle, tmp_path))
 
 
 def test_buckets_with_class_pictures_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ from PIL import Image
 
 from sfumato.data.images import list_images, load_image
 from sfumato.data.listing import list_entries
-from sfumato.data.masks import mask_file, read_mask
+from sfumato.data.masks import find_masks, read_mask
 from sfumato.errors import ConfigError, DataError
 from sfumato.training.cache import TensorCache
 from sfumato.training.picture_config import PictureConfig
 
 
 def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (20, 10), colour: object = 200) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour if mode == "L" else (200,) * len(mode)).save(path)  # type: ignore[arg-type]
     return path
 
@@ -25,32 +27,78 @@ def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (20, 10), colour
 @pytest.mark.parametrize("name", ["fox.mask.png", "fox-masklabel.png"])
 def test_masks_are_found_and_are_no_pictures(tmp_path: Path, name: str) -> None:
     picture, mask = save(tmp_path / "fox.jpg"), save(tmp_path / name, "L")
-    assert mask_file(picture) == mask
+    assert find_masks(tmp_path, [picture]) == {picture: mask}
     assert list_images(tmp_path) == [picture]
     assert [entry.path for entry in list_entries(tmp_path)] == [picture]
-    assert read_mask(load_image(picture), "file").tolist() == [[200] * 20] * 10
+    assert read_mask(load_image(picture), mask).tolist() == [[200] * 20] * 10
+
+
+def test_masks_in_a_folder_of_their_own_have_the_names_of_their_pictures(tmp_path: Path) -> None:
+    folder, masks = tmp_path / "photos", tmp_path / "masks"
+    pictures = [save(folder / "fox.jpg"), save(folder / "10_a dog" / "fox.png")]
+    expected = [save(masks / "fox.png"), save(masks / "10_a dog" / "fox.WEBP")]
+    (masks / "readme.txt").write_text("white is the subject")
+    assert find_masks(folder, pictures, masks) == dict(zip(pictures, expected, strict=True))
+    expected[0].unlink()
+    with pytest.raises(DataError, match=r"fox\.jpg has no mask of its name in .*masks \(masks is 'file'\)"):
+        find_masks(folder, pictures, masks)
+    with pytest.raises(DataError, match=r"mask_folder is .*photos, where the pictures themselves are") as caught:
+        find_masks(folder, pictures, folder)
+    assert caught.value.field == "mask_folder"
+    with pytest.raises(DataError, match="gone does not exist"):
+        find_masks(folder, pictures, tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("fix.mask.png", "no picture is named 'fix'"),
+        ("fox-masklabel.png", "'fox.mask.png' is read in its place"),
+        ("below/fox.mask.png", "no picture is named 'fox'"),
+    ],
+)
+def test_a_mask_without_a_picture_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    picture = save(tmp_path / "fox.jpg")
+    save(tmp_path / "fox.mask.png")
+    orphan = save(tmp_path / name)
+    with pytest.raises(DataError, match=re.escape(f"{orphan}: mask without a picture: {why}.")):
+        find_masks(tmp_path, [picture])
+
+
+def test_a_mask_without_a_picture_is_refused_in_a_folder_of_masks_too(tmp_path: Path) -> None:
+    picture = save(tmp_path / "photos" / "fox.jpg")
+    for name in ("fox.png", "fix.png"):
+        save(tmp_path / "masks" / name)
+    with pytest.raises(DataError, match=r"fix\.png: mask without a picture: no picture is named 'fix'"):
+        find_masks(picture.parent, [picture], tmp_path / "masks")
 
 
 def test_alpha_is_a_mask(tmp_path: Path) -> None:
     pixels = np.full((10, 20, 4), 255, np.uint8)
     pixels[:, :5, 3] = 0
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert read_mask(load_image(tmp_path / "a.png"), "alpha").mean() == pytest.approx(255 * 0.75)
+    assert read_mask(load_image(tmp_path / "a.png"), None).mean() == pytest.approx(255 * 0.75)
 
 
 def test_missing_and_useless_masks_are_named(tmp_path: Path) -> None:
-    picture = load_image(save(tmp_path / "fox.png"))
+    path, mask = save(tmp_path / "fox.png"), tmp_path / "fox.mask.png"
+    picture = load_image(path)
     with pytest.raises(DataError, match=r"fox\.png has no transparency, but masks are taken from it"):
-        read_mask(picture, "alpha")
+        read_mask(picture, None)
     with pytest.raises(DataError, match=r"fox\.png has no mask .* neither fox\.mask\.png or fox-masklabel\.png"):
-        read_mask(picture, "file")
-    save(tmp_path / "fox.mask.png", "L", (10, 20))
+        find_masks(tmp_path, [path])
+    save(mask, "L", (10, 20))
     with pytest.raises(DataError, match=r"fox\.mask\.png is 10 × 20 pixels; its picture fox\.png is 20 × 10") as caught:
-        read_mask(picture, "file")
+        read_mask(picture, mask)
     assert caught.value.field == "masks"
-    save(tmp_path / "fox.mask.png", "L", colour=0)
+    save(mask, "L", colour=0)
     with pytest.raises(DataError, match=r"The mask of .*fox\.mask\.png is black everywhere"):
-        read_mask(picture, "file")
+        read_mask(picture, mask)
+
+
+def test_a_folder_of_masks_needs_masks_from_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mask_folder is 'm' but masks is 'alpha', which reads no files"):
+        PictureConfig(masks="alpha", mask_folder=Path("m"))
 
 
 @pytest.mark.parametrize("values", [{"variants": 4}, {"crop": 0.2}, {"jitter": 0.2}])

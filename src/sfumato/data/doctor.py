@@ -10,9 +10,10 @@ from pathlib import Path
 from sfumato.data.caption_checks import check_captions, check_other_files, read_captions
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
-from sfumato.data.images import is_picture
+from sfumato.data.images import is_mask, is_picture
 from sfumato.data.inspection import Facts, inspect_picture
 from sfumato.data.listing import Entry, scan_folder, visible
+from sfumato.data.masks import check_masks, mask_file
 from sfumato.events import Finding, Progress
 
 LEAST_SHARPNESS = 8.0
@@ -68,6 +69,8 @@ def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list
     yield from found
     yield from check_captions(listing.entries, captions)
     yield from check_other_files(files)
+    masks = {mask for entry in listing.entries if (mask := mask_file(entry.path)) is not None}
+    yield from check_masks([path for path in files if is_mask(path)], masks)
     read: list[tuple[Entry, Facts]] = []
     for number, entry in enumerate(listing.entries, 1):
         facts, found = inspect_picture(entry.path, size)

@@ -152,6 +152,13 @@ KINDS: dict[str, Kind] = {
         "The text encoders of Stable Diffusion read 75 tokens, and every word takes at least one.",
         "Shorten it.",
     ),
+    # ── masks
+    "mask-orphan": Kind(
+        "warning",
+        "mask without a picture",
+        "It is not used; learning with --masks file would stop at it.",
+        "Name it like its picture, with .mask.png at the end, or take it out.",
+    ),
     # ── metadata.jsonl
     "metadata-encoding": Kind(
         "error", "metadata that is not UTF-8", "Learning would stop at it.", "Save it again as UTF-8."

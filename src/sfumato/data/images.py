@@ -60,7 +60,12 @@ def require_folder(folder: Path) -> None:
 
 def is_picture(path: Path) -> bool:
     """Say whether a file's name is that of a picture that is read; masks are no pictures."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.lower().endswith(MASK_ENDINGS)
+    return path.suffix.lower() in EXTENSIONS and not is_mask(path)
+
+
+def is_mask(path: Path) -> bool:
+    """Say whether a file's name is that of a mask beside a picture."""
+    return path.name.lower().endswith(MASK_ENDINGS)
 
 
 def list_images(folder: Path | str) -> list[Path]:

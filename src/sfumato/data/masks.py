@@ -1,41 +1,114 @@
-"""Masks of pictures: what of a picture is to be learned, from its alpha channel or from a file beside it."""
+"""Masks of pictures: what of a picture is to be learned, from its alpha channel or from a file of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from sfumato.data.images import MASK_ENDINGS, Picture, load_image
+from sfumato.data.findings import finding, refusal
+from sfumato.data.images import EXTENSIONS, MASK_ENDINGS, Picture, is_mask, load_image, require_folder
+from sfumato.data.listing import visible
 from sfumato.errors import DataError
+from sfumato.events import Finding
 
 MaskSource = Literal["none", "alpha", "file"]
 
 
-def mask_file(picture: Path) -> Path | None:
-    """Return the mask beside a picture: `fox.mask.png` or `fox-masklabel.png` for `fox.jpg`; `None` without one."""
-    places = (picture.with_name(f"{picture.stem}{ending}") for ending in MASK_ENDINGS)
+def mask_file(picture: Path, folder: Path | None = None) -> Path | None:
+    """Return the mask of a picture; `None` without one.
+
+    Args:
+        picture: Such as `fox.jpg`.
+        folder: Where masks have the names of their pictures, whatever the ending, as kohya's `conditioning_data_dir`;
+            `None` for masks beside the pictures, `fox.mask.png` or `fox-masklabel.png`.
+    """
+    if folder is None:
+        places = [picture.with_name(f"{picture.stem}{ending}") for ending in MASK_ENDINGS]
+    else:
+        places = sorted(folder.glob("*"))
+        places = [path for path in places if path.stem == picture.stem and path.suffix.lower() in EXTENSIONS]
     return next((place for place in places if place.is_file()), None)
 
 
-def read_mask(picture: Picture, source: Literal["alpha", "file"]) -> UInt8[np.ndarray, "H W"]:
+def find_masks(folder: Path, pictures: Iterable[Path], masks: Path | None = None) -> dict[Path, Path]:
+    """Find the mask of every picture of a folder.
+
+    Args:
+        folder: The folder.
+        pictures: The pictures in it and in folders below.
+        masks: A folder of masks, laid out like the folder; `None` for masks beside the pictures.
+
+    Returns:
+        The mask of each picture.
+
+    Raises:
+        DataError: A picture has no mask, there is a mask without a picture, or the two folders are one.
+    """
+    if masks is not None:
+        require_folder(masks)
+        if masks.samefile(folder):
+            raise DataError(
+                f"mask_folder is {masks}, where the pictures themselves are; needed another folder.",
+                field="mask_folder",
+                hint="Leave it out for masks beside the pictures, NAME.mask.png.",
+            )
+    found: dict[Path, Path] = {}
+    for picture in pictures:
+        place = None if masks is None else masks / picture.parent.relative_to(folder)
+        mask = mask_file(picture, place)
+        if mask is None:
+            names = " or ".join(f"{picture.stem}{ending}" for ending in MASK_ENDINGS)
+            where = f"beside it: neither {names}" if place is None else f"of its name in {place}"
+            raise DataError(
+                f"{picture} has no mask {where} (masks is 'file').",
+                field="masks",
+                hint="Paint one, white where the subject is, or use masks 'none'.",
+            )
+        found[picture] = mask
+    files = visible(folder if masks is None else masks)
+    for orphan in check_masks([file for file in files if masks is not None or is_mask(file)], set(found.values())):
+        raise refusal(orphan)
+    return found
+
+
+def check_masks(files: Iterable[Path], read: Collection[Path]) -> list[Finding]:
+    """Name masks that no picture reads.
+
+    Args:
+        files: Masks; of other files those that are no pictures are left out.
+        read: The masks that are read.
+    """
+    found = []
+    for file in files:
+        if file in read or file.suffix.lower() not in EXTENSIONS:
+            continue
+        others = (mask.name for mask in sorted(read) if mask.parent == file.parent and _owner(mask) == _owner(file))
+        other = next(others, None)
+        why = f"no picture is named '{_owner(file)}'" if other is None else f"'{other}' is read in its place"
+        found.append(finding("mask-orphan", file, why))
+    return found
+
+
+def read_mask(picture: Picture, file: Path | None) -> UInt8[np.ndarray, "H W"]:
     """Read the mask of a picture.
 
     Args:
         picture: The picture.
-        source: `alpha`: what is solid is learned. `file`: what is white (in the red channel) in the file beside it.
+        file: What is white in it (in the red channel) is learned; `None`: what is solid in the picture's alpha channel.
 
     Returns:
         How much each pixel counts, 0 to 255.
 
     Raises:
-        DataError: There is no mask, it has another size, or it leaves nothing.
+        DataError: The picture has no alpha channel, or the mask has another size or leaves nothing.
         UnreadableImage: The file cannot be read.
     """
     path = picture.path
-    if source == "alpha":
+    if file is None:
         if picture.alpha is None:
             raise DataError(
                 f"{path} has no transparency, but masks are taken from it (masks is 'alpha').",
@@ -44,14 +117,6 @@ def read_mask(picture: Picture, source: Literal["alpha", "file"]) -> UInt8[np.nd
             )
         mask = picture.alpha
     else:
-        file = mask_file(path)
-        if file is None:
-            names = " or ".join(f"{path.stem}{ending}" for ending in MASK_ENDINGS)
-            raise DataError(
-                f"{path} has no mask beside it: neither {names} (masks is 'file').",
-                field="masks",
-                hint="Paint one, white where the subject is, or use masks 'none'.",
-            )
         mask = load_image(file).rgb[..., 0]
         if mask.shape != picture.rgb.shape[:2]:
             raise DataError(
@@ -68,3 +133,9 @@ def read_mask(picture: Picture, source: Literal["alpha", "file"]) -> UInt8[np.nd
             hint="Paint white what is to be learned.",
         )
     return mask
+
+
+def _owner(mask: Path) -> str:
+    """Return the name, without its ending, of the picture that a mask is for."""
+    ending = next((ending for ending in MASK_ENDINGS if mask.name.lower().endswith(ending)), mask.suffix)
+    return mask.name[: -len(ending)]

@@ -27,6 +27,7 @@ PLACES: Mapping[str, str] = {
     "offset_noise": "objective.offset_noise",
     "times": "objective.times",
     "masks": "pictures.masks",
+    "mask_folder": "pictures.mask_folder",
     "unmasked_weight": "pictures.unmasked_weight",
     "buckets": "pictures.buckets",
     "variants": "pictures.variants",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.data.buckets import bucket_sizes, nearest_bucket
 from sfumato.data.images import Picture, load_image
-from sfumato.data.masks import mask_file, read_mask
+from sfumato.data.masks import read_mask
 from sfumato.data.variants import Frame, frame, latent_mask
 from sfumato.formats.bundle import Bundle
 from sfumato.runtime.seeding import generator
@@ -55,19 +55,22 @@ class PictureEncoder:
         if data.buckets:
             self._sizes = bucket_sizes(bundle.native_size, bundle.downsample_factor)
 
-    def read(self, path: Path) -> ReadPicture:
+    def read(self, path: Path, mask_file: Path | None = None) -> ReadPicture:
         """Read a picture and its mask, and choose the size of its proportions.
 
+        Args:
+            path: The picture.
+            mask_file: Its mask, where masks are files.
+
         Raises:
-            DataError: A mask is wanted and there is none that fits.
+            DataError: The mask does not fit.
             UnreadableImage: A file cannot be read.
         """
         picture, content = load_image(path), path.read_bytes()
-        mask = None if self._data.masks == "none" else read_mask(picture, self._data.masks)
-        beside = mask_file(path) if self._data.masks == "file" else None
+        mask = None if self._data.masks == "none" else read_mask(picture, mask_file)
         height, width = picture.rgb.shape[:2]
         size = nearest_bucket(width, height, self._sizes)
-        return ReadPicture(picture, mask, size, content if beside is None else content + beside.read_bytes())
+        return ReadPicture(picture, mask, size, content if mask_file is None else content + mask_file.read_bytes())
 
     def encode(self, read: ReadPicture, mirrored: bool) -> dict[str, Tensor]:
         """Return `mean` and, where there are any, `std` and `mask` of the scaled latents of every variant.

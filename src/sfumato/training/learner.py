@@ -229,7 +229,12 @@ class Learner:
 
     def _request(self) -> dict[str, Any]:
         """Return what was asked for as plain data, without the places of files."""
-        left_out: Any = {"folder": True, "output": True, "further": {"__all__": {"folder"}}}
+        left_out: Any = {
+            "folder": True,
+            "output": True,
+            "further": {"__all__": {"folder"}},
+            "pictures": {"mask_folder"},
+        }
         return self.config.model_dump(mode="json", exclude=left_out)
 
     def _attach(self) -> None:

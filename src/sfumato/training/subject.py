@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
 from sfumato.data.listing import list_entries
+from sfumato.data.masks import find_masks
 from sfumato.events import Event, Progress, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline, Settings
@@ -66,16 +67,20 @@ def read_subject(
     Raises:
         EmptyDataset: There is no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption or mask is missing or cannot be read, `metadata.jsonl` or the name of a folder is wrong.
+        DataError: A caption or mask is missing or cannot be read, a mask has no picture, `metadata.jsonl` or the name
+            of a folder is wrong.
     """
-    changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json()}/{seed}"
+    changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json(exclude={'mask_folder'})}/{seed}"
     digest = hashlib.sha256(f"{bundle.native_size}/{flip}{changed}".encode())
     entries = list_entries(folder)
     unit = math.gcd(*(entry.repeats for entry in entries))  # only the proportions count
     groups: dict[tuple[int, int], _Group] = {}
     encoder = PictureEncoder(bundle, pictures, seed, cache)
+    masks: dict[Path, Path] = {}
+    if pictures.masks == "file":
+        masks = find_masks(folder, [entry.path for entry in entries], pictures.mask_folder)
     for entry in entries:
-        read = encoder.read(entry.path)
+        read = encoder.read(entry.path, masks.get(entry.path))
         if is_style:
             caption = style_caption(entry.caption("a picture"), placeholder)
         else:
