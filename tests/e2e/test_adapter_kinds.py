@@ -109,8 +109,8 @@ def test_loss_falls_and_the_file_draws_the_last_preview(
         learner._detach()
         learner.adapters = adapters
         learner._attach()
-        assert learner.words.rows is not None and concept.rows is not None
-        learner.words.rows.rows.data = concept.rows
+        assert learner.words.rows is not None and concept.main.rows is not None
+        learner.words.rows.rows.data = concept.main.rows
         end = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1012))
     finally:
         learner.close()
@@ -134,7 +134,7 @@ def test_custom_diffusion_changes_keys_and_values_of_cross_attention_alone(
     layers = {name.removesuffix(".diff") for name in concept.factors["unet"]}
     assert layers == {name for name, _ in bundle.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
     assert all(tensor.abs().max() > 0 for tensor in concept.factors["unet"].values())
-    assert concept.rows is not None
+    assert concept.main.rows is not None
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def poisoned(row: int) -> Callable[..., Samples]:
 
 def finite(concept: Concept) -> bool:
     tensors = [tensor for factors in concept.factors.values() for tensor in factors.values()]
-    tensors += [] if concept.rows is None else [concept.rows]
+    tensors += [] if concept.main.rows is None else [concept.main.rows]
     return bool(tensors) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 

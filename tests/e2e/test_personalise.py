@@ -168,9 +168,9 @@ def test_rare_word_is_kept_in_the_file(bundle: Bundle, pictures: Path, tmp_path:
         chosen = config(pictures, tmp_path / f"{name}.safetensors", identifier="rare", word=word, text_encoder=False)
         list(learn(chosen, bundle, tmp_path / name))
         concept = load_concept(chosen.output)
-        assert concept.rows is None
+        assert concept.main.rows is None
         assert set(concept.factors) == {"unet"}
-        given, noun = concept.expansion.split(" ")
+        given, noun = concept.main.expansion.split(" ")
         assert noun == "fox"
         assert len(bundle.tokenizer.pieces(given)) == 1
         assert word in (None, given)
@@ -188,14 +188,14 @@ def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path)
     learner = Learner(chosen, bundle, read_subject(pictures, "<fox>", "fox", bundle), None)
     try:
         rows = learner.words.rows
-        assert rows is not None and concept.rows is not None
+        assert rows is not None and concept.main.rows is not None
         before = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))
-        rows.rows.data = concept.rows
+        rows.rows.data = concept.main.rows
         after = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1030))  # the same times and noise
     finally:
         learner.close()
     assert after < before
-    assert concept.expansion == "<fox>" and concept.factors == {} and concept.rows is not None
+    assert concept.main.expansion == "<fox>" and concept.factors == {} and concept.main.rows is not None
     assert chosen.output.stat().st_size < 8_000
     pipeline = Pipeline(bundle)
     with pipeline.using((concept, 1.0)):
@@ -237,7 +237,7 @@ def test_an_anchored_word_stays_near_where_it_started(bundle: Bundle, pictures: 
     for weight in (0.0, 10.0):
         chosen = word_only(pictures, tmp_path / f"{weight}.safetensors", anchor_weight=weight, initializer="robot")
         list(learn(chosen, bundle, tmp_path / str(weight)))
-        rows = load_concept(chosen.output).rows
+        rows = load_concept(chosen.output).main.rows
         assert rows is not None
         table = bundle.text_encoder.text_model.embeddings.token_embedding.weight
         (piece,) = bundle.tokenizer.pieces("robot")
@@ -277,8 +277,8 @@ def test_lineage_and_request_stand_in_the_file(bundle: Bundle, pictures: Path, t
     assert concept.lineage["seed"] == 5
     assert len(concept.lineage["data_hash"]) == 64
     assert concept.request["rank"] == 4
-    assert concept.rows is not None
-    assert concept.rows.shape == (2, 32)
+    assert concept.main.rows is not None
+    assert concept.main.rows.shape == (2, 32)
 
 
 def test_folders_with_repeats_and_metadata(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.errors import ConfigError, DataError, ShapeError, WrongBase
 from sfumato.events import Step
 from sfumato.formats.bundle import Bundle
-from sfumato.formats.concept import Concept, taken_from
+from sfumato.formats.concept import Concept, LearnedWord, taken_from
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.samplers import SAMPLERS
 from tiny import tiny_bundle
@@ -40,7 +40,9 @@ def concept(bundle: Bundle, expansion: str, placeholder: str = "<fox>", rows: in
         for parameter in lora.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
     vectors = torch.randn(rows, 32, generator=generator) * 0.1 if rows else None
-    return taken_from(Concept(placeholder, "fox", expansion, {}, {}, vectors, bundle.name, bundle.base_hash), adapters)
+    return taken_from(
+        Concept((LearnedWord(placeholder, "fox", expansion, vectors),), {}, {}, bundle.name, bundle.base_hash), adapters
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -168,7 +170,8 @@ def test_merged_concept_draws_what_the_attached_adapter_draws(pipeline: Pipeline
 def test_concepts_with_their_own_rows_stack(pipeline: Pipeline) -> None:
     bundle = pipeline.bundle
     fox = concept(bundle, "<fox> fox", rows=2)
-    owl = replace(concept(bundle, "<owl>", "<owl>", rows=1, seed=2), class_noun="owl")
+    owl = concept(bundle, "<owl>", "<owl>", rows=1, seed=2)
+    owl = replace(owl, words=(replace(owl.main, class_noun="owl"),))
     with pipeline.using((fox, 1.0), (owl, 0.5)):
         both = pipeline.images(["a <fox> and an <owl>"], [1], QUICK)
         ids = bundle.tokenizer.encode([pipeline.expand("<fox> <owl>")])[0].tolist()
@@ -195,7 +198,7 @@ def test_wrong_base_and_equal_placeholders_are_refused(pipeline: Pipeline) -> No
     mine = concept(pipeline.bundle, "zq fox")
     with (
         pytest.raises(ConfigError, match="Two concepts have the placeholder '<FOX>'"),
-        pipeline.using((mine, 1.0), (replace(mine, placeholder="<FOX>"), 1.0)),
+        pipeline.using((mine, 1.0), (replace(mine, words=(replace(mine.main, placeholder="<FOX>"),)), 1.0)),
     ):
         pass
     assert pipeline.expand("<fox>") == "<fox>"

@@ -74,7 +74,7 @@ def test_vectors_join_one_after_another(bundle: Bundle, folders: tuple[Path, Pat
     finally:
         learner.close()
     list(learn(chosen, bundle, tmp_path / "run"))
-    rows = load_concept(chosen.output).rows
+    rows = load_concept(chosen.output).main.rows
     assert rows is not None and len(rows) == 2  # the third would have joined at step 8
 
 
@@ -92,7 +92,7 @@ def test_each_picture_has_a_word_that_is_not_kept(bundle: Bundle, folders: tuple
     finally:
         words.detach()
     list(learn(chosen, bundle, tmp_path / "run"))
-    rows = load_concept(chosen.output).rows
+    rows = load_concept(chosen.output).main.rows
     assert rows is not None and len(rows) == 1
 
 
@@ -114,7 +114,7 @@ def test_a_style_is_named_at_the_end_and_stands_for_itself(
     )
     list(learn(chosen, bundle, tmp_path / "run"))
     concept = load_concept(chosen.output)
-    assert concept.expansion == "<ink>"
+    assert concept.main.expansion == "<ink>"
     pipeline = Pipeline(bundle)
     with pipeline.using((concept, 1.0)):
         assert pipeline.expand("a dog, <ink> style") == "a dog, <ink> style"

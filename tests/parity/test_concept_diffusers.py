@@ -11,7 +11,7 @@ import torch
 
 from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.formats.bundle import save_bundle
-from sfumato.formats.concept import Concept, load_concept, save_concept, taken_from
+from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import noise
 from tiny import tiny_bundle
@@ -47,7 +47,7 @@ def test_diffusers_draws_the_same_picture_with_our_concept(
         adapters[part] = LoRA(bundle.modules[part], LoRAConfig(rank, alpha, targets=chosen, **options))
         for parameter in adapters[part].parameters():
             parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
-    bare = Concept("<fox>", "fox", "zq fox", {}, {}, None, bundle.name, bundle.base_hash)
+    bare = Concept((LearnedWord("<fox>", "fox", "zq fox"),), {}, {}, bundle.name, bundle.base_hash)
     file = tmp_path / "fox.safetensors"
     save_concept(taken_from(bare, adapters), file, live=adapters)
     save_bundle(bundle, tmp_path / "base", torch.float32)

@@ -190,9 +190,10 @@ def test_linear_follows_the_formula_of_the_paper() -> None:
     down, up = torch.randn(2, 6), torch.randn(4, 2)
     lora.load_state({"0.down": down, "0.up": up})
     x = torch.randn(3, 6)
-    expected = F.linear(x, model[0].weight, model[0].bias) + (x @ down.T @ up.T) * (16 / 2)
+    weight = model[0].weight.detach().clone()
+    expected = F.linear(x, weight, model[0].bias) + (x @ down.T @ up.T) * (16 / 2)
     with lora.attached():
         torch.testing.assert_close(model(x), expected)
     with lora.merged():
-        torch.testing.assert_close(model[0].weight, model[0].weight)
+        torch.testing.assert_close(model[0].weight, weight + 8 * up @ down)
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)

@@ -15,7 +15,7 @@ from sfumato.adapters.lora import LoRA, LoRAConfig
 from sfumato.errors import CheckpointError, ConfigError, StorageError, UnknownFormat, UnsafeFile, WrongBase
 from sfumato.formats import concept as concept_file
 from sfumato.formats.bundle import Bundle
-from sfumato.formats.concept import Concept, load_concept, parse_use, save_concept, taken_from
+from sfumato.formats.concept import Concept, LearnedWord, load_concept, parse_use, save_concept, taken_from
 from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
 from tiny import tiny_bundle
 
@@ -40,12 +40,13 @@ def live(bundle: Bundle) -> dict[str, LoRA]:
 
 def concept(bundle: Bundle, adapters: dict[str, LoRA] | None = None) -> Concept:
     bare = Concept(
-        "<fox>",
-        "fox",
-        "<fox> fox",
+        (
+            LearnedWord("<fox>", "fox", "<fox> fox", torch.randn(2, 32, generator=torch.Generator().manual_seed(1))),
+            LearnedWord("<cat>", "cat", "sks cat"),
+            LearnedWord("<dog>", "dog", "<dog> dog", torch.ones(1, 32)),
+        ),
         {},
         {},
-        torch.randn(2, 32, generator=torch.Generator().manual_seed(1)),
         bundle.name,
         bundle.base_hash,
         {"steps": 3, "note": "für"},
@@ -58,9 +59,6 @@ def same(one: Concept, other: Concept) -> bool:
     plain = all(
         getattr(one, name) == getattr(other, name)
         for name in (
-            "placeholder",
-            "class_noun",
-            "expansion",
             "configs",
             "base_name",
             "base_hash",
@@ -68,12 +66,13 @@ def same(one: Concept, other: Concept) -> bool:
             "lineage",
         )
     )
-    assert one.rows is not None
-    assert other.rows is not None
-    tensors = torch.equal(one.rows, other.rows) and one.factors.keys() == other.factors.keys()
+    words = [word.said for word in one.words] == [word.said for word in other.words]
+    for mine, its in zip(one.words, other.words, strict=True):
+        words &= torch.equal(mine.rows, its.rows) if mine.rows is not None and its.rows is not None else mine == its
     return (
         plain
-        and tensors
+        and words
+        and one.factors.keys() == other.factors.keys()
         and all(
             torch.equal(tensor, other.factors[part][name])
             for part, state in one.factors.items()
@@ -104,7 +103,7 @@ def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: 
     assert metadata["unet.lora_alpha"] == 6.0
     assert metadata["unet.use_rslora"] is True
     assert "encoder.layers.0.self_attn.q_proj" in metadata["text_encoder.target_modules"]
-    assert header.metadata["modelspec.trigger_phrase"] == "<fox> fox"
+    assert header.metadata["modelspec.trigger_phrase"] == "<fox> fox, sks cat, <dog> dog"
 
 
 KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -159,10 +158,10 @@ def test_half_precision_is_smaller_and_checked(bundle: Bundle, tmp_path: Path) -
     save_concept(given, tmp_path / "a.safetensors")
     save_concept(given, tmp_path / "b.safetensors", dtype=torch.float16)
     assert (tmp_path / "b.safetensors").stat().st_size < 0.7 * (tmp_path / "a.safetensors").stat().st_size
-    rows = load_concept(tmp_path / "b.safetensors").rows
+    rows = load_concept(tmp_path / "b.safetensors").main.rows
     assert rows is not None
-    assert given.rows is not None
-    assert torch.equal(rows, given.rows.half().float())
+    assert given.main.rows is not None
+    assert torch.equal(rows, given.main.rows.half().float())
 
 
 def test_file_that_differs_from_the_live_adapter_is_noticed(
@@ -200,6 +199,18 @@ def rewritten(source: Path, target: Path, **changes: Any) -> Path:
     about = {key: value for key, value in about.items() if value is not None}
     write_safetensors(target, read_safetensors(source), {"sfumato.concept": json.dumps(about)})
     return target
+
+
+def test_a_file_of_one_word_from_before_there_were_kinds_is_read(bundle: Bundle, tmp_path: Path) -> None:
+    given, file = concept(bundle), tmp_path / "a.safetensors"
+    given = replace(given, words=given.words[:1])
+    save_concept(given, file)
+    about = json.loads(read_header(file).metadata["sfumato.concept"])
+    configs = {
+        part: {k: v for k, v in one.items() if k not in ("kind", "factor")} for part, one in about["configs"].items()
+    }
+    opened = load_concept(rewritten(file, tmp_path / "old.safetensors", configs=configs, further=None))
+    assert same(opened, given)
 
 
 def test_what_is_no_concept_is_named(bundle: Bundle, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ with everything else: words and what they stand for, base and its hash, request,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _ROWS = "sfumato.token_rows"
 _OF_EMBEDDINGS = {"down": "lora_embedding_A", "up": "lora_embedding_B"}
 _NAMES = {name: ending for kind in KINDS.values() for name, ending in kind.FILE_NAMES.items()}
 _LENGTHS = "magnitude"
+_SAID = ("placeholder", "class_noun", "expansion")
 _OF_PEFT = ("lora", "dora")
 
 
@@ -51,7 +52,12 @@ class LearnedWord:
     placeholder: str
     class_noun: str
     expansion: str
-    rows: Tensor | None
+    rows: Tensor | None = None
+
+    @property
+    def said(self) -> dict[str, str]:
+        """All but the vectors."""
+        return {"placeholder": self.placeholder, "class_noun": self.class_noun, "expansion": self.expansion}
 
 
 @dataclass(frozen=True)
@@ -59,35 +65,28 @@ class Concept:
     """What was learned from some pictures, apart from the base it was learned on.
 
     Attributes:
-        placeholder: The user's word for it, such as `<fox>`.
-        class_noun: What it is, in the base's words.
-        expansion: What the placeholder becomes in a prompt, such as `sks fox` or `<fox> fox`.
+        words: The user's words for it, the main one first; words of other subjects that were learned in the same run
+            share the factors.
         factors: What was learned beside the weights by part (`unet`, `text_encoder`), as `LoRA.stored()` names it.
         configs: Of which kind it is and how the factors of each part are scaled.
-        rows: Vectors of the placeholder, `(n, width)`; None when it has none of its own.
         base_name: Name of the base.
         base_hash: `Bundle.base_hash` of the base.
         request: What was asked for, as plain data.
         lineage: What it came from: data hash, seed, steps, version.
-        further: Words of other subjects that were learned in the same run and share the factors.
     """
 
-    placeholder: str
-    class_noun: str
-    expansion: str
+    words: tuple[LearnedWord, ...]
     factors: Mapping[str, Mapping[str, Tensor]]
     configs: Mapping[str, LoRAConfig]
-    rows: Tensor | None
     base_name: str
     base_hash: str
     request: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
-    further: tuple[LearnedWord, ...] = ()
 
     @property
-    def words(self) -> tuple[LearnedWord, ...]:
-        """Every word of the concept, the main one first."""
-        return (LearnedWord(self.placeholder, self.class_noun, self.expansion, self.rows), *self.further)
+    def main(self) -> LearnedWord:
+        """The word of the first subject."""
+        return self.words[0]
 
     def check_base(self, bundle: Bundle) -> None:
         """Refuse a base that the concept was not learned on.
@@ -100,7 +99,7 @@ class Concept:
         """
         if bundle.base_hash != self.base_hash:
             raise WrongBase(
-                f"The concept {self.placeholder} was learned on base '{self.base_name}' ({self.base_hash[:12]}), "
+                f"The concept {self.main.placeholder} was learned on base '{self.base_name}' ({self.base_hash[:12]}), "
                 f"this is '{bundle.name}' ({bundle.base_hash[:12]}).",
                 field="concept",
                 hint="Use the base it was learned on, or learn it again on this one.",
@@ -249,11 +248,9 @@ def load_concept(path: Path) -> Concept:
             part, name = _our_name(key)
             tensor = tensor.flatten() if name.endswith(f".{_LENGTHS}") else tensor
             factors[part][name] = tensor.float().clone()
-        further = tuple(
-            LearnedWord(**word, rows=rows.get(f"{_ROWS}.{number}"))
-            for number, word in enumerate(about.pop("further", ()), 1)
-        )
-        return Concept(factors=factors, configs=configs, rows=rows.get(_ROWS), further=further, **about)
+        said = [{key: about.pop(key) for key in _SAID}, *about.pop("further", ())]
+        words = tuple(LearnedWord(**one, rows=rows.get(key)) for one, key in zip(said, _row_keys(said), strict=True))
+        return Concept(words, factors=factors, configs=configs, **about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}' is a damaged concept file: {error!r}.", hint="Copy it again, or learn the concept anew."
@@ -294,13 +291,8 @@ def _metadata(concept: Concept) -> dict[str, str]:
         }
     about = {
         "version": VERSION,
-        "placeholder": concept.placeholder,
-        "class_noun": concept.class_noun,
-        "expansion": concept.expansion,
-        "further": [
-            {"placeholder": word.placeholder, "class_noun": word.class_noun, "expansion": word.expansion}
-            for word in concept.further
-        ],
+        **concept.main.said,
+        "further": [word.said for word in concept.words[1:]],
         "configs": {part: asdict(config) for part, config in concept.configs.items()},
         "base_name": concept.base_name,
         "base_hash": concept.base_hash,
@@ -311,7 +303,7 @@ def _metadata(concept: Concept) -> dict[str, str]:
         _HEADER: json.dumps(about, ensure_ascii=False, sort_keys=True),
         **({"lora_adapter_metadata": json.dumps(peft, sort_keys=True)} if peft or not concept.configs else {}),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": concept.placeholder,
+        "modelspec.title": concept.main.placeholder,
         "modelspec.trigger_phrase": ", ".join(word.expansion for word in concept.words),
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "sfumato",
@@ -327,10 +319,14 @@ def _our_name(key: str) -> tuple[str, str]:
     raise KeyError(key)
 
 
+def _row_keys(words: Sequence[object]) -> list[str]:
+    """Return the key of the vectors of each word: the main one's bare, the others' numbered."""
+    return [_ROWS, *(f"{_ROWS}.{number}" for number in range(1, len(words)))]
+
+
 def _rows(concept: Concept) -> dict[str, Tensor]:
-    """Return the vectors of every word by key: the main one's bare, the others' numbered."""
-    keys = [_ROWS, *(f"{_ROWS}.{number}" for number in range(1, len(concept.words)))]
-    pairs = zip(keys, concept.words, strict=True)
+    """Return the vectors of every word that has some, by key."""
+    pairs = zip(_row_keys(concept.words), concept.words, strict=True)
     return {key: word.rows.detach() for key, word in pairs if word.rows is not None}
 
 

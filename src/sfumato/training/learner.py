@@ -134,19 +134,11 @@ class Learner:
 
     def concept(self, step: int) -> Concept:
         """Return what has been learned so far."""
-        config, words = self.config, self.words.words
-        learned = [
-            LearnedWord(word.placeholder, word.class_noun, word.expansion, rows)
-            for word, rows in zip(words, self.words.learned(step), strict=True)
-        ]
+        config, pairs = self.config, zip(self.words.words, self.words.learned(step), strict=True)
         bare = Concept(
-            placeholder=config.placeholder,
-            class_noun=config.class_noun,
-            expansion=words[0].expansion,
+            tuple(LearnedWord(word.placeholder, word.class_noun, word.expansion, rows) for word, rows in pairs),
             factors={},
             configs={},
-            rows=learned[0].rows,
-            further=tuple(learned[1:]),
             base_name=self.bundle.name,
             base_hash=self.base_hash,
             request=self._request(),
