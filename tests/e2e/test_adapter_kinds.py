@@ -21,6 +21,7 @@ from sfumato.formats.safe_io import content_hash
 from sfumato.operations.learn import learn as learn_request
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
+from sfumato.training.ema import EmaConfig
 from sfumato.training.factors import make_adapters
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
@@ -42,7 +43,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "lokr": {"adapter": "lokr"},
     "pissa": {"init": "pissa", "targets": ("attention",)},
     "rslora": {"rank_stabilised": True, "alpha": 4.0},
-    "lora-plus": {"optim": OptimConfig(lr=3e-3, weight_decay=0.0, lr_factors={"*.up": 4.0})},
+    "lora-plus": {"optim": OptimConfig(lr=3e-3, weight_decay=0.0), "lora_plus": 4.0},
     "custom-diffusion": {"method": "custom-diffusion", "targets": ("attention",)},
 }
 
@@ -141,7 +142,15 @@ def test_custom_diffusion_changes_keys_and_values_of_cross_attention_alone(
     "changes",
     [
         {"method": "custom-diffusion", "targets": ("attention",)},
-        {"adapter": "dora", "init": "pissa", "rank_stabilised": True, "targets": ("attention",), "text_encoder": True},
+        {
+            "adapter": "dora",
+            "init": "pissa",
+            "rank_stabilised": True,
+            "targets": ("attention",),
+            "text_encoder": True,
+            "ema": EmaConfig(decay=0.5),
+            "optim": OptimConfig(lr=1e-3, lr_factors={"learned-text_encoder.*": 0.5, "learned-word.*": 5.0}),
+        },
         {"adapter": "loha"},
         {"adapter": "lokr", "alpha": 8.0, "optim": OptimConfig(lr=1e-3, lr_factors={"*.lokr_w1": 3.0})},
     ],

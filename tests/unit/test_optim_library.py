@@ -69,7 +69,8 @@ def test_loss_falls(name: str) -> None:
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_state_goes_through_a_file_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole, halves, rest = Net(), Net(), Net()
-    warm = config(name, warmup_steps=3, weight_decay=0.1)
+    factors = {} if name == "prodigy" else {"net.up.*": 4.0}  # as LoRA+: more groups than there were
+    warm = config(name, warmup_steps=3, weight_decay=0.1, lr_factors=factors)
     ours = build_optimizers({"net": whole}, warm)
     stepped(whole, ours, 0, 7)
     before = build_optimizers({"net": halves}, warm)
@@ -197,7 +198,19 @@ def test_what_an_average_cannot_have_is_refused(values: dict[str, Any], message:
         config("schedule-free", **values)
 
 
+@pytest.mark.parametrize("name", sorted({"adamw", "muon", *LIBRARIES} - {"prodigy"}))
+def test_a_factor_on_the_learning_rate_reaches_every_optimizer(name: str) -> None:
+    net = Net()
+    optimizers = build_optimizers({"net": net}, config(name, lr_factors={"net.up.*": 4.0}))
+    optimizers.set_lr(5, 20)
+    rates = {weight: float(g["lr"]) for part in optimizers.parts for g in part.param_groups for weight in g["params"]}
+    for path, weight in net.named_parameters():
+        assert rates[weight] == pytest.approx(4e-2 if path.startswith("up.") else 1e-2)
+
+
 def test_prodigy_refuses_several_learning_rates() -> None:
+    with pytest.raises(ConfigError, match=r"'prodigy' finds one learning rate for all weights; \[0\.01, 0\.04\]"):
+        build_optimizers({"net": Net()}, config("prodigy", lr=1e-2, lr_factors={"net.up.*": 4.0}))
     parts = build_optimizers({"net": Net()}, config("adamw", weight_decay=0.1)).parts
     parts[0].param_groups[0]["peak_lr"] = 0.5
     with pytest.raises(ConfigError, match=r"'prodigy' finds one learning rate for all weights; \[0\.01, 0\.5\]"):

@@ -22,7 +22,8 @@ class LowRank(Path):
     With `init="pissa"` the factors start as the weight's largest singular values, and what they started from is taken
     away: `W + scale · (up @ down − up_0 @ down_0)`. The paper puts the remainder `W − scale · up_0 @ down_0` in the
     place of the weight ([meng2024] eq. 5); this is the same function, but the base keeps its weight and a file works on
-    it. In a file both pairs are one of twice the rank, `[up, −up_0] @ [down; down_0]`, which is plain LoRA.
+    it. Dropout acts on the difference here, so that the start is the base whatever is dropped. In a file both pairs are
+    one of twice the rank, `[up, −up_0] @ [down; down_0]`, which is plain LoRA.
 
     Args:
         base: The Linear, Conv2d or Embedding they change.
