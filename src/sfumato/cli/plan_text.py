@@ -20,7 +20,7 @@ def plan_text(plan: LearnPlan) -> str:
 def duration_text(seconds: float) -> str:
     """Write a duration in its two largest units."""
     if seconds < 99.5:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -186,16 +186,12 @@ def saves(first_step: int, steps: int, save_every: int) -> int:
     return due + (steps % save_every != 0 and steps > first_step)
 
 
-def scaled_look(seconds: float, network_s: float, measured: tuple[int, int], wanted: tuple[int, int]) -> float:
-    """Scale the time of a look at fewer pictures with fewer sampler steps.
-
-    The network's time goes with pictures times steps, the rest (decoding, judging) with pictures.
+def scaled_look(seconds: float, network_s: float, factor: float) -> float:
+    """Scale the time of a look with fewer sampler steps: only the network's time goes with their number.
 
     Args:
         seconds: What the look took.
         network_s: What of that was the network's.
-        measured: Pictures and sampler steps of it.
-        wanted: Those of a whole look.
+        factor: How many times as many sampler steps a whole look has.
     """
-    pictures = wanted[0] / measured[0]
-    return (seconds - network_s) * pictures + network_s * pictures * wanted[1] / measured[1]
+    return seconds - network_s + network_s * factor

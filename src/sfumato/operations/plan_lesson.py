@@ -10,12 +10,11 @@ from pathlib import Path
 
 from sfumato.data.listing import list_entries
 from sfumato.errors import CannotResume
-from sfumato.evaluation.verdict_plan import VerdictPlan
 from sfumato.events import Event, Notice
 from sfumato.operations.effective_settings import effective_settings
-from sfumato.operations.learn import lesson_config, run_folder, verdict_plan
+from sfumato.operations.learn import lesson_config, run_folder
 from sfumato.operations.learn_plan import DiskPart, LearnPlan, TimePart, Tried, fits, saves, scaled_look, total_seconds
-from sfumato.operations.rehearsal import LOOK_STEPS, OutOfRoom, Rehearsed, pictures_of, rehearse
+from sfumato.operations.rehearsal import OutOfRoom, Rehearsed, rehearse
 from sfumato.operations.stopwatch import (
     BASE_LOOK,
     CLASS_PICTURES,
@@ -173,23 +172,20 @@ def time_parts(request: LearnRequest, config: LearnConfig, found: Rehearsed, fir
         each = spent[CLASS_PICTURES] / found.class_pictures
         parts.append(TimePart(CLASS_PICTURES, each, config.num_class_images))
     parts.append(TimePart(PREPARATION, spent.get(PREPARATION, 0.0) + max(0.0, watch.steps[0] - watch.step_s)))
-    whole = verdict_plan(request) if request.verdict else None
-    if whole is not None and found.base_look is not None:
-        parts.append(TimePart(BASE_LOOK, _whole_look(found.base_look, found.look_pictures[1], whole, 1)))
+    if found.base_look is not None:
+        parts.append(TimePart(BASE_LOOK, _whole_look(found.base_look, found.look_steps, request.verdict_steps)))
     parts += [TimePart(STEP, watch.step_s, steps), TimePart(SAVING, spent[SAVING], states)]
-    if whole is not None and found.look is not None:
-        parts.append(TimePart(LOOK, _whole_look(found.look, found.look_pictures[0], whole, 0), states))
-    if PREVIEW in spent:
+    if found.look is not None:
+        parts.append(TimePart(LOOK, _whole_look(found.look, found.look_steps, request.verdict_steps), states))
+    if loop.preview_every and PREVIEW in spent:
         parts.append(TimePart(PREVIEW, spent[PREVIEW], saves(first_step, loop.steps, loop.preview_every)))
     parts.append(TimePart(END, spent.get(END, 0.0)))
     return tuple(parts)
 
 
-def _whole_look(look: Look, pictures: int, whole: VerdictPlan, index: int) -> float:
-    """Return the seconds of a whole look, from one at less."""
-    steps = min(whole.drawing.steps, LOOK_STEPS)
-    wanted = (pictures_of(whole)[index], whole.drawing.steps)
-    return scaled_look(look.seconds, look.network_s, (pictures, steps), wanted)
+def _whole_look(look: Look, measured_steps: int, steps: int) -> float:
+    """Return the seconds of a look with all sampler steps."""
+    return scaled_look(look.seconds, look.network_s, steps / measured_steps)
 
 
 def disk_parts(request: LearnRequest, config: LearnConfig, found: Rehearsed, first_step: int) -> tuple[DiskPart, ...]:
@@ -210,12 +206,10 @@ def disk_parts(request: LearnRequest, config: LearnConfig, found: Rehearsed, fir
         DiskPart("saved states", sizes.checkpoint, min(states, loop.keep + 1), False),
     ]
     if request.verdict:
-        whole = pictures_of(verdict_plan(request))
-        scale = whole[0] / found.look_pictures[0]
-        rows = (whole[1] + states * whole[0]) / sum(found.look_pictures)
+        rows = (1 + states) / 2  # of the report: the base, and one for every look
         parts += [
             DiskPart("weights of the best look", sizes.learned, min(states, 2), False),
-            DiskPart("looks", round(sizes.look * scale), states, False),
+            DiskPart("looks", sizes.look, states, False),
             DiskPart("report on the verdict", round(sizes.report * rows), 1, True),
         ]
     if loop.preview_every:

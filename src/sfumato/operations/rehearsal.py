@@ -28,8 +28,10 @@ from sfumato.training.personalise import learn as learn_subject
 
 STEPS = 3
 """Optimizer steps of a rehearsal; the first one warms up and is not counted."""
-LOOK_STEPS, LOOK_PROMPTS = 2, 2
+LOOK_STEPS = 2
+"""Sampler steps of a look; all of its pictures are drawn, since judging them together takes memory."""
 CLASS_PICTURES = 4
+"""Class pictures of each class: a whole batch of the sampler."""
 _KILLED = (-9, -6)  # ended by the system; aborted where C++ got no memory
 
 
@@ -68,7 +70,7 @@ class Rehearsed:
         watch: Seconds and peaks by part.
         base_look: The look at the base; None without a verdict.
         look: The look at a saved step; None without a verdict.
-        look_pictures: Pictures of a look, and of the look at the base.
+        look_steps: Sampler steps of both.
         class_pictures: Class pictures that were drawn for each class; 0 for none.
         sizes: What it wrote.
     """
@@ -76,7 +78,7 @@ class Rehearsed:
     watch: Stopwatch
     base_look: Look | None
     look: Look | None
-    look_pictures: tuple[int, int]
+    look_steps: int
     class_pictures: int
     sizes: Sizes
 
@@ -156,16 +158,9 @@ def rehearsal_config(config: LearnConfig, folder: Path) -> LearnConfig:
 
 
 def shorter_verdict(plan: VerdictPlan) -> VerdictPlan:
-    """Cut what a verdict draws; batches stay as large as they are."""
+    """Cut the sampler steps of a verdict; pictures and batches stay as many as they are."""
     steps = min(LOOK_STEPS, plan.drawing.steps)
-    drawing = plan.drawing.model_copy(update={"steps": steps})
-    return plan.model_copy(update={"prompts": plan.prompts[:LOOK_PROMPTS], "seeds": 2, "drawing": drawing})
-
-
-def pictures_of(plan: VerdictPlan) -> tuple[int, int]:
-    """Return how many pictures a look draws, and the look at the base."""
-    base = len(plan.prompts) * plan.seeds + plan.class_seeds
-    return base + plan.class_seeds, base
+    return plan.model_copy(update={"drawing": plan.drawing.model_copy(update={"steps": steps})})
 
 
 def _rehearse(job: _Job, send: Send) -> Rehearsed | OutOfRoom:
@@ -204,7 +199,7 @@ def _rehearsed(job: _Job, send: Send) -> Rehearsed:
         watch,
         None if probe is None else probe.base_look,
         None if probe is None else probe.step_look,
-        pictures_of(asked),
+        asked.drawing.steps,
         config.num_class_images if config.prior_weight else 0,
         _sizes(job.folder, result),
     )

@@ -37,7 +37,7 @@ class Found:
     looks_are_too_large: bool = False
     knows_sizes: bool = True
 
-    def is_worth(self, saved_bytes: float) -> bool:
+    def is_worth(self, saved_bytes: int) -> bool:
         """Say whether what a switch can save is a hundredth of the peak, or not known."""
         return not self.knows_sizes or saved_bytes >= _WORTH * self.peak_bytes
 
@@ -107,7 +107,7 @@ def _further(request: LearnRequest, config: LearnConfig, found: Found) -> Iterat
     """Yield switches that change the result, the mildest first."""
     method = METHODS[config.method]
     optimizer = _optimizer(request, config)
-    if optimizer is not None and found.is_worth(found.optimizer_bytes / 2):
+    if optimizer is not None and found.is_worth(found.optimizer_bytes // 2):
         yield optimizer
     if config.ema.decay and found.is_worth(found.learned_bytes):
         yield Switches((("ema_decay", 0.0),), ("the result is the last state, not an average",))
@@ -116,7 +116,7 @@ def _further(request: LearnRequest, config: LearnConfig, found: Found) -> Iterat
     if config.text_encoder and (method.factors or method.weights):
         yield Switches((("text_encoder", False),), ("the text encoder does not learn",))
     rank = max(_SMALLEST_RANK, config.rank // 4)
-    saved = (found.learned_bytes + found.optimizer_bytes) * (1 - rank / config.rank)
+    saved = (found.learned_bytes + found.optimizer_bytes) * (config.rank - rank) // config.rank
     if method.factors and rank < config.rank and found.is_worth(saved):
         yield Switches((("rank", rank),), (f"factors of rank {rank} hold less",))
 
