@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.flags import flag_of, is_switch
 from sfumato.operations.learn_values import PLACES
 from sfumato.operations.overrides import key_and_value
-from sfumato.requests import LearnRequest
+from sfumato.requests import LearnRequest, flag_of, is_switch
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED, OptimizerName
