@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sfumato.api import generate, learn, load
+    from sfumato.api import generate, learn, load, plan
     from sfumato.errors import SfumatoError
     from sfumato.events import (
         Artifact,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sfumato.formats.concept import Concept, load_concept
     from sfumato.formats.png_recipe import read_recipe
     from sfumato.operations import run
+    from sfumato.operations.learn_plan import LearnPlan
     from sfumato.operations.pictures import Picture
     from sfumato.pipeline import Pipeline, Settings
     from sfumato.requests import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "sfumato.api": ("generate", "learn", "load"),
+    "sfumato.api": ("generate", "learn", "load", "plan"),
     "sfumato.errors": ("SfumatoError",),
     "sfumato.events": (
         "Artifact",
@@ -66,6 +67,7 @@ _HOMES = {
     "sfumato.formats.concept": ("Concept", "load_concept"),
     "sfumato.formats.png_recipe": ("read_recipe",),
     "sfumato.operations": ("run",),
+    "sfumato.operations.learn_plan": ("LearnPlan",),
     "sfumato.operations.pictures": ("Picture",),
     "sfumato.pipeline": ("Pipeline", "Settings"),
     "sfumato.requests": (
@@ -95,6 +97,7 @@ __all__ = [
     "Event",
     "Finding",
     "GenerateRequest",
+    "LearnPlan",
     "LearnRequest",
     "Metric",
     "Notice",
@@ -116,6 +119,7 @@ __all__ = [
     "load",
     "load_bundle",
     "load_concept",
+    "plan",
     "read_recipe",
     "run",
     "save_bundle",

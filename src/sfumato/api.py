@@ -10,7 +10,9 @@ from sfumato.errors import SfumatoError
 from sfumato.events import Artifact
 from sfumato.formats.bundle import load_bundle
 from sfumato.operations.learn import learn as learn_subject
+from sfumato.operations.learn_plan import LearnPlan
 from sfumato.operations.pictures import Picture, draw
+from sfumato.operations.plan_lesson import plan_lesson
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest, LearnRequest
 from sfumato.resolve import resolve
@@ -95,3 +97,28 @@ def learn(
             f"Learning {placeholder} was stopped before step {request.steps}.", hint="Go on with resume=True."
         )
     return written
+
+
+def plan(
+    folder: str | Path, *, placeholder: str, class_noun: str, base: str | Path = "primer", **options: Any
+) -> LearnPlan:
+    """Say what a lesson would need, from three steps that are taken for real in a process of their own.
+
+    Args:
+        folder: As for `learn`.
+        placeholder: As for `learn`.
+        class_noun: As for `learn`.
+        base: `primer`, or a folder in diffusers layout.
+        **options: Other fields of `LearnRequest`; `memory`, such as `"6GB"`, is what it should fit into.
+
+    Returns:
+        Steps, time, memory, disk, every setting, and switches that fit if it does not.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        SfumatoError: What the lesson itself would complain about.
+    """
+    given = {"folder": folder, "placeholder": placeholder, "class_noun": class_noun, "base": str(base), **options}
+    request = resolve(LearnRequest, flags=given).request
+    made = [event for event in plan_lesson(request) if isinstance(event, LearnPlan)]
+    return made[-1]

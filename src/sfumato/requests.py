@@ -18,6 +18,7 @@ from sfumato.flags import flag_of as flag_of
 from sfumato.flags import is_list as is_list
 from sfumato.flags import is_switch as is_switch
 from sfumato.learn_settings import LearnSettings
+from sfumato.runtime.byte_sizes import parse_bytes
 
 SamplerName = Literal[
     "ddpm", "ddim", "plms", "euler", "euler-ancestral", "heun", "dpm++2m", "dpm++2m-sde", "unipc", "lcm"
@@ -120,6 +121,11 @@ class GenerateRequest(Request):
     output: Annotated[Path, Field(description="Folder for the pictures."), Flag(("-o", "--output"), "DIR")] = Path(
         "out"
     )
+
+
+def _parse_size_in_bytes(value: object) -> object:
+    """Turn `6GB` into bytes."""
+    return parse_bytes(value) if isinstance(value, str) else value
 
 
 class LearnRequest(LearnSettings):
@@ -235,6 +241,15 @@ class LearnRequest(LearnSettings):
     early_stop: Annotated[bool, Field(description="End when no later step can win.")] = True
     seed: Seed = 0
     resume: Annotated[bool, Field(description="Go on where an interrupted run stopped.")] = False
+    plan: Annotated[
+        bool, Field(description="Take three real steps, tell what the lesson would need, and write nothing.")
+    ] = False
+    memory: Annotated[
+        int | None,
+        BeforeValidator(_parse_size_in_bytes),
+        Field(description="With --plan: find the cheapest switches that fit into this, for example 6GB."),
+        Flag(metavar="SIZE"),
+    ] = None
     output: Annotated[
         Path | None,
         Field(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -15,7 +15,8 @@ from sfumato import __version__
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.cli.render import Renderer, make_renderer
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.events import Done
+from sfumato.events import Done, Event
+from sfumato.operations.learn_plan import LearnPlan
 from sfumato.requests import (
     DemoRequest,
     DoctorRequest,
@@ -51,7 +52,7 @@ COMMANDS: Commands = {
     "replay": ReplayRequest,
 }
 
-EXIT_OK, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 2, 130
+EXIT_OK, EXIT_DOES_NOT_FIT, EXIT_PROBLEM, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `sfumato`; by default those of this process.
 
     Returns:
-        Exit code: 0 done, 2 a problem the user can act on, 130 interrupted. A bug keeps its traceback (1).
+        Exit code: 0 done, 1 a plan that nothing makes fit, 2 a problem the user can act on, 130 interrupted. A bug
+        keeps its traceback (1).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     renderer = make_renderer(json_lines="--json" in words)
@@ -107,24 +109,36 @@ def _run(words: list[str], renderer: Renderer) -> int:
     if explain:
         sys.stdout.write(_explanation(resolved))
         return EXIT_OK
-    return _follow(resolved.request, renderer)
+    return _follow(resolved, renderer)
 
 
-def _follow(request: Request, renderer: Renderer) -> int:
+def _follow(resolved: Resolved[Request], renderer: Renderer) -> int:
     """Run the operation of a request and show its events; closing it on the way out lets it save its state."""
-    from sfumato.operations import run  # brings torch: not before the request is known to be sound
-
     code = EXIT_OK
-    events = run(request)
+    events = _started(resolved)
     with renderer:
         try:
             for event in events:
                 renderer.show(event)
                 if isinstance(event, Done) and str(event.info.get("stopped")).startswith("SIG"):
                     code = EXIT_INTERRUPTED  # a trainer finishes its step and saves when it is asked to stop
+                if isinstance(event, LearnPlan) and not event.is_possible:
+                    code = EXIT_DOES_NOT_FIT
         finally:
             events.close()
     return code
+
+
+def _started(resolved: Resolved[Request]) -> Generator[Event, None, None]:
+    """Start the operation of a request; it brings torch, so not before the request is known to be sound."""
+    request = resolved.request
+    if isinstance(request, LearnRequest) and request.plan:
+        from sfumato.operations.plan_lesson import plan_lesson
+
+        return plan_lesson(request, resolved.sources)
+    from sfumato.operations import run
+
+    return run(request)
 
 
 def find_command(words: Sequence[str]) -> tuple[str, type[Request] | Commands, list[str]]:

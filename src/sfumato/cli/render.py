@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from sfumato.cli.plan_text import plan_text
 from sfumato.cli.tables import findings_text, table_text
 from sfumato.errors import SfumatoError
 from sfumato.events import (
@@ -25,12 +26,15 @@ from sfumato.events import (
     Table,
     Verdict,
 )
+from sfumato.operations.learn_plan import LearnPlan
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 NOT_FOR_JSON = {"x_t", "x_0"}
+DERIVED = ("rounds", "seconds", "disk_bytes", "left_bytes", "fits_memory", "fits_disk", "switches", "is_possible")
+"""What a plan says beside its fields."""
 
 
 @runtime_checkable
@@ -73,6 +77,8 @@ def event_record(event: Event) -> dict[str, Any]:
     """Return an event as plain data: its kind in lower case and its fields, tensors left out."""
     record: dict[str, Any] = {"event": type(event).__name__.lower()}
     record |= {item.name: getattr(event, item.name) for item in fields(event) if item.name not in NOT_FOR_JSON}
+    if isinstance(event, LearnPlan):
+        record |= {name: getattr(event, name) for name in DERIVED}
     return record
 
 
@@ -107,8 +113,13 @@ class JsonRenderer:
         self._write({"event": "interrupted", "checkpoint": saved.path if saved else None})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._out.write(json.dumps(record, default=str) + "\n")
+        self._out.write(json.dumps(record, default=_plain) + "\n")
         self._out.flush()
+
+
+def _plain(value: object) -> object:
+    """Return a value that JSON does not know as one that it knows."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 class TerminalRenderer:
@@ -161,6 +172,8 @@ class TerminalRenderer:
                     self._line(f"alarm: {alarm}")
             case Artifact():
                 self._line(f"{event.kind}: {event.path}")
+            case LearnPlan():
+                self._line(plan_text(event))
             case Done():
                 self._line(f"done in {event.seconds:.1f} s")
 

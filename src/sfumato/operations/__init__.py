@@ -41,6 +41,10 @@ def run(request: Request) -> Events:
             from sfumato.operations.replay import replay
 
             return replay(request)
+        case LearnRequest(plan=True):
+            from sfumato.operations.plan_lesson import plan_lesson
+
+            return plan_lesson(request)
         case LearnRequest():
             from sfumato.operations.learn import learn
 

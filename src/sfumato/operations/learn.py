@@ -20,6 +20,7 @@ from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
+from sfumato.runtime.byte_sizes import bytes_text
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.personalise import learn as learn_subject
 
@@ -42,10 +43,10 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     Raises:
         SfumatoError: A picture or the base is not usable, or the file cannot be written.
     """
-    output = request.output or concept_file(request.placeholder)
-    run_dir = output.parent / f"{output.stem}.run"
+    _check_plan(request)
+    config, probe = lesson_config(request), judge(request)
+    output, run_dir = config.output, run_folder(config.output)
     finished = False
-    config, probe = with_settings(_config(request, output), request), _probe(request)
     base = bundle or load_bundle(request.base)
     if probe is not None and request.also:
         yield Notice(0, f"The verdict looks at {request.placeholder} alone, not at the subjects given with --also.")
@@ -57,6 +58,20 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
                 yield from write_report(probe, output.parent / f"{output.stem}.verdict")
     if finished:
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def lesson_config(request: LearnRequest) -> LearnConfig:
+    """Return everything that decides a lesson, as the trainer takes it.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is out of range or does not fit another.
+    """
+    return with_settings(_config(request, request.output or concept_file(request.placeholder)), request)
+
+
+def run_folder(output: Path) -> Path:
+    """Name the folder of an unfinished run after its result."""
+    return output.parent / f"{output.stem}.run"
 
 
 def is_result(event: Event) -> bool:
@@ -109,16 +124,16 @@ def parse_subject(text: str) -> SubjectConfig:
     return SubjectConfig(folder=Path(folder), placeholder=placeholder, class_noun=noun)
 
 
-def _probe(request: LearnRequest) -> SubjectProbe | None:
-    """Make the judge of a lesson."""
-    if not request.verdict:
-        return None
-    eye = FeatureExtractor()
-    encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder)
+def verdict_plan(request: LearnRequest) -> VerdictPlan:
+    """Return what the verdict of a lesson asks for.
+
+    Raises:
+        ConfigError: The file of prompts is not usable.
+    """
     default = VerdictPlan()
     usual = STYLE_PROMPTS if request.style else default.prompts
     file = request.verdict_prompts
-    plan = VerdictPlan(
+    return VerdictPlan(
         prompts=usual if file is None else read_prompts(file, request.placeholder),
         plain="a picture, {} style" if request.style else default.plain,
         plain_class="a picture" if request.style else None,
@@ -130,7 +145,33 @@ def _probe(request: LearnRequest) -> SubjectProbe | None:
             patience=default.rule.patience if request.early_stop else 0,
         ),
     )
-    return SubjectProbe(plan, request.folder, request.placeholder, request.class_noun, encoders, eye)
+
+
+def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProbe | None:
+    """Make the judge of a lesson; None where no verdict is wanted.
+
+    Args:
+        request: The lesson.
+        plan: What is asked for in place of what the request says.
+    """
+    if not request.verdict:
+        return None
+    eye = FeatureExtractor()
+    encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder)
+    asked = verdict_plan(request) if plan is None else plan
+    return SubjectProbe(asked, request.folder, request.placeholder, request.class_noun, encoders, eye)
+
+
+def _check_plan(request: LearnRequest) -> None:
+    """Refuse a wish for a plan where a lesson would begin instead."""
+    if request.plan:
+        raise ConfigError("plan is on, but this learns.", field="plan", hint="Use sfumato.plan, or leave it out.")
+    if request.memory is not None:
+        raise ConfigError(
+            f"--memory: given {bytes_text(request.memory)} without --plan; it is what a plan compares with.",
+            field="memory",
+            hint="Add --plan, or leave it out.",
+        )
 
 
 def _config(request: LearnRequest, output: Path) -> LearnConfig:

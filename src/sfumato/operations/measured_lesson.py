@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
-from sfumato.errors import SfumatoError, TrainingError
+from sfumato.errors import TrainingError
 from sfumato.events import Artifact, Event, Metric, Notice, Progress
 from sfumato.operations.learn import is_result, learn
+from sfumato.operations.own_process import Ended, Send, in_own_process
 from sfumato.requests import LearnRequest
 from sfumato.runtime.peak_memory import peak_memory_bytes
 
@@ -46,50 +45,21 @@ def learn_measured(request: LearnRequest) -> Generator[Event, None, Spent]:
         SfumatoError: The lesson's own problem, with its field and hint.
         TrainingError: Its process ended before the lesson, for example for want of memory.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_lesson, args=(request, sender), daemon=True)
-    process.start()
-    sender.close()
-    spent: Spent | None = None
-    try:
-        while True:
-            try:
-                told = receiver.recv()
-            except EOFError:
-                break
-            if isinstance(told, SfumatoError):
-                raise told
-            if isinstance(told, Spent):
-                spent = told
-            else:
-                yield told
-        process.join()
-    finally:
-        if process.is_alive():
-            process.terminate()  # the trainer saves its state when it is asked to stop
-            process.join(_PATIENCE_S)
-        receiver.close()
-    if spent is None:
+    spent = yield from in_own_process(_lesson, request, patience_s=_PATIENCE_S)  # the trainer saves its state
+    if not isinstance(spent, Spent):
+        code = spent.exit_code if isinstance(spent, Ended) else 0
         raise TrainingError(
-            f"The lesson for '{request.output}' ended with exit code {process.exitcode} before it was finished.",
+            f"The lesson for '{request.output}' ended with exit code {code} before it was finished.",
             hint="Start the same command again: finished lessons are kept and this one goes on.",
         )
     return spent
 
 
-def _lesson(request: LearnRequest, sender: Connection) -> None:
+def _lesson(request: LearnRequest, send: Send) -> Spent | None:
     """Learn and tell; runs in the other process."""
     started, is_finished = time.perf_counter(), False
-    try:
-        for event in learn(request):
-            if isinstance(event, Metric | Notice | Progress | Artifact):
-                sender.send(event)
-            is_finished = is_finished or is_result(event)
-    except SfumatoError as error:
-        sender.send(error)
-        return
-    except KeyboardInterrupt:  # Ctrl-C reaches both processes; the other one tells
-        return
-    if is_finished:
-        sender.send(Spent(time.perf_counter() - started, peak_memory_bytes()))
+    for event in learn(request):
+        if isinstance(event, Metric | Notice | Progress | Artifact):
+            send(event)
+        is_finished = is_finished or is_result(event)
+    return Spent(time.perf_counter() - started, peak_memory_bytes()) if is_finished else None

@@ -32,6 +32,7 @@ from sfumato.training.methods import METHODS
 PLACEHOLDER = "<subject>"
 _CLASS = "class"
 _BATCH = 8
+_NOT_DECIDING = {"folder", "output", "resume", "plan", "memory"}
 
 
 def check_methods(request: BenchmarkRequest) -> None:
@@ -147,7 +148,7 @@ def _lesson_file(request: BenchmarkRequest, case: Case, method: str, base: str) 
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
         for entry in list_entries(case.folder)
     ]
-    values = _lesson(request, case, method, Path("x")).model_dump(mode="json", exclude={"folder", "output", "resume"})
+    values = _lesson(request, case, method, Path("x")).model_dump(mode="json", exclude=_NOT_DECIDING)
     key = _hash([base, values, entries])
     return request.output / "lessons" / _slug(method) / f"{case.name}-{key[:8]}.safetensors", key
 

@@ -1,11 +1,13 @@
-"""How much memory a process has held at most."""
+"""How much memory a process has held at most, and how much there is."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
+_PROCESSES = Path("/proc")
+_STATUS = _PROCESSES / "self" / "status"
+_MACHINE = _PROCESSES / "meminfo"
 
 
 def peak_memory_bytes(status: Path = _STATUS) -> int:
@@ -17,15 +19,46 @@ def peak_memory_bytes(status: Path = _STATUS) -> int:
     Args:
         status: Where Linux tells about the process; elsewhere there is no such file and `getrusage` is asked.
     """
-    try:
-        lines = status.read_text(encoding="ascii").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) * 1024
+    told = _told_bytes(status, "VmHWM")
+    if told is not None:
+        return told
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_of_process(pid: int) -> int:
+    """Return the most memory that another process has held so far, in bytes; 0 where nothing tells it."""
+    return _told_bytes(_PROCESSES / str(pid) / "status", "VmHWM") or 0
+
+
+def available_memory_bytes(machine: Path = _MACHINE) -> int | None:
+    """Return how much memory the machine can give without swapping, in bytes; None where nothing tells it."""
+    return _told_bytes(machine, "MemAvailable")
+
+
+def be_ended_first() -> bool:
+    """Ask Linux to end this process before any other when memory runs out.
+
+    Returns:
+        Whether there is such a wish here.
+    """
+    try:
+        (_PROCESSES / "self" / "oom_score_adj").write_text("1000")
+    except OSError:
+        return False
+    return True
+
+
+def _told_bytes(file: Path, wanted: str) -> int | None:
+    """Read one line such as `VmHWM:  2048 kB`."""
+    try:
+        lines = file.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == wanted:
+            return int(value.split()[0]) * 1024
+    return None

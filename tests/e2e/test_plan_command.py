@@ -1,0 +1,147 @@
+"""Plans through the command line: measured for real, nothing written, switches that fit, and what cannot fit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sfumato as package
+from sfumato.events import Progress
+from sfumato.operations.plan_lesson import plan_lesson
+from sfumato.operations.rehearsal import OutOfRoom, rehearse
+from sfumato.requests import LearnRequest
+
+Run = Callable[..., Any]
+FOX = ("--as", "<fox>", "--class", "fox", "--rank", 2, "--plan", "--json")
+MB = 10**6
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for temporary files that can be looked into."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+def everything(*folders: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+
+def plan_in(answer: Any) -> dict[str, Any]:
+    """The plan, which is told last."""
+    lines = [json.loads(line) for line in answer.out.splitlines()]
+    assert lines[-1]["event"] == "learnplan" and {line["event"] for line in lines[:-1]} == {"notice", "progress"}
+    return dict(lines[-1])
+
+
+def test_a_plan_is_measured_and_nothing_is_written(sfumato: Run, base: Path, photos: Path, temporary: Path) -> None:
+    before = everything(base, photos)
+    words = ("learn", photos, *FOX, "--base", base, "--steps", 120, "--save-every", 50, "--verdict-steps", 4)
+    answer = sfumato(
+        *words, "--prior-weight", 1, "--num-class-images", 8, "--cache", "kept", "-o", "there/fox.safetensors"
+    )
+    assert answer.code == 0, answer.err
+    assert everything(base, photos) == before
+    assert [path.name for path in Path().iterdir()] == ["temporary"] and not list(temporary.iterdir())
+    plan = plan_in(answer)
+    assert (plan["steps"], plan["shown"], plan["pictures"], plan["rounds"]) == (120, 480, 3, 160)
+    assert (plan["is_whole"], plan["fits_memory"], plan["is_possible"], plan["tried"]) == (True, True, True, [])
+    time = {part["name"]: part for part in plan["time"]}
+    counts = {name: part["times"] for name, part in time.items() if part["times"] != 1}
+    assert counts == {"class pictures": 8, "step": 120, "saving": 3, "look at a saved state": 3}
+    assert all(part["each_s"] > 0 for part in plan["time"]) and time["step"]["each_s"] == plan["step_s"]
+    assert plan["seconds"] == pytest.approx(sum(part["each_s"] * part["times"] for part in plan["time"]))
+    assert 50 * MB < plan["peak_bytes"] < 4000 * MB and plan["peak_part"] in time
+    disk = {part["name"]: part for part in plan["disk"]}
+    assert disk["saved states"]["count"] == 3 and disk["encoded pictures and texts"]["stays"]
+    assert all(part["each_bytes"] > 0 for part in plan["disk"])
+    settings = {item["name"]: (item["value"], item["source"]) for item in plan["settings"]}
+    assert settings["rank"] == (2, "--rank") and settings["optim.lr"] == (1e-3, "method")
+
+
+@pytest.mark.parametrize("method", ["lora", "pivotal", "textual-inversion", "dreambooth"])
+def test_the_sizes_are_those_of_the_lesson(method: str, sfumato: Run, base: Path, photos: Path) -> None:
+    words = ("learn", photos, *FOX[:-2], "--json", "--base", base, "--steps", 5, "--no-verdict", "--method", method)
+    folder = "tuned" if method == "dreambooth" else "fox.safetensors"
+    plan = plan_in(sfumato(*words, "--plan", "-o", folder))
+    assert sfumato(*words, "-o", folder).code == 0
+    written = sum(len(content) for content in everything(Path(folder)).values()) or Path(folder).stat().st_size
+    assert plan["left_bytes"] == pytest.approx(written, rel=0.01)
+
+
+def test_a_limit_forces_a_switch_and_an_impossible_one_is_told(sfumato: Run, base: Path, photos: Path) -> None:
+    words = ("learn", photos, *FOX, "--base", base, "--no-verdict", "--batch-size", 256)
+    peak = plan_in(sfumato(*words))["peak_bytes"]
+    answer = sfumato(*words, "--memory", f"{peak * 0.9 / MB:.0f}MB")
+    plan = plan_in(answer)
+    assert answer.code == 0 and plan["is_possible"] and not plan["fits_memory"]
+    assert plan["switches"] == plan["tried"][-1] and plan["switches"]["fits"] and not plan["switches"]["loses"]
+    assert plan["tried"][0]["flags"] == ["--batch-size 128", "--accumulate 2"]
+    assert plan["switches"]["peak_bytes"] <= plan["limit_bytes"] < plan["peak_bytes"]
+    answer = sfumato(*words[:-2], "--memory", "50MB")
+    plan = plan_in(answer)
+    assert answer.code == 1 and not plan["is_possible"] and plan["switches"] is None
+    assert "no switch can help" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--memory", "6"), "--memory: given '6'; needed a size above 0 with its unit, for example 6GB"),
+        (("--set", "optim.lrr=1"), "settings: unknown key 'optim.lrr'. Did you mean 'lr'?"),
+        (("--word", "zzz"), "word is 'zzz' but identifier is 'new'"),
+        (("-o", "fox.txt"), "does not end in .safetensors"),
+        (("--base", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_learn_refuses_a_plan_refuses(
+    words: tuple[str, ...], message: str, sfumato: Run, base: Path, photos: Path
+) -> None:
+    answer = sfumato("learn", photos, "--as", "<fox>", "--class", "fox", "--plan", "--base", base, *words)
+    assert answer.code == 2 and message in answer.err, answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_pictures_that_cannot_be_read(sfumato: Run, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    answer = sfumato("learn", "broken", *FOX, "--base", base)
+    assert answer.code == 2 and json.loads(answer.out.splitlines()[-1])["error"] == "UnreadableImage"
+
+
+def lesson(base: Path, photos: Path, output: Path) -> LearnRequest:
+    values = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "base": str(base), "output": output}
+    return LearnRequest.model_validate({**values, "plan": True, "verdict": False})
+
+
+def test_a_plan_that_is_interrupted_leaves_no_process_and_no_file(base: Path, photos: Path, temporary: Path) -> None:
+    events = plan_lesson(lesson(base, photos, temporary / "fox.safetensors"))
+    next(event for event in events if isinstance(event, Progress))
+    assert multiprocessing.active_children() and list(temporary.iterdir())
+    events.close()
+    assert not multiprocessing.active_children() and not list(temporary.iterdir())
+
+
+def test_a_process_that_the_system_ends_ran_out_of_memory(base: Path, photos: Path, temporary: Path) -> None:
+    events = rehearse(lesson(base, photos, temporary / "fox.safetensors").model_copy(update={"plan": False}))
+    next(events)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(StopIteration) as stopped:
+        while True:
+            next(events)
+    assert isinstance(stopped.value.value, OutOfRoom) and not list(temporary.iterdir())
+
+
+def test_from_python(base: Path, photos: Path) -> None:
+    plan = package.plan(photos, placeholder="<fox>", class_noun="fox", base=base, verdict=False, memory="20GB")
+    assert plan.is_possible and plan.fits_memory and plan.steps == 150 and plan.limit_bytes == 20 * 10**9
+    assert next(item.source for item in plan.settings if item.name == "placeholder") == "given"
