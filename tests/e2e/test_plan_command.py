@@ -16,9 +16,11 @@ from sfumato.events import Progress
 from sfumato.operations.plan_lesson import plan_lesson
 from sfumato.operations.rehearsal import OutOfRoom, rehearse
 from sfumato.requests import LearnRequest
+from sfumato.training.methods import METHODS, MethodName
 
 Run = Callable[..., Any]
-FOX = ("--as", "<fox>", "--class", "fox", "--rank", 2, "--plan", "--json")
+WORD = ("--as", "<fox>", "--class", "fox")
+FOX = (*WORD, "--rank", 2, "--plan", "--json")
 MB = 10**6
 
 
@@ -67,9 +69,10 @@ def test_a_plan_is_measured_and_nothing_is_written(sfumato: Run, base: Path, pho
     assert settings["rank"] == (2, "--rank") and settings["optim.lr"] == (1e-3, "method")
 
 
-@pytest.mark.parametrize("method", ["lora", "pivotal", "textual-inversion", "dreambooth"])
-def test_the_sizes_are_those_of_the_lesson(method: str, sfumato: Run, base: Path, photos: Path) -> None:
-    words = ("learn", photos, *FOX[:-2], "--json", "--base", base, "--steps", 5, "--no-verdict", "--method", method)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_sizes_are_those_of_the_lesson(method: MethodName, sfumato: Run, base: Path, photos: Path) -> None:
+    rank = ("--rank", 2) if METHODS[method].has_rank else ()
+    words = ("learn", photos, *WORD, *rank, "--json", "--base", base, "--steps", 5, "--no-verdict", "--method", method)
     folder = "tuned" if method == "dreambooth" else "fox.safetensors"
     plan = plan_in(sfumato(*words, "--plan", "-o", folder))
     assert sfumato(*words, "-o", folder).code == 0

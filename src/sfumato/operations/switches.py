@@ -112,11 +112,11 @@ def _further(request: LearnRequest, config: LearnConfig, found: Found) -> Iterat
         yield Switches((("ema_decay", 0.0),), ("the result is the last state, not an average",))
     if request.verdict and not found.looks_are_too_large:
         yield _UNJUDGED
-    if config.text_encoder and (method.factors or method.weights):
+    if config.text_encoder and method.has_rank:
         yield Switches((("text_encoder", False),), ("the text encoder does not learn",))
     rank = max(_SMALLEST_RANK, config.rank // 4)
     saved = (found.learned_bytes + found.optimizer_bytes) * (config.rank - rank) // config.rank
-    if method.factors and rank < config.rank and found.is_worth(saved):
+    if method.has_factors and rank < config.rank and found.is_worth(saved):
         yield Switches((("rank", rank),), (f"factors of rank {rank} hold less",))
 
 
