@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +135,24 @@ def test_a_plan_that_is_interrupted_leaves_no_process_and_no_file(base: Path, ph
     assert multiprocessing.active_children() and list(temporary.iterdir())
     events.close()
     assert not multiprocessing.active_children() and not list(temporary.iterdir())
+
+
+def test_ctrl_c_ends_the_measured_process_too(base: Path, photos: Path, temporary: Path) -> None:
+    words = [str(word) for word in ("learn", photos.resolve(), *FOX, "--base", base, "--steps", 9)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sfumato", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=temporary,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    next(line for line in process.stdout if '"progress"' in line)
+    process.send_signal(signal.SIGINT)  # to the one process: the measured one hears nothing of it
+    out, _ = process.communicate(timeout=60)  # returns when nobody holds the pipe any more
+    assert process.returncode == 130 and '"interrupted"' in out and "learnplan" not in out
+    assert not list(temporary.glob("sfumato-plan-*")) and not list(temporary.glob("fox*"))
 
 
 def test_a_process_that_the_system_ends_ran_out_of_memory(base: Path, photos: Path, temporary: Path) -> None:

@@ -41,14 +41,8 @@ def run(request: Request) -> Events:
             from sfumato.operations.replay import replay
 
             return replay(request)
-        case LearnRequest(plan=True):
-            from sfumato.operations.plan_lesson import plan_lesson
-
-            return plan_lesson(request)
         case LearnRequest():
-            from sfumato.operations.learn import learn
-
-            return learn(request)
+            return _learned(request)
         case DemoRequest():
             from sfumato.operations.demo import demo
 
@@ -83,3 +77,14 @@ def run(request: Request) -> Events:
             return evaluate_dreambench(request)
         case _:
             raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")
+
+
+def _learned(request: LearnRequest) -> Events:
+    """Start a lesson, or plan it."""
+    if request.plan:
+        from sfumato.operations.plan_lesson import plan_lesson
+
+        return plan_lesson(request)
+    from sfumato.operations.learn import learn
+
+    return learn(request)
