@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sfumato.adapters.learned_path import LearnedPath
 from sfumato.adapters.low_rank import DoRA, LowRank
-from sfumato.adapters.path import Path
 from sfumato.adapters.products import Full, LoHa, LoKr
 
-KINDS: Mapping[str, type[Path]] = {"lora": LowRank, "dora": DoRA, "loha": LoHa, "lokr": LoKr, "full": Full}
+KINDS: Mapping[str, type[LearnedPath]] = {"lora": LowRank, "dora": DoRA, "loha": LoHa, "lokr": LoKr, "full": Full}
 """What learns beside one module, by name."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.kinds import KINDS
-from sfumato.adapters.path import Path, is_merged, mark_merged
+from sfumato.adapters.learned_path import LearnedPath, is_merged, mark_merged
 from sfumato.adapters.targets import find_targets
 from sfumato.errors import AdapterError
 
@@ -164,7 +164,7 @@ class LoRA(nn.Module):
                     base = self._base(name)
                     weight = base.weight
                     assert isinstance(weight, Tensor)
-                    assert isinstance(path, Path)
+                    assert isinstance(path, LearnedPath)
                     change = path.delta(base, self.strength).to(weight)
                     saved.append((base, weight, weight.clone(), not is_merged(base)))
                     if not is_merged(base):
@@ -187,7 +187,7 @@ class LoRA(nn.Module):
         """Return what a file holds of it, as `state` names it, for an adapter made with `config.stored`."""
         tensors = {}
         for name, path in zip(self._names, self.paths, strict=True):
-            assert isinstance(path, Path)
+            assert isinstance(path, LearnedPath)
             tensors[name] = path.stored()
         return self._named(tensors)
 

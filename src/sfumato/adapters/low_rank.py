@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.adapters.config import LoRAConfig
-from sfumato.adapters.path import Path, apply_weight, as_matrix, drawn, is_merged, plain_weight, shaped
+from sfumato.adapters.learned_path import LearnedPath, apply_weight, as_matrix, drawn, is_merged, plain_weight, shaped
 from sfumato.errors import AdapterError
 
 
-class LowRank(Path):
+class LowRank(LearnedPath):
     """`W + scale · up @ down` ([hu2021] eq. 3).
 
     With `init="pissa"` the factors start as the weight's largest singular values, and what they started from is taken

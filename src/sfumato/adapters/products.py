@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.adapters.config import InitName, LoRAConfig
-from sfumato.adapters.path import Path, as_matrix, drawn
+from sfumato.adapters.learned_path import LearnedPath, as_matrix, drawn
 
 _LOHA_DEVIATIONS = {"hada_w1_a": 0.1, "hada_w1_b": 1.0, "hada_w2_b": 1.0}
 """What LyCORIS draws from for `gaussian`."""
 
 
-class LoHa(Path):
+class LoHa(LearnedPath):
     """`scale · (w1_a @ w1_b) ∘ (w2_a @ w2_b)`: rank up to `rank²` from four factors ([hyeonwoo2022], [yeh2023] 3.1).
 
     Args:
@@ -50,7 +50,7 @@ class LoHa(Path):
         return (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
 
 
-class LoKr(Path):
+class LoKr(LearnedPath):
     """`scale · w1 ⊗ w2`, where `w2` is itself `w2_a @ w2_b` unless the rank is too high to save any ([yeh2023] 3.2).
 
     A layer with `out = o_1 · o_2` and `in = i_1 · i_2` has `w1` of `(o_1, i_1)` and `w2` of `(o_2, i_2)`; a kernel's
@@ -91,7 +91,7 @@ class LoKr(Path):
         return torch.kron(self.lokr_w1, w2)
 
 
-class Full(Path):
+class Full(LearnedPath):
     """Every number of the change, zero at the start: what Custom Diffusion learns ([kumari2023] 3.1).
 
     Args:

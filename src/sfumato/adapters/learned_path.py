@@ -17,7 +17,7 @@ from sfumato.errors import AdapterError
 _PLAIN = "plain_weight"
 
 
-class Path(nn.Module):
+class LearnedPath(nn.Module):
     """What learns beside one Linear, Conv2d or Embedding.
 
     A kind defines `matrix`, the learned change as one matrix `(out, in)`; a kernel `(out, in, kh, kw)` counts as
