@@ -1,7 +1,7 @@
 """One step of learning low-rank factors on a Stable-Diffusion-1-size U-Net, beside peft on diffusers.
 
-Random weights, 64×64 latents (512² pixels), 77 tokens, batch 1, rank 8 on q, k, v, out of every attention; forward, loss,
-backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in.
+Random weights, 64×64 latents (512² pixels), 77 tokens, batch 1, rank 8 on q, k, v and out of every attention; forward,
+loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in.
 """
 
 from __future__ import annotations
