@@ -78,7 +78,7 @@ class _InParts(torch.autograd.Function):
     """Attention that keeps queries, keys and values alone; some rows of scores exist at a time."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend part by part."""
         ctx.save_for_backward(q, k, v)
         out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=v.dtype, device=v.device)
@@ -87,7 +87,7 @@ class _InParts(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute each part again, and its gradients from it; sums over parts are in float32."""
         q, k, v = ctx.saved_tensors
