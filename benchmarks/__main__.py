@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step")
+NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step", "lora_step", "kills")
 
 
 def main(words: list[str]) -> int:

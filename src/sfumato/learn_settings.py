@@ -34,6 +34,10 @@ class LearnSettings(Request):
         Flag(("--ema",), "DECAY"),
     ] = None
     gradient_checkpointing: Annotated[bool, Field(description="Save memory for time.")] = False
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        Field(description="Numbers to compute in while learning; bf16 is faster with AMX. Default: fp32."),
+    ] = None
     loss: Annotated[
         Literal["l1", "l2", "huber", "pseudo_huber"] | None, Field(description="Error that is descended; default: l2.")
     ] = None

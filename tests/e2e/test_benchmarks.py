@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step")
+NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step", "lora_step", "kills")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -30,5 +30,7 @@ def test_a_benchmark_runs_and_both_sides_agree(name: str) -> None:
     done = run(name, "--tiny", "--threads", "1", "--repeats", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "DIFFER" not in done.stdout
-    if name in ("generate", "training_step", "unet_step"):
+    if name in ("generate", "training_step", "unet_step", "lora_step"):
         assert "results agree" in done.stdout and "ratio" in done.stdout
+    if name == "kills":
+        assert "3 kills, 3 exact resumes" in done.stdout

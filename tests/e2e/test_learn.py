@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,36 @@ def test_a_killed_lesson_resumes_to_the_same_bytes(base: Path, photos: Path, tmp
     assert code == -signal.SIGKILL
     assert not Path("fox.safetensors").exists()
     assert_resumes_to_the_same_bytes(sfumato, base, photos)
+
+
+class Killed(BaseException):
+    """Ends a command at once, as SIGKILL would."""
+
+
+def test_a_lesson_killed_while_it_clears_up_resumes_to_the_same_bytes(
+    base: Path, photos: Path, sfumato: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("asked.txt").write_text("a {} on a blue background\na big {}\n")
+    verdict = ("--verdict", "--verdict-steps", 1, "--verdict-prompts", "asked.txt")
+    few = ("--steps", 4, "--save-every", 2, "--batch-size", 1, "--rank", 1, *verdict, "--base", base)
+    remove = shutil.rmtree
+
+    def cut_short(path: Path, **options: bool) -> None:
+        """Remove the scores of every look before anything else, and get no further."""
+        if not (path / "looks").is_dir():
+            remove(path, **options)
+            return
+        for scores in path.glob("looks/*/scores.json"):
+            scores.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", cut_short)
+        sfumato("learn", photos, *FOX, *few)
+    written = Path("fox.safetensors").read_bytes()
+    answer = sfumato("learn", photos, *FOX, *few, "--resume")
+    assert answer.code == 0, answer.err
+    assert Path("fox.safetensors").read_bytes() == written
 
 
 def test_demo(sfumato: Run, base: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sfumato.nn import attention
 from sfumato.nn.attention import attend
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.precision import computing_in
@@ -24,6 +26,8 @@ def test_products_are_computed_in_the_numbers_that_were_asked_for() -> None:
         assert layer(x).dtype == torch.float32
     with computing_in("bf16", CPU):
         out = layer(x)
+        with computing_in("fp32", CPU):
+            assert layer(x).dtype == torch.float32, "also inside the other"
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert layer.weight.dtype == torch.float32 and layer.weight.grad is not None
@@ -47,6 +51,27 @@ def test_attention_in_bf16_learns_like_the_fused_kernel(queries: int, keys: int,
     for got, want in zip(ours, exact, strict=True):
         assert got.grad is not None and want.grad is not None
         torch.testing.assert_close(got.grad.double(), want.grad, atol=0.05, rtol=0.05)
+
+
+def test_many_scores_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sides = [torch.randn(2, 3, rows, 8, generator=draw).bfloat16() for rows in (7, 5, 5)]
+    slope = torch.randn(2, 7, 24, generator=draw).bfloat16()
+    found = []
+    for most in (2**26, 1):
+        monkeypatch.setattr(attention, "_MOST_SCORES", most)
+        monkeypatch.setattr(attention, "_PART_SCORES", 10)  # two of seven queries at a time
+        given = [side.clone().requires_grad_() for side in sides]
+        out = attend(*given)
+        nodes: list[Any] = [out.grad_fn]
+        while nodes[-1] is not None and nodes[-1].next_functions:
+            nodes.append(nodes[-1].next_functions[0][0])
+        assert any("_InParts" in type(node).__name__ for node in nodes) == (most == 1)
+        out.backward(slope)
+        found.append([out.detach(), *(side.grad for side in given)])
+    for whole, parted in zip(*found, strict=True):
+        assert parted.dtype == torch.bfloat16
+        torch.testing.assert_close(parted.float(), whole.float(), atol=0.02, rtol=0.02)
 
 
 def test_muon_in_bf16_turns_singular_values_to_one_too() -> None:

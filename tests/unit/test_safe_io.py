@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfumato.errors import CheckpointError, StorageError, UnsafeFile
-from sfumato.formats.atomic import atomic_folder, atomic_write_bytes
+from sfumato.formats.atomic import atomic_folder, atomic_write_bytes, remove_folder
 from sfumato.formats.safe_io import (
     content_hash,
     read_header,
@@ -241,6 +241,23 @@ def test_what_a_killed_process_left_is_removed_after_an_hour(tmp_path: Path) -> 
     os.utime(old, (time.time() - 7200,) * 2)
     atomic_write_bytes(tmp_path / "x", b"1")
     assert leftovers(tmp_path) == [young.name]
+
+
+def test_a_folder_goes_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"content")
+    remove_folder(tmp_path / "a")
+    remove_folder(tmp_path / "absent")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+    def killed(path: Path, **_: bool) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", killed)
+        remove_folder(tmp_path / "b")
+    assert not (tmp_path / "b").exists() and len(leftovers(tmp_path)) == 1
 
 
 def test_hash_knows_content_not_storage() -> None:

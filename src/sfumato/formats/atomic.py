@@ -87,6 +87,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is there as a whole or not at all; what cannot be removed stays.
+
+    Args:
+        path: The folder. It first gets a hidden name beside its place, so that a process that is killed meanwhile
+            leaves nothing that looks like a folder with some of its files.
+    """
+    path = Path(path)
+    stage = _stage_name(path)
+    with suppress(OSError):
+        _remove_stale(path)
+        path.rename(stage)
+        _fsync_folder(path.parent)
+    shutil.rmtree(stage, ignore_errors=True)
+
+
 def storage_error(error: OSError, path: Path, needed_bytes: int) -> StorageError:
     """Say in one message why a write to `path` failed, with needed and free bytes when the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

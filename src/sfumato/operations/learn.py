@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 from sfumato.errors import ConfigError
@@ -15,6 +14,7 @@ from sfumato.evaluation.verdict import Rule
 from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_prompts
 from sfumato.evaluation.verdict_report import write_report
 from sfumato.events import Artifact, Event, Notice
+from sfumato.formats.atomic import remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.learn_values import with_settings
@@ -57,7 +57,7 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
             if probe is not None:
                 yield from write_report(probe, output.parent / f"{output.stem}.verdict")
     if finished:
-        shutil.rmtree(run_dir, ignore_errors=True)
+        remove_folder(run_dir)
 
 
 def lesson_config(request: LearnRequest) -> LearnConfig:

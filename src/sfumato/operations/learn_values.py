@@ -21,6 +21,7 @@ PLACES: Mapping[str, str] = {
     "accumulate": "loop.accumulate",
     "ema_decay": "ema.decay",
     "gradient_checkpointing": "gradient_checkpointing",
+    "precision": "precision",
     "loss": "objective.loss",
     "weighting": "objective.weighting",
     "gamma": "objective.gamma",

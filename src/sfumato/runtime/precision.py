@@ -19,5 +19,6 @@ def computing_in(precision: Precision, device: torch.device) -> AbstractContextM
         device: Where the networks are.
     """
     if precision == "fp32":
-        return nullcontext()
+        is_inside = torch.is_autocast_enabled(device.type)
+        return torch.autocast(device.type, enabled=False) if is_inside else nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sfumato.adapters.config import InitName
 from sfumato.data.templates import TemplateSet
+from sfumato.runtime.precision import Precision
 from sfumato.training.ema import EmaConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS, Identifier, MethodName
@@ -70,6 +71,7 @@ class LearnConfig(Section):
         seed: Seed of everything drawn.
         pictures: How they are cut, masked and varied.
         gradient_checkpointing: Save memory for time in the U-Net.
+        precision: Numbers in which U-Net and text encoder compute; weights, factors and losses stay in float32.
         ema: Average of what learns, which is previewed and becomes the result; a decay of 0 for none.
         objective: The loss.
         optim: The optimizer.
@@ -108,6 +110,7 @@ class LearnConfig(Section):
     seed: int = 0
     pictures: PictureConfig = PictureConfig()
     gradient_checkpointing: bool = False
+    precision: Precision = "fp32"
     ema: EmaConfig = EmaConfig(decay=0.0)
     objective: DenoisingConfig = DenoisingConfig(text_dropout=0.0)
     optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0, warmup_steps=5, schedule="cosine", final_lr=0.1)

@@ -21,6 +21,7 @@ from sfumato.events import Artifact, Event, Notice, Preview
 from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
+from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Latents, LatentWeights, PerRow
 from sfumato.training.cache import TensorCache
@@ -214,8 +215,9 @@ class Learner:
         captions = ["" if float(d) < chance else text for text, d in zip(captions, dropped, strict=True)]
         batch = noised(bundle.schedule, bundle.prediction, x_0, t, eps)
         learns = "learned-text_encoder" in self.learning
-        context = self.words.context(captions, draw // config.loop.accumulate, text_learns=learns)
-        output = bundle.unet(batch.x_t, batch.t, context)
+        with computing_in(config.precision, batch.x_t.device):
+            context = self.words.context(captions, draw // config.loop.accumulate, text_learns=learns)
+            output = bundle.unet(batch.x_t, batch.t, context).float()
         weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch, weights)
         return names, weighted, plain
 

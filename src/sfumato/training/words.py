@@ -15,6 +15,7 @@ from sfumato.adapters.tokens import TokenRows, expand_placeholder, expand_words,
 from sfumato.data.templates import TEMPLATES
 from sfumato.errors import ConfigError
 from sfumato.formats.bundle import Bundle, Word
+from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context
 from sfumato.training.cache import TensorCache
@@ -142,7 +143,8 @@ class Words:
         """
         encoder = self.bundle.text_encoder
         if self.rows is None and not text_learns:
-            with torch.no_grad():
+            exact = computing_in("fp32", encoder.text_model.embeddings.token_embedding.weight.device)
+            with torch.no_grad(), exact:  # what is kept must serve a run in any precision
                 for text in set(captions) - self._fixed.keys():
                     self._fixed[text] = self._cached(self._encode(text, 1))
             return torch.cat([self._fixed[text] for text in captions])
