@@ -51,7 +51,7 @@ class Lesson:
         pictures: Folder with the subject's pictures alone, for their side.
         taught: The folder for our side: the same one, or one with captions beside the pictures.
         word: The word, the class noun, and what their LoRA script is told in its place: a rare word and the noun.
-        start: The single token from which their new word starts.
+        start: The single token from which their new word starts, and ours with `--start`.
         launch: What their scripts are started with.
     """
 
@@ -70,6 +70,7 @@ class Lesson:
         command += ["--class", word.class_noun, "--base", str(self.base), "--method", method]
         command += ["--steps", str(options.steps), "--batch-size", str(options.batch), "--seed", str(options.seed)]
         command += ["--rank", str(options.rank)] if method == "lora" else []
+        command += ["--initializer", self.start] if method == "textual-inversion" and options.start else []
         command += ["--verdict-steps", "2"] if options.tiny else []
         return [*command, *(() if verdict else ("--no-verdict",)), "-o", str(output)]
 
@@ -126,6 +127,11 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--methods", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="default: both")
     made.add_argument("--pictures", type=Path, help="pictures of a subject (default: those of `sfumato demo`)")
     made.add_argument("--class", dest="noun", help="what it is, with --pictures")
+    made.add_argument(
+        "--start",
+        help="start new words of both sides from this (default: theirs from the first word of the "
+        "noun that is one token, ours from the whole noun)",
+    )
     made.add_argument("--captions", action="store_true", help="leave captions to our side; theirs reads none")
     made.add_argument("--base", help="name or folder of a base (default: primer)")
     made.add_argument("--steps", type=int, default=None, help="optimizer steps (default: 60)")
@@ -168,9 +174,10 @@ def _lesson(options: argparse.Namespace, bundle: Bundle, base: Path, folder: Pat
     if options.captions:
         taught = Path(shutil.copytree(source, folder / "captioned"))
     rare = rare_identifier(bundle.tokenizer.vocabulary, seed=options.seed, avoid=(noun,))
-    starts = [word for word in noun.split() if len(bundle.tokenizer.pieces(word)) == 1]
+    starts = [word for word in (options.start or noun).split() if len(bundle.tokenizer.pieces(word)) == 1]
     if not starts and "textual-inversion" in options.methods:
-        raise SystemExit(f"No word of '{noun}' is one token of this base; {SCRIPTS['textual-inversion']} needs one.")
+        given, script = options.start or noun, SCRIPTS["textual-inversion"]
+        raise SystemExit(f"No word of '{given}' is one token of this base; {script} needs one: give --start.")
     launch = (sys.executable,) if has_torchvision() else (sys.executable, str(LAUNCHER))
     word = LearnedWord(PLACEHOLDER, noun, f"{rare} {noun}")
     return Lesson(options, base, pictures, taught, word, next(iter(starts), ""), launch)
@@ -190,9 +197,10 @@ def _heading(lesson: Lesson, bundle: Bundle) -> str:
     given = f"{len(list(lesson.pictures.iterdir()))} pictures of one {word.class_noun}"
     given += ", captions for our side alone" if options.captions else ", no captions"
     how = f"{options.steps} steps of {options.batch}, rank {options.rank}, seed {options.seed}"
+    also = "and ours too" if options.start else "ours from the noun"
     lines = [
         f"{given}; base {bundle.name}, {how}, {options.threads} threads",
-        f"their LoRA is told 'a {word.expansion}'; their new word starts from '{lesson.start}', ours from the noun",
+        f"their LoRA is told 'a {word.expansion}'; their new word starts from '{lesson.start}', {also}",
     ]
     if len(lesson.launch) > 1:
         lines.append("torchvision cannot be imported: their scripts run with a stand-in for its picture operations")
