@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.diffusers_scripts import main
+from benchmarks.diffusers_scripts import Lesson, main
 from benchmarks.judged import Entry, demands
 from benchmarks.stand_in.torchvision import transforms
 from benchmarks.their_files import read_embedding, read_lora
@@ -91,6 +92,20 @@ def test_their_files_with_other_content_are_refused(tmp_path: Path) -> None:
     save_file({"<cat>": torch.ones(1, 32)}, tmp_path / "embedding.safetensors")
     with pytest.raises(SystemExit, match="holds <cat>; needed: <fox>"):
         read_embedding(tmp_path / "embedding.safetensors", bundle, WORD)
+
+
+@pytest.mark.parametrize("start", [None, "dog"])
+def test_a_start_word_goes_to_both_sides(start: str | None) -> None:
+    values = {"steps": 7, "batch": 3, "rank": 5, "seed": 9, "tiny": False, "start": start, "scripts": Path("scripts")}
+    lesson = Lesson(argparse.Namespace(**values), Path("base"), Path("alone"), Path("told"), WORD, "dog", ("python",))
+    ours = lesson.ours("textual-inversion", Path("a.safetensors"), verdict=False)
+    assert ("--initializer dog" in " ".join(ours)) == (start is not None) and "told" in ours and "--rank" not in ours
+    assert "--initializer" not in lesson.ours("lora", Path("a.safetensors"), verdict=True)
+    theirs = " ".join(lesson.theirs("textual-inversion", Path("b"), 32, 0.5))
+    assert theirs.endswith("--placeholder_token <fox> --initializer_token dog") and "--learning_rate 0.5" in theirs
+    told = " ".join(lesson.theirs("lora", Path("b"), 32, None))
+    assert "--instance_data_dir alone --instance_prompt a zq fox --train_text_encoder --rank 5" in told
+    assert "--max_train_steps 7" in told and "--seed 9" in told and "--learning_rate" not in told
 
 
 def test_demands_compare_time_memory_and_both_axes() -> None:
