@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """Replace the operations by one that tells fixed events; return the requests it gets."""
     requests: list[Request] = []
 
-    def run(request: Request) -> Iterator[Event]:
+    def run(request: Request, sources: Mapping[str, str]) -> Iterator[Event]:
         requests.append(request)
         yield from EVENTS
 
@@ -92,7 +92,7 @@ def test_wrong_words(words: list[str], message: str, asked: list[Request], capsy
 
 
 def test_a_problem_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(request: Request) -> Iterator[Event]:
+    def run(request: Request, sources: Mapping[str, str]) -> Iterator[Event]:
         yield Progress("reading", 0, 1)
         raise DataError("photo.png is empty.", field="folder", hint="Copy it again.")
 
@@ -112,7 +112,7 @@ def test_a_problem_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(request: Request) -> Iterator[Event]:
+    def run(request: Request, sources: Mapping[str, str]) -> Iterator[Event]:
         yield Progress("reading", 0, 1)
         raise ZeroDivisionError
 
@@ -125,7 +125,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interrupted(json_flag: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     closed = []
 
-    def run(request: Request) -> Generator[Event, None, None]:
+    def run(request: Request, sources: Mapping[str, str]) -> Generator[Event, None, None]:
         try:
             yield Checkpoint(5, Path("run/step-5"))
             raise KeyboardInterrupt
@@ -144,7 +144,7 @@ def test_interrupted(json_flag: list[str], monkeypatch: pytest.MonkeyPatch, caps
 
 @pytest.mark.parametrize(("reason", "code"), [("SIGINT was received", 130), ("the time limit is reached", 0)])
 def test_a_run_that_stopped_itself(reason: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(request: Request) -> Iterator[Event]:
+    def run(request: Request, sources: Mapping[str, str]) -> Iterator[Event]:
         yield Done(1.0, {"step": 3, "steps": 9, "stopped": reason})
 
     monkeypatch.setattr(operations, "run", run)

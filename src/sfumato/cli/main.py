@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -15,7 +15,7 @@ from sfumato import __version__
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.cli.render import Renderer, make_renderer
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.events import Done, Event
+from sfumato.events import Done
 from sfumato.operations.learn_plan import LearnPlan
 from sfumato.requests import (
     DemoRequest,
@@ -114,8 +114,10 @@ def _run(words: list[str], renderer: Renderer) -> int:
 
 def _follow(resolved: Resolved[Request], renderer: Renderer) -> int:
     """Run the operation of a request and show its events; closing it on the way out lets it save its state."""
+    from sfumato.operations import run  # brings torch: not before the request is known to be sound
+
     code = EXIT_OK
-    events = _started(resolved)
+    events = run(resolved.request, resolved.sources)
     with renderer:
         try:
             for event in events:
@@ -127,18 +129,6 @@ def _follow(resolved: Resolved[Request], renderer: Renderer) -> int:
         finally:
             events.close()
     return code
-
-
-def _started(resolved: Resolved[Request]) -> Generator[Event, None, None]:
-    """Start the operation of a request; it brings torch, so not before the request is known to be sound."""
-    request = resolved.request
-    if isinstance(request, LearnRequest) and request.plan:
-        from sfumato.operations.plan_lesson import plan_lesson
-
-        return plan_lesson(request, resolved.sources)
-    from sfumato.operations import run
-
-    return run(request)
 
 
 def find_command(words: Sequence[str]) -> tuple[str, type[Request] | Commands, list[str]]:

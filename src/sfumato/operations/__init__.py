@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
@@ -18,13 +20,14 @@ from sfumato.requests import (
 )
 
 
-def run(request: Request) -> Events:
+def run(request: Request, sources: Mapping[str, str] | None = None) -> Events:
     """Start the use case of a request.
 
     Each use case is imported when it is asked for: drawing a picture needs neither the trainer nor the evaluation.
 
     Args:
         request: Any request of `sfumato.requests`.
+        sources: Where each field came from, which a plan tells; None where nothing tells.
 
     Returns:
         Its events; closing the generator cancels the work and saves what can be saved.
@@ -42,7 +45,7 @@ def run(request: Request) -> Events:
 
             return replay(request)
         case LearnRequest():
-            return _learned(request)
+            return _learned(request, sources)
         case DemoRequest():
             from sfumato.operations.demo import demo
 
@@ -79,12 +82,12 @@ def run(request: Request) -> Events:
             raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")
 
 
-def _learned(request: LearnRequest) -> Events:
+def _learned(request: LearnRequest, sources: Mapping[str, str] | None) -> Events:
     """Start a lesson, or plan it."""
     if request.plan:
         from sfumato.operations.plan_lesson import plan_lesson
 
-        return plan_lesson(request)
+        return plan_lesson(request, sources)
     from sfumato.operations.learn import learn
 
     return learn(request)
