@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.operations.learn_plan import Setting
 from sfumato.operations.learn_values import PLACES, TABLES
-from sfumato.operations.overrides import key_and_value
+from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.optim_library import SUITED
@@ -53,7 +53,7 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         config: The trainer's settings.
         sources: See `effective_settings`.
     """
-    if any(key_and_value(text)[0] == key for text in request.overrides):
+    if key in overridden_keys(request.overrides):
         return "--set"
     field = FIELD_OF.get(key)
     given = None if field is None else _given(field, request, sources)

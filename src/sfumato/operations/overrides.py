@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sfumato.errors import ConfigError
 
 
@@ -17,3 +19,12 @@ def key_and_value(text: str) -> tuple[str, str]:
             f"--set: given {text!r}; needed KEY=VALUE.", field="overrides", hint="For example --set loop.steps=500."
         )
     return key.strip(), value.strip()
+
+
+def overridden_keys(texts: Iterable[str]) -> set[str]:
+    """Return the keys of some `loop.steps=500`.
+
+    Raises:
+        ConfigError: See `key_and_value`.
+    """
+    return {key_and_value(text)[0] for text in texts}

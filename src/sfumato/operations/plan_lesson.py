@@ -58,10 +58,7 @@ def plan_lesson(
     Raises:
         SfumatoError: What the lesson itself would complain about.
     """
-    limit, request = (
-        request.memory,
-        request.model_copy(update={"plan": False, "memory": None, "resume": request.resume}),
-    )
+    limit, request = request.memory, request.model_copy(update={"plan": False, "memory": None})
     config = lesson_config(request)
     plan = _blank(request, config, sources, limit)
     yield Notice(0, f"Taking the first steps of the lesson for '{plan.output}' to measure them.")

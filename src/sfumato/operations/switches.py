@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sfumato.operations.learn_values import PLACES
-from sfumato.operations.overrides import key_and_value
+from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of, is_switch
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
@@ -59,14 +59,14 @@ class Switches:
 
     def applied(self, request: LearnRequest) -> LearnRequest:
         """Return a request with the switches in it; they win over values of `--set`."""
-        overridden = dict(key_and_value(text) for text in request.overrides)
+        overridden = overridden_keys(request.overrides)
         fields = {name: value for name, value in self.values if place_of(name) not in overridden}
         more = tuple(f"{place_of(name)}={_toml(value)}" for name, value in self.values if name not in fields)
         return request.model_copy(update={**fields, "overrides": (*request.overrides, *more)})
 
     def flags(self, request: LearnRequest) -> tuple[str, ...]:
         """Return what to add to the command."""
-        overridden = dict(key_and_value(text) for text in request.overrides)
+        overridden = overridden_keys(request.overrides)
         return tuple(
             f"--set {place_of(name)}={_toml(value)}" if place_of(name) in overridden else _flag(name, value)
             for name, value in self.values
@@ -140,8 +140,7 @@ def _optimizer(request: LearnRequest, config: LearnConfig) -> Switches | None:
     if name == "adamw" and importlib.util.find_spec("torchao") is not None:
         return Switches((("optimizer", "adamw-8bit"),), ("moments of 8 bits",))
     changed: tuple[tuple[str, Any], ...] = (("optimizer", "adafactor"),)
-    set_keys = [key_and_value(text)[0] for text in request.overrides]
-    if request.lr is not None or "lr" in request.optim or "optim.lr" in set_keys:
+    if request.lr is not None or "lr" in request.optim or "optim.lr" in overridden_keys(request.overrides):
         if name == "prodigy":
             return None  # its rate is a factor on one that it finds, which says nothing about another's
         factor = SUITED["adafactor"]["lr_factor"] / SUITED[name].get("lr_factor", 1.0)
