@@ -23,7 +23,8 @@ from benchmarks.machine import measure
 from benchmarks.options import for_sides, side_parser
 from benchmarks.side import serve
 from benchmarks.unet_step import TINY, diffusers_unet, fill
-from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.lora import LoRA
 from sfumato.models.presets import UNETS
 from sfumato.models.unet import UNet
 from sfumato.models.unet_config import UNetConfig

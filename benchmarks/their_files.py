@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.adapters.lora import LoRAConfig
+from sfumato.adapters.config import LoRAConfig
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept, LearnedWord
 from sfumato.formats.safe_io import read_safetensors

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.lora import LoRA
 from sfumato.errors import ConfigError, DataError, ShapeError, WrongBase
 from sfumato.events import Step
 from sfumato.formats.bundle import Bundle

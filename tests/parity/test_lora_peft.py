@@ -13,7 +13,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import peft
 
-from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.lora import LoRA
 
 
 class Net(nn.Module):

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sfumato.adapters.config import KindName
+from sfumato.adapters.config import KindName, LoRAConfig
 from sfumato.adapters.kinds import KINDS
-from sfumato.adapters.lora import Adapted, LoRA, LoRAConfig
+from sfumato.adapters.lora import Adapted, LoRA
 from sfumato.adapters.products import split_size
 from sfumato.adapters.protocol import Adapter
 from sfumato.errors import AdapterError, ConfigError

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.lora import LoRA
 from sfumato.errors import CheckpointError, ConfigError, StorageError, UnknownFormat, UnsafeFile, WrongBase
 from sfumato.formats import concept as concept_file
 from sfumato.formats.bundle import Bundle

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.adapters.lora import LoRA, LoRAConfig
+from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.lora import LoRA
 from sfumato.adapters.targets import PRESETS, find_targets
 from sfumato.errors import AdapterError, NoTargetMatched
 

@@ -10,6 +10,8 @@ from sfumato.errors import ConfigError
 
 KindName = Literal["lora", "dora", "loha", "lokr", "full"]
 InitName = Literal["kaiming", "gaussian", "pissa"]
+PAIRED: tuple[KindName, ...] = ("lora", "dora")
+"""Kinds that are a pair of factors, inner and outer: what PEFT calls LoRA."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class LoRAConfig:
 
     def _check_together(self) -> None:
         """Refuse values that a kind has no use for."""
-        if self.init == "pissa" and self.kind not in ("lora", "dora"):
+        if self.init == "pissa" and self.kind not in PAIRED:
             raise ConfigError(
                 f"init is 'pissa' but the adapter is '{self.kind}', which has no factors to fill with singular values.",
                 field="init",
@@ -82,18 +84,21 @@ class LoRAConfig:
             )
 
     @property
+    def numerator(self) -> int | float:
+        """Alpha, or the rank where none is given."""
+        return self.rank if self.alpha is None else self.alpha
+
+    @property
     def scale(self) -> float:
         """Factor on what is learned: `alpha / rank`, `alpha / sqrt(rank)` when rank-stabilised, 1 for `full`."""
         if self.kind == "full":
             return 1.0
-        alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+        return self.numerator / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
     @property
     def stored(self) -> LoRAConfig:
         """The configuration in a file: PiSSA's factors and their start become factors of twice the rank."""
         if self.init != "pissa":
             return self
-        alpha = self.rank if self.alpha is None else self.alpha
         grown = math.sqrt(2) if self.rank_stabilised else 2
-        return replace(self, rank=2 * self.rank, alpha=float(alpha * grown), init="kaiming")
+        return replace(self, rank=2 * self.rank, alpha=float(self.numerator * grown), init="kaiming")

@@ -51,6 +51,11 @@ class LearnedPath(nn.Module):
         self.config = config
         self.base_scale = config.scale
 
+    def learn(self, base: nn.Module, **starts: Tensor) -> None:
+        """Let tensors learn from some start values, each under its name, where the module's weight is."""
+        for name, start in starts.items():
+            self.register_parameter(name, nn.Parameter(start.to(plain_weight(base).device)))
+
     def matrix(self) -> Float[Tensor, "out in"]:
         """Return what is learned as one matrix, without scale."""
         raise NotImplementedError

@@ -37,16 +37,15 @@ class LowRank(LearnedPath):
     """
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {"down": "lora_A.weight", "up": "lora_B.weight"}
+    down: Tensor
+    up: Tensor
     down_start: Tensor
     up_start: Tensor
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        weight = base.weight
-        assert isinstance(weight, Tensor)
         down, up = _start(base, config, generator)
-        self.down = nn.Parameter(down.to(weight.device))
-        self.up = nn.Parameter(up.to(weight.device))
+        self.learn(base, down=down, up=up)
         if config.init == "pissa":
             self.register_buffer("down_start", self.down.detach().clone())
             self.register_buffer("up_start", self.up.detach().clone())

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.adapters.config import InitName, LoRAConfig
-from sfumato.adapters.learned_path import LearnedPath, as_matrix, drawn
+from sfumato.adapters.learned_path import LearnedPath, as_matrix, drawn, plain_weight
 
 _LOHA_DEVIATIONS = {"hada_w1_a": 0.1, "hada_w1_b": 1.0, "hada_w2_b": 1.0}
 """What LyCORIS draws from for `gaussian`."""
@@ -36,14 +36,13 @@ class LoHa(LearnedPath):
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        weight = base.weight
-        assert isinstance(weight, Tensor)
-        out, fan_in = as_matrix(weight, base).shape
+        out, fan_in = as_matrix(plain_weight(base), base).shape
+        starts = {}
         for name in self.FILE_NAMES:
             shape = (out, config.rank) if name.endswith("a") else (config.rank, fan_in)
             deviation = _LOHA_DEVIATIONS.get(name)
-            start = torch.zeros(shape) if deviation is None else drawn(shape, config, generator, deviation)
-            setattr(self, name, nn.Parameter(start.to(weight.device)))
+            starts[name] = torch.zeros(shape) if deviation is None else drawn(shape, config, generator, deviation)
+        self.learn(base, **starts)
 
     def matrix(self) -> Float[Tensor, "out in"]:
         """Return the product, entry by entry, of two products of factors."""
@@ -70,20 +69,18 @@ class LoKr(LearnedPath):
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        weight = base.weight
-        assert isinstance(weight, Tensor)
+        weight = plain_weight(base)
         is_kernel = isinstance(base, nn.Conv2d)
         kernel = tuple(weight.shape[2:]) if is_kernel else ()
         out, inner = (weight.shape[1], weight.shape[0]) if isinstance(base, nn.Embedding) else weight.shape[:2]
         (out_1, out_2), (in_1, in_2) = split_size(out, config.factor), split_size(inner, config.factor)
-        shapes: dict[str, tuple[int, ...]] = {"lokr_w1": (out_1, in_1)}
+        shapes: dict[str, tuple[int, ...]]
         if config.rank < max(out_2, in_2) / 2:
-            shapes |= {"lokr_w2_a": (out_2, config.rank), "lokr_w2_b": (config.rank, in_2 * math.prod(kernel))}
+            shapes = {"lokr_w2_a": (out_2, config.rank), "lokr_w2_b": (config.rank, in_2 * math.prod(kernel))}
         else:
-            shapes["lokr_w2"] = (out_2, in_2, *kernel)
-        for name, shape in shapes.items():
-            start = torch.zeros(shape) if name == "lokr_w1" else drawn(shape, config, generator)
-            setattr(self, name, nn.Parameter(start.to(weight.device)))
+            shapes = {"lokr_w2": (out_2, in_2, *kernel)}
+        starts = {name: drawn(shape, config, generator) for name, shape in shapes.items()}
+        self.learn(base, lokr_w1=torch.zeros(out_1, in_1), **starts)
 
     def matrix(self) -> Float[Tensor, "out in"]:
         """Return the Kronecker product."""
@@ -101,12 +98,11 @@ class Full(LearnedPath):
     """
 
     FILE_NAMES: ClassVar[Mapping[str, str]] = {"diff": "diff"}
+    diff: Tensor
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        weight = base.weight
-        assert isinstance(weight, Tensor)
-        self.diff = nn.Parameter(torch.zeros(weight.shape, device=weight.device))
+        self.learn(base, diff=torch.zeros(plain_weight(base).shape))
         self._is_table = isinstance(base, nn.Embedding)
 
     def matrix(self) -> Float[Tensor, "out in"]:

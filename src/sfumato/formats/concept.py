@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.config import PAIRED, LoRAConfig
 from sfumato.adapters.kinds import KINDS
 from sfumato.adapters.lora import LoRA
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat, WrongBase
@@ -35,7 +35,6 @@ _OF_EMBEDDINGS = {"down": "lora_embedding_A", "up": "lora_embedding_B"}
 _NAMES = {name: ending for kind in KINDS.values() for name, ending in kind.FILE_NAMES.items()}
 _LENGTHS = "magnitude"
 _SAID = ("placeholder", "class_noun", "expansion")
-_OF_PEFT = ("lora", "dora")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class LearnedWord:
     @property
     def said(self) -> dict[str, str]:
         """All but the vectors."""
-        return {"placeholder": self.placeholder, "class_noun": self.class_noun, "expansion": self.expansion}
+        return {name: getattr(self, name) for name in _SAID}
 
 
 @dataclass(frozen=True)
@@ -276,12 +275,12 @@ def _metadata(concept: Concept) -> dict[str, str]:
     """Write the header."""
     peft: dict[str, Any] = {}
     for part, config in concept.configs.items():
-        if config.kind not in _OF_PEFT:
+        if config.kind not in PAIRED:
             continue
         names = [name.removeprefix("text_model.") for name in config.targets]
         peft |= {
             f"{part}.r": config.rank,
-            f"{part}.lora_alpha": config.rank if config.alpha is None else config.alpha,
+            f"{part}.lora_alpha": config.numerator,
             f"{part}.lora_dropout": config.dropout,
             f"{part}.use_rslora": config.rank_stabilised,
             f"{part}.use_dora": config.kind == "dora",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from sfumato.adapters.config import LoRAConfig
+from sfumato.adapters.config import PAIRED, LoRAConfig
 from sfumato.adapters.kinds import KINDS
 from sfumato.adapters.lora import LoRA
 from sfumato.adapters.targets import find_targets
@@ -18,7 +18,6 @@ from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 
 _OF_FACTORS = ("adapter", "rank", "init", "rank_stabilised", "alpha", "targets", "lora_plus", "dropout")
-_PAIRED = ("lora", "dora")
 
 
 def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None:
@@ -93,11 +92,11 @@ def rates(config: LearnConfig) -> OptimConfig:
 
 def _check_ratio(config: LearnConfig, ratio: float) -> None:
     """Refuse LoRA+ where the factors are no pair, or where rates are given in another way too."""
-    if config.adapter not in _PAIRED:
+    if config.adapter not in PAIRED:
         raise ConfigError(
             f"lora_plus is {ratio:g} but the adapter '{config.adapter}' has no inner and outer factor.",
             field="lora_plus",
-            hint=f"Leave it out, or use one of the adapters {', '.join(_PAIRED)}.",
+            hint=f"Leave it out, or use one of the adapters {', '.join(PAIRED)}.",
         )
     if config.optim.lr_factors:
         raise ConfigError(
