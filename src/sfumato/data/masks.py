@@ -18,19 +18,9 @@ from sfumato.events import Finding
 MaskSource = Literal["none", "alpha", "file"]
 
 
-def mask_file(picture: Path, folder: Path | None = None) -> Path | None:
-    """Return the mask of a picture; `None` without one.
-
-    Args:
-        picture: Such as `fox.jpg`.
-        folder: Where masks have the names of their pictures, whatever the ending, as kohya's `conditioning_data_dir`;
-            `None` for masks beside the pictures, `fox.mask.png` or `fox-masklabel.png`.
-    """
-    if folder is None:
-        places = [picture.with_name(f"{picture.stem}{ending}") for ending in MASK_ENDINGS]
-    else:
-        places = sorted(folder.glob("*"))
-        places = [path for path in places if path.stem == picture.stem and path.suffix.lower() in EXTENSIONS]
+def mask_file(picture: Path) -> Path | None:
+    """Return the mask beside a picture: `fox.mask.png` or `fox-masklabel.png` for `fox.jpg`; `None` without one."""
+    places = (picture.with_name(f"{picture.stem}{ending}") for ending in MASK_ENDINGS)
     return next((place for place in places if place.is_file()), None)
 
 
@@ -40,7 +30,8 @@ def find_masks(folder: Path, pictures: Iterable[Path], masks: Path | None = None
     Args:
         folder: The folder.
         pictures: The pictures in it and in folders below.
-        masks: A folder of masks, laid out like the folder; `None` for masks beside the pictures.
+        masks: A folder of masks, laid out like the folder, where they have the names of their pictures, whatever the
+            ending, as kohya's `conditioning_data_dir`; `None` for masks beside the pictures.
 
     Returns:
         The mask of each picture.
@@ -56,10 +47,12 @@ def find_masks(folder: Path, pictures: Iterable[Path], masks: Path | None = None
                 field="mask_folder",
                 hint="Leave it out for masks beside the pictures, NAME.mask.png.",
             )
+    files = visible(folder if masks is None else masks)
+    named = {file.with_suffix(""): file for file in reversed(files) if file.suffix.lower() in EXTENSIONS}
     found: dict[Path, Path] = {}
     for picture in pictures:
         place = None if masks is None else masks / picture.parent.relative_to(folder)
-        mask = mask_file(picture, place)
+        mask = mask_file(picture) if place is None else named.get(place / picture.stem)
         if mask is None:
             names = " or ".join(f"{picture.stem}{ending}" for ending in MASK_ENDINGS)
             where = f"beside it: neither {names}" if place is None else f"of its name in {place}"
@@ -69,7 +62,6 @@ def find_masks(folder: Path, pictures: Iterable[Path], masks: Path | None = None
                 hint="Paint one, white where the subject is, or use masks 'none'.",
             )
         found[picture] = mask
-    files = visible(folder if masks is None else masks)
     for orphan in check_masks([file for file in files if masks is not None or is_mask(file)], set(found.values())):
         raise refusal(orphan)
     return found
