@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfumato.runtime.peak_memory import held_by_process, peak_of_process
+
 _PROCESSES = Path("/proc")
 _LOOK_S = 0.05
 _TOLD = 2000
@@ -76,14 +78,8 @@ def _held_bytes(session: int) -> int:
         try:
             if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) != session:
                 continue
-            told = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines() if ":" in line)
+            now += held_by_process(int(entry.name))
+            most = max(most, peak_of_process(int(entry.name)))
         except (OSError, ValueError):  # it has just ended
             continue
-        now += _bytes(told.get("VmRSS"))
-        most = max(most, _bytes(told.get("VmHWM")))
     return max(now, most)
-
-
-def _bytes(told: str | None) -> int:
-    """Read a value such as `2048 kB`; 0 where a process that ends has none any more."""
-    return 0 if told is None else int(told.split()[0]) * 1024

@@ -33,6 +33,11 @@ def peak_of_process(pid: int) -> int:
     return _told_bytes(_PROCESSES / str(pid) / "status", "VmHWM") or 0
 
 
+def held_by_process(pid: int) -> int:
+    """Return the memory that another process holds now, in bytes; 0 where nothing tells it."""
+    return _told_bytes(_PROCESSES / str(pid) / "status", "VmRSS") or 0
+
+
 def available_memory_bytes(machine: Path = _MACHINE) -> int | None:
     """Return how much memory the machine can give without swapping, in bytes; None where nothing tells it."""
     return _told_bytes(machine, "MemAvailable")
