@@ -203,7 +203,7 @@ def portrait_box(rng: np.random.Generator, sprite: Sprite, side: float, spread: 
     if sprite.left == 0 or sprite.left + width == sprite.frame[0]:
         side = 1.0
     factor = side * SIZE / sprite.frame[0]
-    across, down = (0.5 + spread * (rng.random(2) - 0.5)) * (1 - side) * SIZE
+    across, down = (between(rng, 0.0, 1.0, spread) * (1 - side) * SIZE for _ in range(2))
     w, h = max(4, round(width * factor)), max(4, round(height * factor))
     left = min(round(sprite.left * factor + across), SIZE - w)
     stands = sprite.top + height >= sprite.frame[1] - 1
