@@ -32,6 +32,7 @@ from sfumato.training.personalise import learn
 from sfumato.training.sheets import save_sheet
 from sfumato.training.subject import read_subject
 from tiny import tiny_bundle
+from tiny_pictures import draw_discs
 
 pytestmark = pytest.mark.usefixtures("base_stays")
 
@@ -56,13 +57,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pictures of one red disc."""
-    folder = tmp_path_factory.mktemp("pictures")
-    y, x = np.mgrid[:40, :40]
-    for index in range(2):
-        pixels = np.full((40, 40, 3), 60 * index + 60, np.uint8)
-        pixels[(y - 20) ** 2 + (x - 18 - index) ** 2 < 120] = (220, 30, 40)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+    return draw_discs(tmp_path_factory.mktemp("pictures"), 2)
 
 
 def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:

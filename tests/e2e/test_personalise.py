@@ -27,6 +27,7 @@ from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
 from sfumato.training.subject import pick, read_subject, subject_caption
 from tiny import tiny_bundle
+from tiny_pictures import draw_discs
 
 pytestmark = pytest.mark.usefixtures("base_stays")
 
@@ -39,12 +40,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures of one red disc on different grounds."""
-    folder = tmp_path_factory.mktemp("pictures")
-    y, x = np.mgrid[:40, :40]
-    for index in range(3):
-        pixels = np.full((40, 40, 3), 60 * index + 60, np.uint8)
-        pixels[(y - 20) ** 2 + (x - 18 - index) ** 2 < 120] = (220, 30, 40)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
+    folder = draw_discs(tmp_path_factory.mktemp("pictures"), 3)
     (folder / "1.txt").write_text("a <fox> on a grey background")
     return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sfumato.diffusion.guidance import guide
 from sfumato.diffusion.levels import spaced_levels
 from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
 from sfumato.samplers import SAMPLERS
+from their_pipeline import their_pipeline
 from tiny import tiny_bundle
 
 with warnings.catch_warnings():
@@ -21,19 +21,6 @@ with warnings.catch_warnings():
     import diffusers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()
-    yield
-
-
-def their_pipeline(folder: Path) -> Any:
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @torch.no_grad()

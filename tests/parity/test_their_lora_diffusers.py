@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from benchmarks.their_files import EMBEDDING_FILE, LORA_FILE, read_embedding, read_lora
 from safetensors.torch import save_file
 
-from sfumato.formats.bundle import Bundle, save_bundle
-from sfumato.formats.concept import Concept, LearnedWord
-from sfumato.pipeline import Pipeline, Settings
-from sfumato.runtime.seeding import noise
+from sfumato.formats.bundle import save_bundle
+from sfumato.formats.concept import LearnedWord
+from their_pipeline import assert_same_with_concept, their_pipeline
 from tiny import tiny_bundle
 
 with warnings.catch_warnings():
@@ -25,17 +23,8 @@ with warnings.catch_warnings():
     from peft.utils import get_peft_model_state_dict
 
 WORD = LearnedWord("<fox>", "fox", "zq fox")
-STEPS = 8
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def their_pipeline(folder: Path) -> Any:
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def save_their_lora(folder: Path, base: Path) -> None:
@@ -56,25 +45,6 @@ def save_their_lora(folder: Path, base: Path) -> None:
     diffusers.StableDiffusionPipeline.save_lora_weights(save_directory=str(folder), **layers)
 
 
-def assert_same(bundle: Bundle, concept: Concept, theirs: Any, prompt: str) -> None:
-    pipeline = Pipeline(bundle)
-    settings = Settings(steps=STEPS, sampler="ddim", guidance_scale=3.0)
-    plain = pipeline.images(["a fox"], [1], settings)
-    with pipeline.using((concept, 1.0)):
-        ours = pipeline.images(["a <fox>"], [1], settings)
-    expected = theirs(
-        prompt,
-        num_inference_steps=STEPS,
-        guidance_scale=3.0,
-        latents=noise((4, 8, 8), [1]),
-        output_type="pt",
-        height=32,
-        width=32,
-    ).images
-    assert (ours - plain).abs().max() > 0.01
-    assert (expected - (ours / 2 + 0.5)).abs().max() <= 1e-4
-
-
 def test_their_lora(tmp_path: Path) -> None:
     bundle = tiny_bundle(2)
     save_bundle(bundle, tmp_path / "base", torch.float32)
@@ -83,7 +53,7 @@ def test_their_lora(tmp_path: Path) -> None:
     assert set(concept.factors) == {"unet", "text_encoder"}
     theirs = their_pipeline(tmp_path / "base")
     theirs.load_lora_weights(str(tmp_path), weight_name=LORA_FILE)
-    assert_same(bundle, concept, theirs, "a zq fox")
+    assert_same_with_concept(bundle, concept, theirs, "a zq fox", "a fox")
 
 
 def test_their_word(tmp_path: Path) -> None:
@@ -93,4 +63,4 @@ def test_their_word(tmp_path: Path) -> None:
     concept = read_embedding(tmp_path / EMBEDDING_FILE, bundle, WORD)
     theirs = their_pipeline(tmp_path / "base")
     theirs.load_textual_inversion(str(tmp_path / EMBEDDING_FILE))
-    assert_same(bundle, concept, theirs, "a <fox>")
+    assert_same_with_concept(bundle, concept, theirs, "a <fox>", "a fox")
