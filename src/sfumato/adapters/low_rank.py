@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.learned_path import LearnedPath, apply_weight, as_matrix, drawn, is_merged, plain_weight, shaped
 from sfumato.errors import AdapterError
+from sfumato.runtime.precision import computing_in
 
 
 class LowRank(LearnedPath):
@@ -122,8 +123,9 @@ class DoRA(LowRank):
 
     def _norm(self, base: nn.Module) -> Float[Tensor, " out"]:
         """Return the length of every row of the weight with the factors' change."""
-        with torch.no_grad():
-            turned = as_matrix(plain_weight(base), base) + self.matrix() * self.base_scale
+        plain = plain_weight(base)
+        with torch.no_grad(), computing_in("fp32", plain.device):  # in bf16 a length would have 8 bits
+            turned = as_matrix(plain, base) + self.matrix() * self.base_scale
             norm: Tensor = torch.linalg.vector_norm(turned, dim=1)
             return norm
 
