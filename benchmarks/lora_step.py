@@ -1,9 +1,9 @@
 """One step of learning low-rank factors on a Stable-Diffusion-1-size U-Net, beside peft on diffusers.
 
 Random weights, 64×64 latents (512² pixels), 77 tokens, batch 1, rank 8 on q, k, v and out of every attention; forward,
-loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in. In bf16
-each holds frozen weights in bf16 in its own way: sfumato those of layers and convolutions, as `learn` does; diffusers all of
-them and the inputs, as its training programs do with `unet.to(dtype=weight_dtype)` under accelerate's autocast.
+loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in. In
+bf16 each holds frozen weights in bf16 in its own way: sfumato those of linear layers and convolutions, as `learn` does;
+diffusers all of them and the inputs, as its training programs do: the network moved to bf16, under autocast.
 """
 
 from __future__ import annotations

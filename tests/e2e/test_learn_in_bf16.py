@@ -1,4 +1,4 @@
-"""Learning in bf16: frozen weights are held in it, a base that is handed in stays float32; files are those of any lesson."""
+"""Learning in bf16: frozen weights are held in it, a base that is handed in stays as it is, files as of any lesson."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law of weights held in bf16: a layer computes, and hands back as gradient, what autocast makes of its float32 weight."""
+"""Law of weights held in bf16: output and gradient are what autocast makes of the float32 weight."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class DoRA(LowRank):
             plain = out if bias is None else out - _over_outputs(bias, base)
         gain = _over_outputs(self._gain(base), base)
         change: Tensor = (gain - 1) * plain + gain * self.through(kept, base, self.base_scale)
-        return change * strength
+        return (change * strength).to(out.dtype)  # lengths are in float32 where products are not
 
     def _norm(self, base: nn.Module) -> Float[Tensor, " out"]:
         """Return the length of every row of the weight with the factors' change."""

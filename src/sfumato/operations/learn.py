@@ -35,8 +35,8 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     Args:
         request: What to learn, how, and where to.
         bundle: A loaded base to use instead of the one that the request names; it is left as it was, bit for bit. With
-            `precision` bf16 a base that is loaded here holds its frozen weights in bf16; one that is handed in keeps them
-            as they are, so that in float32 they take as much memory as ever.
+            `precision` bf16 a base that is loaded here holds its frozen weights in bf16; one that is handed in keeps
+            them as they are, so that in float32 they take as much memory as ever.
 
     Yields:
         The events of the training, and an `Artifact` of kind `concept`; with a verdict also `Verdict` and two of

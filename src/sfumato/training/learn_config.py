@@ -71,7 +71,7 @@ class LearnConfig(Section):
         seed: Seed of everything drawn.
         pictures: How they are cut, masked and varied.
         gradient_checkpointing: Save memory for time in the U-Net.
-        precision: Numbers in which U-Net and text encoder compute; what learns and losses stay in float32. See `held_in`.
+        precision: Numbers in which U-Net and text encoder compute; what learns and losses stay in float32.
         ema: Average of what learns, which is previewed and becomes the result; a decay of 0 for none.
         objective: The loss.
         optim: The optimizer.
