@@ -21,6 +21,7 @@ from sfumato.operations.pictures import Picture, draw
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest, ReplayRequest
+from sfumato.runtime.precision import Precision
 
 
 def replay(request: ReplayRequest) -> Events:
