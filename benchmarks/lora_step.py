@@ -1,7 +1,9 @@
 """One step of learning low-rank factors on a Stable-Diffusion-1-size U-Net, beside peft on diffusers.
 
 Random weights, 64×64 latents (512² pixels), 77 tokens, batch 1, rank 8 on q, k, v and out of every attention; forward,
-loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in.
+loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in. In
+bf16 each holds frozen weights in bf16 in its own way: sfumato those of linear layers and convolutions, as `learn` does;
+diffusers all of them and the inputs, as its training programs do: the network moved to bf16, under autocast.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 import numpy as np
 import torch
@@ -21,15 +24,16 @@ from torch import Tensor, nn
 from benchmarks.compare import SIDES, Comparison, agree, in_turns, report
 from benchmarks.machine import measure
 from benchmarks.options import for_sides, side_parser
-from benchmarks.side import serve
+from benchmarks.side import Side, serve
 from benchmarks.unet_step import TINY, diffusers_unet, fill
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.lora import LoRA
 from sfumato.models.presets import UNETS
 from sfumato.models.unet import UNet
 from sfumato.models.unet_config import UNetConfig
+from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.memory import keep_freed_memory
-from sfumato.runtime.precision import Precision, computing_in
+from sfumato.runtime.precision import Precision, computing_in, hold
 
 _RANK = 8
 _TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -44,9 +48,14 @@ def set_factor(name: str, factor: Tensor) -> None:
         factor.copy_(torch.randn(factor.shape, generator=draw) / factor.shape[1] ** 0.5 / 4)
 
 
-def sfumato_parts(config: UNetConfig, *, checkpointing: bool) -> tuple[nn.Module, list[nn.Parameter]]:
+def sfumato_parts(
+    config: UNetConfig, precision: Precision, *, checkpointing: bool
+) -> tuple[nn.Module, list[nn.Parameter]]:
     """Return our network as `learn` uses it and the factors that learn."""
-    unet = UNet(config)
+    with empty_weights():
+        unet = UNet(config)
+    hold(unet, precision)
+    unet.to_empty(device="cpu")
     fill(unet)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     unet.eval().requires_grad_(False)
@@ -61,10 +70,10 @@ def sfumato_parts(config: UNetConfig, *, checkpointing: bool) -> tuple[nn.Module
 
 
 def peft_parts(
-    config: UNetConfig, *, checkpointing: bool, channels_last: bool, side: int
+    config: UNetConfig, dtype: torch.dtype, *, checkpointing: bool, channels_last: bool, side: int
 ) -> tuple[nn.Module, list[nn.Parameter]]:
-    """Return diffusers' network with peft's factors."""
-    unet = diffusers_unet(config, side, channels_last=channels_last)
+    """Return diffusers' network with peft's factors, in the numbers that peft gives them."""
+    unet = diffusers_unet(config, side, channels_last=channels_last, dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import peft
@@ -115,14 +124,33 @@ def _serve(options: argparse.Namespace) -> None:
     tiny = options.tiny
     config, how = TINY if tiny else UNETS["sd1"](), {"checkpointing": options.checkpointing}
     if options.side == SIDES[0]:
-        unet, factors = sfumato_parts(config, **how)
+        unet, factors = sfumato_parts(config, options.precision, **how)
         work = step_of(unet, factors, config, options.precision, tiny=tiny)
     else:
-        unet, factors = peft_parts(config, **how, channels_last=options.channels_last, side=8 if tiny else 64)
-        work = step_of(lambda *inputs: unet(*inputs).sample, factors, config, options.precision, tiny=tiny)
+        dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
+        unet, factors = peft_parts(config, dtype, **how, channels_last=options.channels_last, side=8 if tiny else 64)
+
+        def call(x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+            out: Tensor = unet(x_t.to(dtype), t, context.to(dtype)).sample
+            return out
+
+        work = step_of(call, factors, config, options.precision, tiny=tiny)
     result = options.folder / f"{options.side}.npy"
     np.save(result, torch.cat([work() for _ in range(_STEPS)]).numpy())
     serve(work, {"result": str(result)})
+
+
+def _alone(options: argparse.Namespace, precision: Precision, words: Sequence[str]) -> None:
+    """Measure and print one side."""
+    with Side("lora_step", options.only, words) as side:
+        facts = side.read()
+        seconds = median(side.repeat() for _ in range(options.repeats))
+    rate, losses = facts["flops"] / seconds / 1e9, np.load(facts["result"])
+    sys.stdout.write(
+        f"  LoRA step, SD-1-size U-Net, {precision}: {options.only} alone {seconds:.3f} s  {rate:.1f} GFLOP/s"
+        f"  {facts['memory'] / 2**30:.2f} GiB, first losses {', '.join(f'{loss:.4f}' for loss in losses)}\n"
+    )
+    sys.stdout.flush()
 
 
 def memory_ratio(result: Comparison) -> float:
@@ -143,17 +171,20 @@ def main(words: Sequence[str] | None = None) -> int:
     made = side_parser("lora_step", __doc__, repeats=3)
     made.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="one only (default: both)")
     made.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
+    made.add_argument("--only", choices=SIDES, help="measure one side alone; nothing is compared")
     options, _ = made.parse_known_args(words)
     if options.side:
         _serve(options)
         return 0
-    peak = measure(options.threads, tiny=options.tiny)
-    sys.stdout.write(f"  {peak}\n")
-    same = True
+    same, peak = True, None if options.only else measure(options.threads, tiny=options.tiny)
+    sys.stdout.write("" if peak is None else f"  {peak}\n")
     for precision in (options.precision,) if options.precision else ("fp32", "bf16"):
         with tempfile.TemporaryDirectory() as name:
             shared = [*for_sides(options, name), "--precision", precision]
             shared += ["--checkpointing"] if options.checkpointing else []
+            if peak is None:
+                _alone(options, precision, shared)
+                continue
             result = in_turns("lora_step", shared, options.repeats)
             how = ", checkpointing" if options.checkpointing else ""
             report(f"LoRA step, SD-1-size U-Net, {precision}{how}", result, peak, memory=True)

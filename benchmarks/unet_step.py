@@ -63,13 +63,17 @@ def sfumato_work(*, tiny: bool) -> Callable[[], Tensor]:
     return lambda: unet(x_t, t[0], prepared)
 
 
-def diffusers_unet(config: UNetConfig, side: int, *, channels_last: bool) -> nn.Module:
+def diffusers_unet(
+    config: UNetConfig, side: int, *, channels_last: bool, dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """Build diffusers' network of a configuration, for latents of a side, with the same weights as ours."""
     from benchmarks.diffusers_side import diffusers
     from sfumato.formats.diffusers_unet import write_unet_config
 
     written = {key: value for key, value in write_unet_config(config, side).items() if not key.startswith("_")}
-    unet: nn.Module = diffusers.UNet2DConditionModel.from_config(written)
+    with torch.device("meta"):
+        unet: nn.Module = diffusers.UNet2DConditionModel.from_config(written)
+    unet.to(dtype).to_empty(device="cpu")
     fill(unet)
     if channels_last:
         unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -71,7 +71,8 @@ def learn(
         folder: 3 to 5 pictures; a text file beside a picture is its caption.
         placeholder: Word that will stand for the subject, such as `<fox>`.
         class_noun: What it is, such as `fox`.
-        base: A loaded pipeline, `primer`, or a folder in diffusers layout; it is left as it was.
+        base: A loaded pipeline, `primer`, or a folder in diffusers layout; it is left as it was. A loaded one keeps its
+            weights as they are held, so that with `precision="bf16"` only one that is named takes half the memory.
         **options: Other fields of `LearnRequest`, such as `steps`, `rank`, `seed` or `output`.
 
     Returns:

@@ -36,7 +36,10 @@ class LearnSettings(Request):
     gradient_checkpointing: Annotated[bool, Field(description="Save memory for time.")] = False
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
-        Field(description="Numbers to compute in while learning; bf16 is faster with AMX. Default: fp32."),
+        Field(
+            description="Numbers to compute in while learning; bf16 holds frozen weights in half the memory and is "
+            "faster with AMX, slower without. Default: fp32."
+        ),
     ] = None
     loss: Annotated[
         Literal["l1", "l2", "huber", "pseudo_huber"] | None, Field(description="Error that is descended; default: l2.")

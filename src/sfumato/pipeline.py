@@ -129,7 +129,7 @@ class Pipeline:
         """Switch concepts on for the length of a `with` block.
 
         Their factors are merged into copies of the weights, so they cost nothing per step; at the end the base is
-        restored bit for bit.
+        restored bit for bit. Weights held in bf16 would round them away: there they are attached.
 
         Args:
             *concepts: Concepts, each with its strength; 1 is as learned.
@@ -176,7 +176,7 @@ class Pipeline:
             tokens = self.bundle.tokenizer.encode([self.expand(prompt)])
             words = (word for concept in self._concepts for word in concept.words)
             rows = [word.rows for word in words if word.rows is not None]
-            features = self.bundle.text_encoder(tokens, torch.cat(rows) if rows else None)
+            features = self.bundle.encode(tokens, torch.cat(rows) if rows else None)
             self._contexts[prompt] = features.context
         return self._contexts[prompt]
 
@@ -225,7 +225,7 @@ class Pipeline:
         concept.check_words(self._concepts)
         for lora in concept.adapters(self.bundle).values():
             lora.strength = strength
-            stack.enter_context(lora.merged())
+            stack.enter_context(lora.merged() if self.bundle.held_in == "fp32" else lora.attached())
         for word in concept.words:
             if word.rows is not None:
                 self.bundle.tokenizer.add_placeholder(word.placeholder, len(word.rows))

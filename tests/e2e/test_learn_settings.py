@@ -342,24 +342,3 @@ def test_a_cache_folder_stays_and_tables_are_no_flags(sfumato: Run, base: Path, 
     assert "kept" not in json.dumps(asked("a.safetensors"))
     answer = sfumato("learn", photos, *FOX, "--optim", "x")
     assert answer.code == 2 and "unexpected '--optim'" in answer.err
-
-
-def test_a_lesson_in_bf16_keeps_float32_factors_and_resumes(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    whole = config(pictures, tmp_path / "whole.safetensors", precision="bf16")
-    parted = config(pictures, tmp_path / "parted.safetensors", precision="bf16")
-    plain = config(pictures, tmp_path / "plain.safetensors")
-    values = {}
-    for one in (whole, plain):
-        events = list(learn(one, bundle, tmp_path / one.output.stem))
-        values[one.output.stem] = [e.values["learn/loss"] for e in events if isinstance(e, Metric)]
-    assert values["whole"] != values["plain"]
-    assert values["whole"] == pytest.approx(values["plain"], rel=0.02)
-    run = learn(parted, bundle, tmp_path / "parted")
-    for event in run:
-        if isinstance(event, Metric) and event.step == 3:
-            break
-    run.close()
-    list(learn(parted, bundle, tmp_path / "parted", resume=True))
-    assert parted.output.read_bytes() == whole.output.read_bytes()
-    factors = load_concept(whole.output).factors["unet"]
-    assert {factor.dtype for factor in factors.values()} == {torch.float32}

@@ -155,7 +155,11 @@ class LoRA(nn.Module):
 
         The old weights are copied aside and copied back, never subtracted, so they return bit for bit. Several
         adapters merge in nested blocks. The current strength counts; changes to it inside have no effect.
+
+        Raises:
+            AdapterError: A weight is held in 16 bits, which would round the change.
         """
+        self._check_exact()
         saved: list[tuple[nn.Module, Tensor, Tensor, bool]] = []
         was_active, self.is_active = self.is_active, False
         try:
@@ -217,6 +221,17 @@ class LoRA(nn.Module):
                         hint="Make it with the rank that the file was made with.",
                     )
                 tensor.copy_(state[name])
+
+    def _check_exact(self) -> None:
+        """Refuse weights that cannot hold the change as it was learned."""
+        for name in self._names:
+            weight = self._base(name).weight
+            assert isinstance(weight, Tensor)
+            if weight.dtype.itemsize < 4:
+                raise AdapterError(
+                    f"The weight of '{name}' is held in {weight.dtype}, which would round the change that is merged.",
+                    hint="Attach the adapter instead, or load the base in float32.",
+                )
 
     def _base(self, name: str) -> nn.Module:
         """Return a chosen module itself, whether or not a wrapper stands in its place."""

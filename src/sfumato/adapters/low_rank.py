@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.learned_path import LearnedPath, apply_weight, as_matrix, drawn, is_merged, plain_weight, shaped
 from sfumato.errors import AdapterError
+from sfumato.runtime.precision import computing_in
 
 
 class LowRank(LearnedPath):
@@ -117,12 +118,13 @@ class DoRA(LowRank):
             plain = out if bias is None else out - _over_outputs(bias, base)
         gain = _over_outputs(self._gain(base), base)
         change: Tensor = (gain - 1) * plain + gain * self.through(kept, base, self.base_scale)
-        return change * strength
+        return (change * strength).to(out.dtype)  # lengths are in float32 where products are not
 
     def _norm(self, base: nn.Module) -> Float[Tensor, " out"]:
         """Return the length of every row of the weight with the factors' change."""
-        with torch.no_grad():
-            turned = as_matrix(plain_weight(base), base) + self.matrix() * self.base_scale
+        plain = plain_weight(base)
+        with torch.no_grad(), computing_in("fp32", plain.device):  # in bf16 a length would have 8 bits
+            turned = as_matrix(plain, base) + self.matrix() * self.base_scale
             norm: Tensor = torch.linalg.vector_norm(turned, dim=1)
             return norm
 

@@ -35,15 +35,18 @@ from sfumato.formats.safe_io import content_hash, write_safetensors
 from sfumato.formats.strict_json import Json, read_json
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
-from sfumato.models.text_encoder import TextEncoder
+from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextFeatures
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
 from sfumato.runtime.empty_weights import empty_weights
+from sfumato.runtime.precision import Precision, computing_as_held, hold
 from sfumato.runtime.suggestions import did_you_mean
+from sfumato.tensors import Tokens
 
 EMBEDDED = ("primer",)
 _WORDS = "sfumato_words.json"
 _BASES = Path(__file__).resolve().parents[1] / "bases"
+_FOLDERS = {"autoencoder": "vae", "unet": "unet", "text_encoder": "text_encoder"}
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 _INDEX: Json = {
     "_class_name": "StableDiffusionPipeline",
@@ -79,7 +82,7 @@ class Word:
 
 @dataclass
 class Bundle:
-    """A base model with all its parts, ready to compute in float32.
+    """A base model with all its parts, ready to compute.
 
     Attributes:
         autoencoder: Pictures to latents and back.
@@ -92,6 +95,9 @@ class Bundle:
         native_size: Side in pixels of the pictures that the base was trained on.
         source: Folder that it was loaded from, if any.
         words: Words that its weights have learned, beside those of its tokenizer.
+        held_in: Numbers in which U-Net and text encoder hold the weights that take part in products, see `hold`. With
+            `bf16` they compute in bf16 too, adapters are attached and never merged, and the base cannot be saved.
+        stored_hash: `base_hash` of the files that it was loaded from, where its weights are rounded further.
     """
 
     autoencoder: Autoencoder
@@ -104,20 +110,18 @@ class Bundle:
     native_size: int
     source: Path | None = field(default=None, compare=False)
     words: tuple[Word, ...] = ()
+    held_in: Precision = "fp32"
+    stored_hash: str | None = field(default=None, compare=False)
 
     @cached_property
     def base_hash(self) -> str:
-        """SHA-256 of the weights at half precision, the same for every storage precision.
+        """SHA-256 of the weights at half precision, the same for every storage precision and whatever they are held in.
 
         Computed at the first use; do not ask while an adapter is merged in.
         """
-        return content_hash(
-            {
-                f"{part}.{name}": tensor
-                for part, module in self.modules.items()
-                for name, tensor in module.state_dict().items()
-            }
-        )
+        if self.stored_hash is not None:
+            return self.stored_hash
+        return _hash_of_parts({part: module.state_dict() for part, module in self.modules.items()})
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -131,7 +135,18 @@ class Bundle:
 
     def denoiser(self) -> Denoiser:
         """Join U-Net, schedule and prediction into what samplers need."""
-        return Denoiser(self.unet, self.schedule, self.prediction)
+        return Denoiser(self.unet, self.schedule, self.prediction, self.held_in)
+
+    def encode(self, tokens: Tokens, extra_rows: ExtraRows | None = None) -> TextFeatures:
+        """Encode texts with the text encoder, in the numbers that its weights are held in.
+
+        Args:
+            tokens: Token ids.
+            extra_rows: Vectors of placeholders.
+        """
+        with computing_as_held(self.held_in, tokens.device):
+            features: TextFeatures = self.text_encoder(tokens, extra_rows)
+        return features
 
     def freeze(self) -> None:
         """Put every network into inference mode and stop its weights from learning."""
@@ -180,14 +195,16 @@ def find_bundle(name_or_path: str | Path) -> Path:
     return path
 
 
-def load_bundle(name_or_path: str | Path) -> Bundle:
+def load_bundle(name_or_path: str | Path, *, held_in: Precision = "fp32") -> Bundle:
     """Load a base model, checking every key of its configuration and every tensor.
 
     Args:
         name_or_path: `primer`, or a folder in diffusers layout.
+        held_in: Numbers to hold the weights of U-Net and text encoder in. `bf16` takes half the memory and is for
+            learning in bf16 what does not change them; each weight is rounded while it is read.
 
     Returns:
-        The bundle in float32, frozen, in inference mode, networks in channels-last layout.
+        The bundle, frozen, in inference mode, networks in channels-last layout; in float32 but for `held_in`.
 
     Raises:
         CheckpointError: A file is missing, truncated or damaged.
@@ -214,6 +231,11 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     with empty_weights():
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
+    stored_hash = None
+    if held_in != "fp32":
+        stored_hash = _hash_of_files(folder, autoencoder=autoencoder, unet=unet, text_encoder=text_encoder)
+        for network in (unet, text_encoder):
+            hold(network, held_in)
     sample_size = configs["unet"][0].get("sample_size") or 64
     bundle = Bundle(
         autoencoder=_filled(autoencoder, folder / "vae"),
@@ -226,6 +248,8 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         native_size=int(sample_size) * autoencoder.downsample_factor,
         source=folder,
         words=_read_words(folder / _WORDS),
+        held_in=held_in,
+        stored_hash=stored_hash,
     )
     bundle.freeze()
     return bundle
@@ -249,7 +273,13 @@ def save_bundle(
     Raises:
         StorageError: The folder could not be written; the old one stays.
         UnknownFormat: The layout has no key for an option of a network.
+        CheckpointError: A weight does not fit into `dtype`, or the base is held in fewer bits than its files.
     """
+    if bundle.held_in != "fp32":
+        raise CheckpointError(
+            f"The weights of base '{bundle.name}' are held in {bundle.held_in}, rounded for learning; needed: fp32.",
+            hint="Load it again without held_in.",
+        )
     factor = bundle.autoencoder.downsample_factor
     vae_config = write_autoencoder_config(bundle.autoencoder.config, bundle.native_size)
     index = {**_INDEX, "_sfumato_name": bundle.name, "vae": ["diffusers", vae_config["_class_name"]]}
@@ -281,7 +311,7 @@ def save_bundle(
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Put tensors into a model, in float32; every key must fit.
+    """Put tensors into a model, in the numbers that it holds them in; every key must fit.
 
     Args:
         model: May live on the meta device; its parameters are replaced.
@@ -312,14 +342,30 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
                 f"'{key}' in '{source}' has shape {tuple(tensor.shape)}, the model needs {tuple(own[key].shape)}.",
                 hint="config.json does not describe these weights.",
             )
-    values = {key: t.to(torch.float32, copy=True) if t.is_floating_point() else t for key, t in tensors.items()}
+    values = {key: t.to(own[key].dtype, copy=True) if t.is_floating_point() else t for key, t in tensors.items()}
     model.load_state_dict(values, assign=True)
+
+
+def _hash_of_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Hash the weights of all networks."""
+    return content_hash({f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()})
+
+
+def _hash_of_files(folder: Path, **networks: nn.Module) -> str:
+    """Hash the weights of a base as its files have them; what does not fit its networks is for `fill` to say."""
+    return _hash_of_parts({part: _stored_weights(folder / _FOLDERS[part], net)[1] for part, net in networks.items()})
+
+
+def _stored_weights(folder: Path, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
+    """Read the weights of one part by the names and shapes of its model."""
+    source, tensors = read_weights(folder)
+    return source, modernised(tensors, {key: t.ndim for key, t in model.state_dict().items()})
 
 
 def _filled(model: Model, folder: Path) -> Model:
     """Load the weights of one part into its model and lay it out for convolutions."""
-    source, tensors = read_weights(folder)
-    fill(model, modernised(tensors, {key: t.ndim for key, t in model.state_dict().items()}), str(source))
+    source, tensors = _stored_weights(folder, model)
+    fill(model, tensors, str(source))
     placed: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loaded: Model = placed
     return loaded

@@ -15,6 +15,7 @@ from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ShapeError
 from sfumato.models.unet import UNet
 from sfumato.nn.attention import ContextCache
+from sfumato.runtime.precision import Precision, computing_as_held
 from sfumato.tensors import Latents, Times
 
 TokenFeatures = Float[Tensor, "_b _l _d"]
@@ -96,13 +97,15 @@ class Denoiser:
         unet: The network.
         schedule: The noise schedule it was trained on.
         prediction: What it predicts.
+        held_in: Numbers in which the network's weights are held, see `runtime.precision.hold`.
 
     Raises:
         ConfigError: Unknown prediction.
     """
 
-    def __init__(self, unet: UNet, schedule: Schedule, prediction: Prediction) -> None:
+    def __init__(self, unet: UNet, schedule: Schedule, prediction: Prediction, held_in: Precision = "fp32") -> None:
         check_prediction(prediction)
+        self.held_in: Precision = held_in
         self.unet = unet
         self.schedule = schedule
         self.prediction = prediction
@@ -133,8 +136,9 @@ class Denoiser:
         Raises:
             ShapeError: A condition is missing, is not taken, or does not fit.
         """
-        out: Tensor = self.unet(x_t, t, context, class_labels=class_labels, concat=concat, vector=vector)
-        return out
+        with computing_as_held(self.held_in, x_t.device):
+            out: Tensor = self.unet(x_t, t, context, class_labels=class_labels, concat=concat, vector=vector)
+        return out.to(x_t.dtype)
 
     def denoise(self, x_t: Latents, level: Level, condition: Condition) -> Latents:
         """Estimate the clean latents from noisy ones.
@@ -151,15 +155,16 @@ class Denoiser:
             ShapeError: A condition is missing, is not taken, or does not fit.
             ConfigError: An eps prediction at alpha 0.
         """
-        output = self.unet(
-            x_t,
-            level.t,
-            condition.context,
-            class_labels=condition.class_labels,
-            concat=condition.concat,
-            vector=condition.vector,
-        )
-        return to_x_0(self.prediction, output, x_t, level.alpha, level.sigma)
+        with computing_as_held(self.held_in, x_t.device):
+            output = self.unet(
+                x_t,
+                level.t,
+                condition.context,
+                class_labels=condition.class_labels,
+                concat=condition.concat,
+                vector=condition.vector,
+            )
+        return to_x_0(self.prediction, output.to(x_t.dtype), x_t, level.alpha, level.sigma)
 
     def prepare(self, condition: Condition) -> Condition:
         """Compute once what does not change between steps: keys and values of the context.
@@ -180,7 +185,8 @@ class Denoiser:
             )
         if condition.context is None or isinstance(condition.context, ContextCache):
             return condition
-        return replace(condition, context=self.unet.prepare_context(condition.context))
+        with computing_as_held(self.held_in, condition.context.device):
+            return replace(condition, context=self.unet.prepare_context(condition.context))
 
     def bind(
         self,

@@ -34,7 +34,9 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
 
     Args:
         request: What to learn, how, and where to.
-        bundle: A loaded base to use instead of the one that the request names; it is left as it was.
+        bundle: A loaded base to use instead of the one that the request names; it is left as it was, bit for bit. With
+            `precision` bf16 a base that is loaded here holds its frozen weights in bf16; one that is handed in keeps
+            them as they are, so that in float32 they take as much memory as ever.
 
     Yields:
         The events of the training, and an `Artifact` of kind `concept`; with a verdict also `Verdict` and two of
@@ -47,7 +49,7 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     config, probe = lesson_config(request), judge(request)
     output, run_dir = config.output, run_folder(config.output)
     finished = False
-    base = bundle or load_bundle(request.base)
+    base = bundle or load_bundle(request.base, held_in=config.held_in)
     if probe is not None and request.also:
         yield Notice(0, f"The verdict looks at {request.placeholder} alone, not at the subjects given with --also.")
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):

@@ -181,7 +181,7 @@ def _rehearsed(job: _Job, send: Send) -> Rehearsed:
     watch, request = Stopwatch(job.started_s), job.request
     config, asked = rehearsal_config(lesson_config(request), job.folder), shorter_verdict(verdict_plan(request))
     judging = judge(request, asked)
-    base = load_bundle(request.base)
+    base = load_bundle(request.base, held_in=config.held_in)
     probe = None if judging is None else TimedProbe(judging, NetworkTime(base.unet), watch)
     result = config.output
     for event in learn_subject(config, base, job.folder / "run", cache=job.folder / "cache", probe=probe):

@@ -71,7 +71,7 @@ class LearnConfig(Section):
         seed: Seed of everything drawn.
         pictures: How they are cut, masked and varied.
         gradient_checkpointing: Save memory for time in the U-Net.
-        precision: Numbers in which U-Net and text encoder compute; weights, factors and losses stay in float32.
+        precision: Numbers in which U-Net and text encoder compute; what learns and losses stay in float32.
         ema: Average of what learns, which is previewed and becomes the result; a decay of 0 for none.
         objective: The loss.
         optim: The optimizer.
@@ -127,3 +127,8 @@ class LearnConfig(Section):
     def chosen_identifier(self) -> Identifier:
         """The identifier, given or by the method."""
         return self.identifier or METHODS[self.method].identifier
+
+    @property
+    def held_in(self) -> Precision:
+        """Numbers in which a base can be held that is loaded for this lesson: float32 where its own weights learn."""
+        return "fp32" if METHODS[self.method].weights else self.precision

@@ -35,7 +35,8 @@ def learn(
 
     Args:
         config: What and how.
-        bundle: The base.
+        bundle: The base. With `precision` bf16 it may be held in bf16 (`load_bundle`), which takes half the memory; one
+            in float32 stays so, and its weights are rounded at each use.
         run_dir: Folder of checkpoints, previews and class pictures.
         resume: Go on from the newest checkpoint; the result has the same bytes as that of an uninterrupted run.
         cache: Folder where encoded pictures and texts are kept for other runs; by default they go with the run.
@@ -55,6 +56,7 @@ def learn(
     """
     _check_output(config)
     _check_pictures(config)
+    _check_base(config, bundle)
     check_factors(config, bundle.modules)
     bundle.freeze()
     yield Progress("pictures", 0, 1)
@@ -133,4 +135,15 @@ def _check_pictures(config: LearnConfig) -> None:
             "with the subject's.",
             field="buckets",
             hint="Leave buckets off, or set prior_weight to 0.",
+        )
+
+
+def _check_base(config: LearnConfig, bundle: Bundle) -> None:
+    """Refuse a base whose weights are held in fewer bits than the lesson needs."""
+    if bundle.held_in not in ("fp32", config.held_in):
+        raise ConfigError(
+            f"The weights of base '{bundle.name}' are held in {bundle.held_in}, but method '{config.method}' with "
+            f"precision '{config.precision}' needs {config.held_in}.",
+            field="precision",
+            hint=f"Load the base without held_in='{bundle.held_in}'.",
         )

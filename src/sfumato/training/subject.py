@@ -178,7 +178,8 @@ def class_samples(
         `Progress` while they are drawn; the samples last.
     """
     base = pipeline.bundle
-    key = f"{base.base_hash}/{prompt}/{count}/{seed}/{CLASS_SETTINGS}/{base.native_size}"
+    held = "" if base.held_in == "fp32" else f"/{base.held_in}"
+    key = f"{base.base_hash}{held}/{prompt}/{count}/{seed}/{CLASS_SETTINGS}/{base.native_size}"
     kept = cache.find("class", key)
     if kept is None:
         drawn: list[Tensor] = []
