@@ -45,7 +45,7 @@ _OFFERED = (
     *("judge_texts", "seed", "output"),
 )
 _USUAL = {"output": "out/paper"}
-_TINY = {"subjects": 2, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_images": 1, "draw_steps": 1}
+_TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_images": 1, "draw_steps": 1}
 _READ = (
     "Found: the 95 % bootstrap interval of the difference (of pictures that share subject, prompt and seed; subjects "
     "are drawn first, then the pictures of each) lies on the side that the paper reports. Not found: it lies on the "
