@@ -90,7 +90,8 @@ CLAIMS = (
 
 def made_up(much: float, some: float) -> PaperReport:
     """A report of one experiment, whose scale reaches from 0.3 to 0.9."""
-    subjects = {"much of it": moved(much), "some": moved(some, seed=101), "none": LOW, BASELINE: LOW, TRUTH: moved(0.6, 0.0)}
+    subjects = {"much of it": moved(much), "some": moved(some, seed=101), "none": LOW}
+    subjects |= {BASELINE: LOW, TRUTH: moved(0.6, 0.0)}
     values: Values = {method: {"subject": columns} for method, columns in subjects.items()}
     experiment = Experiment("made", "made up", ARMS, CLAIMS)
     return PaperReport("Title", [experiment], values, {"plan": {}}, notes=("A note.",))
