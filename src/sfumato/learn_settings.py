@@ -84,6 +84,9 @@ class LearnSettings(Request):
         float | None, Field(ge=0, lt=1, description="Largest change of a variant's colours; default: 0.")
     ] = None
     word: Annotated[str | None, Field(min_length=1, description="Rare word for --identifier rare.")] = None
+    say_class: Annotated[
+        bool, Field(description="Say the class noun after the word, where the method does; off: the word stands alone.")
+    ] = True
     preview_prompts: Annotated[
         tuple[str, ...],
         Field(description="Text that is drawn at every preview (loop.preview_every); may be given again."),

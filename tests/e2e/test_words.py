@@ -176,11 +176,24 @@ def test_no_two_subjects_get_one_rare_word(bundle: Bundle, folders: tuple[Path, 
         assert len(set(said)) == 4
 
 
+def test_a_word_can_stand_without_the_class_noun(bundle: Bundle, folders: tuple[Path, Path]) -> None:
+    samples = subject(bundle, folders[0])
+    for method in ("lora", "dreambooth"):
+        found = []
+        for says in (True, False):
+            words = Words(config(folders[0], Path("x"), method=method, say_class=says), bundle, samples)
+            found.append(words.words[0].expansion)
+            words.detach()
+        assert found[0] == f"{found[1]} fox" and found[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"progressive_steps": 5}, "progressive_steps is 5 but num_vectors is 1"),
         ({"method": "lora", "identifier": "rare", "per_image_words": True}, "per_image_words is True but identifier"),
+        ({"say_class": False}, "say_class is off but the method 'textual-inversion' says no class noun anyway"),
+        ({"method": "lora", "kind": "style", "say_class": False}, "say_class is off but a style says no class noun"),
         ({"further": (SubjectConfig(folder=Path(), placeholder="<fox>", class_noun="cat"),)}, "'<fox>' stands for two"),
     ],
 )

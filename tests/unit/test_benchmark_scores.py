@@ -26,7 +26,7 @@ from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.likeness import (
     PictureDistance,
     cosines,
-    drift,
+    means,
     prompt_fidelity,
     real_fidelity,
     subject_fidelity,
@@ -45,8 +45,6 @@ def test_laws_of_likeness(one: Tensor, other: Tensor) -> None:
     assert subject_fidelity(one, other) == pytest.approx(subject_fidelity(other, one), abs=1e-9)
     assert subject_fidelity(3 * one, other) == pytest.approx(subject_fidelity(one, other), abs=1e-6)
     assert -1 - 1e-9 <= subject_fidelity(one, other) <= 1 + 1e-9
-    assert drift(one, one) == pytest.approx(0, abs=1e-9)
-    assert drift(one, -one) == pytest.approx(2, abs=1e-9)
     assert prompt_fidelity(one, one) == pytest.approx(1, abs=1e-9)
     assert subject_fidelity(one, other) == pytest.approx(float(cosines(one, other).mean()), abs=1e-9)
 
@@ -63,9 +61,9 @@ def test_distance_and_diversity() -> None:
     distance = PictureDistance()
     near, far = distance.between([one, one], [one, other])
     assert near == pytest.approx(0, abs=1e-6) and far > 0.01
-    assert distance.diversity([[one, other], [one]]) == pytest.approx(far, rel=1e-5)
-    assert distance.diversity([[one, one, other]]) == pytest.approx(2 * far / 3, rel=1e-5)
-    assert distance.diversity([[one], [other]]) is None
+    assert distance.diversities([[one, other], [one]]) == pytest.approx([far], rel=1e-5)
+    assert distance.diversities([[one, one, other], [one, other]]) == pytest.approx([2 * far / 3, far], rel=1e-5)
+    assert means({"div": distance.diversities([[one], [other]]), "pres": [1.0, 2.0]}) == {"pres": 1.5}
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +165,10 @@ def test_scores_of_trials(tmp_path: Path) -> None:
     base = Trial(case, BASELINE, {name: [plain(0, 255, 0)] * 2 for name in drawn}, [plain(9, 9, 9)])
     mine = Trial(case, "lora", drawn, [plain(200, 0, 0)], Cost(2.5, 3 * 2**20, 2048))
     scorer = Scorer(tmp_path, benchmark, Mean(), PictureDistance(), Reader(), Mean())
+    rows = scorer.rows([base, mine])
+    assert list(rows) == [BASELINE, "lora", TRUTH]
+    assert rows["lora"]["changed"] == [1.0, 1.0, 1.0, 0.0], "picture by picture, prompt by prompt"
+    assert [len(rows["lora"][key]) for key in ("subject", "text", "pres", "drift", "div")] == [4, 4, 1, 1, 2]
     first, second, best = scorer.score([base, mine])
     assert [entry.method for entry in (first, second, best)] == [BASELINE, "lora", TRUTH]
     assert second.values["truth_pixels"] == pytest.approx(np.sqrt(2 / 3) / 4), "three of four are the truth itself"

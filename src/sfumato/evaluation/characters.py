@@ -14,17 +14,11 @@ from torch import Tensor
 from sfumato.data.benchmark.schema import Benchmark, Prompt, PromptKind, Subject
 from sfumato.data.images import load_image, resize
 from sfumato.evaluation.encoders import Dual, Seeing
-from sfumato.evaluation.likeness import (
-    PictureDistance,
-    class_before,
-    cosines,
-    prompt_fidelity,
-    side_effects,
-    subject_fidelity,
-)
+from sfumato.evaluation.fidelity import prompt_fidelity, subject_fidelity
+from sfumato.evaluation.likeness import PictureDistance, Rows, class_before, cosines, means, side_rows
 from sfumato.evaluation.reading import Reader
 from sfumato.evaluation.scoreboard import COST_COLUMNS, Column, Entry
-from sfumato.evaluation.trial import Asked, Case, Picture, Trial
+from sfumato.evaluation.trial import Asked, Case, Picture, Trial, cost_values
 
 TRUTH = "the truth itself"
 COLUMNS = (
@@ -88,25 +82,37 @@ class Scorer:
         Args:
             trials: Of one subject, with or without that of the base; drift needs it.
         """
+        case, costs = trials[0].case, {trial.method: cost_values(trial) for trial in trials}
+        return [
+            Entry(case.name, case.kind, method, means(rows) | costs.get(method, {}))
+            for method, rows in self.rows(trials).items()
+        ]
+
+    def rows(self, trials: Sequence[Trial]) -> dict[str, Rows]:
+        """Score every picture of all trials of one subject.
+
+        Args:
+            trials: As for `score`.
+
+        Returns:
+            For each method, the truth itself last, the values of each column in the order of prompts and seeds: one a
+            picture, in `pres` and `drift` one a picture of the class, in `div` one a prompt.
+        """
         case = trials[0].case
         subject = self._subjects[case.name]
         prompts = {prompt.name: prompt for prompt in subject.prompts}
         truths = {asked.name: [self._read(f) for f in prompts[asked.name].truths] for asked in case.asked}
         learned = self._eye.embed_pictures([self._read(picture.file) for picture in subject.pictures])
         before = class_before(trials, self._eye)
-        entries = []
+        found: dict[str, Rows] = {}
         for trial in trials:
             drawn = {name: [_fitted(p, truths[name][0]) for p in pictures] for name, pictures in trial.drawn.items()}
-            values = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(subject, prompts, drawn)
-            values |= side_effects(replace(trial, drawn=drawn), self._eye, learned, before, self._distance)
-            entries.append(Entry(case.name, case.kind, trial.method, values))
-        best = {
-            "subject": subject_fidelity(
-                self._eye.embed_pictures([p for group in truths.values() for p in group]), learned
+            rows = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(subject, prompts, drawn)
+            found[trial.method] = rows | side_rows(
+                replace(trial, drawn=drawn), self._eye, learned, before, self._distance
             )
-        }
-        best |= self._of_prompts(subject, prompts, truths)
-        return [*entries, Entry(case.name, case.kind, TRUTH, best)]
+        best = self._eye.embed_pictures([p for group in truths.values() for p in group])
+        return {**found, TRUTH: {"subject": _near(best, learned), **self._of_prompts(subject, prompts, truths)}}
 
     def _of_subject(
         self,
@@ -114,11 +120,11 @@ class Scorer:
         truths: Mapping[str, Sequence[Picture]],
         learned: Tensor,
         prompts: Mapping[str, Prompt],
-    ) -> dict[str, float]:
+    ) -> Rows:
         """Measure distances to the truth and the likeness to the subject."""
         features: list[float] = []
         by_kind: dict[str, list[float]] = {}
-        changed: list[bool] = []
+        changed: list[float] = []
         perceptual: list[float] = []
         pixels: list[float] = []
         seen = []
@@ -129,35 +135,35 @@ class Scorer:
             features += apart
             unchanged = self._eye.embed_pictures([self._read(prompts[name].unchanged)])
             changed += [
-                far < 1.0 - near for far, near in zip(apart, cosines(looked, unchanged)[:, 0].tolist(), strict=True)
+                float(far < 1.0 - near)
+                for far, near in zip(apart, cosines(looked, unchanged)[:, 0].tolist(), strict=True)
             ]
             by_kind.setdefault(prompts[name].kind, []).extend(apart)
             by_truth = [self._distance.between(pictures, [truth] * len(pictures)) for truth in truths[name]]
             perceptual += np.min(by_truth, axis=0).tolist()
             pixels += [min(_pixels(picture, truth) for truth in truths[name]) for picture in pictures]
         return {
-            "truth_features": float(np.mean(features)),
-            "truth_perceptual": float(np.mean(perceptual)),
-            "truth_pixels": float(np.mean(pixels)),
-            "subject": subject_fidelity(torch.cat(seen), learned),
-            "changed": float(np.mean(changed)),
-            **{f"truth_features_{kind}": float(np.mean(values)) for kind, values in by_kind.items()},
+            "truth_features": features,
+            "truth_perceptual": perceptual,
+            "truth_pixels": pixels,
+            "subject": _near(torch.cat(seen), learned),
+            "changed": changed,
+            **{f"truth_features_{kind}": values for kind, values in by_kind.items()},
         }
 
     def _of_prompts(
         self, subject: Subject, prompts: Mapping[str, Prompt], drawn: Mapping[str, Sequence[Picture]]
-    ) -> dict[str, float]:
+    ) -> Rows:
         """Measure whether pictures show what was asked for."""
-        right: list[bool] = []
+        right: list[float] = []
         near: list[float] = []
         for name, pictures in drawn.items():
             verdicts = self._reader.right(subject.style, prompts[name].expects, pictures)
-            right += [verdict for verdict in verdicts if verdict is not None]
+            right += [float(verdict) for verdict in verdicts if verdict is not None]
             if self._text is not None:
                 words = self._text.embed_texts([prompts[name].words] * len(pictures))
-                near.append(prompt_fidelity(self._text.embed_pictures(pictures), words))
-        values = {"prompt": float(np.mean(right))} if right else {}
-        return values | ({"text": float(np.mean(near))} if near else {})
+                near += prompt_fidelity(self._text.embed_pictures(pictures).double(), words.double()).tolist()
+        return {"prompt": right, "text": near}
 
     def _read(self, file: str) -> Picture:
         """Read a picture of the benchmark."""
@@ -190,6 +196,11 @@ def wanted_attributes(benchmark: Benchmark, cases: Sequence[Case]) -> set[tuple[
         for attribute in prompt.expects
         if attribute not in ("ground", "place")
     }
+
+
+def _near(drawn: Tensor, learned: Tensor) -> list[float]:
+    """Return how near each picture is to those that were learned from."""
+    return [float(value) for value in subject_fidelity(drawn.double(), learned.double())]
 
 
 def _fitted(picture: Picture, truth: Picture) -> Picture:

@@ -1,9 +1,10 @@
-"""What a benchmark says of many pictures in one number: means, in double precision, of the formulas of `fidelity`."""
+"""What a benchmark says of many pictures, one by one or as a mean: the formulas of `fidelity` in double precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from sfumato.evaluation.encoders import Seeing
 from sfumato.evaluation.trial import BASELINE, Picture, Trial, cost_values
 from sfumato.models.perceptual import PerceptualLoss
 
+Rows = dict[str, list[float]]
+"""By column the values of pictures, or of prompts, one by one."""
 _BATCH = 16
 _SIDE = 128
 
@@ -47,9 +50,9 @@ def real_fidelity(real: Float[Tensor, "m d"]) -> float | None:
     return None if len(real) < 2 else float(fidelity.own_fidelity(real.double()).mean())
 
 
-def drift(before: Float[Tensor, "n d"], after: Float[Tensor, "n d"]) -> float:
-    """Return the mean of `fidelity.class_shift`."""
-    return float(fidelity.class_shift(after.double(), before.double()).mean())
+def means(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the mean of every column that has values."""
+    return {name: float(np.mean(values)) for name, values in rows.items() if len(values)}
 
 
 def class_before(trials: Sequence[Trial], encoder: Seeing) -> Tensor | None:
@@ -57,10 +60,10 @@ def class_before(trials: Sequence[Trial], encoder: Seeing) -> Tensor | None:
     return next((encoder.embed_pictures(trial.class_pictures) for trial in trials if trial.method == BASELINE), None)
 
 
-def side_effects(
+def side_rows(
     trial: Trial, encoder: Seeing, learned: Float[Tensor, "m d"], before: Tensor | None, distance: PictureDistance
-) -> dict[str, float]:
-    """Measure what a method did beside drawing its subject: PRES, drift, DIV, and what the lesson took.
+) -> Rows:
+    """Measure what a method did beside drawing its subject: PRES and drift of each class picture, DIV of each prompt.
 
     Args:
         trial: The method.
@@ -69,12 +72,18 @@ def side_effects(
         before: Those of `class_before`; `None` leaves drift out.
         distance: Perceptual distance.
     """
-    after = encoder.embed_pictures(trial.class_pictures)
-    values = {"pres": subject_fidelity(after, learned), **cost_values(trial)}
+    after = encoder.embed_pictures(trial.class_pictures).double()
+    rows = {"pres": fidelity.class_preservation(after, learned.double()).tolist()}
     if before is not None:
-        values["drift"] = drift(before, after)
-    diversity = distance.diversity(trial.drawn.values())
-    return values if diversity is None else {**values, "div": diversity}
+        rows["drift"] = fidelity.class_shift(after, before.double()).tolist()
+    return {**rows, "div": distance.diversities(trial.drawn.values())}
+
+
+def side_effects(
+    trial: Trial, encoder: Seeing, learned: Float[Tensor, "m d"], before: Tensor | None, distance: PictureDistance
+) -> dict[str, float]:
+    """Return the means of `side_rows`, and what the lesson took."""
+    return means(side_rows(trial, encoder, learned, before, distance)) | cost_values(trial)
 
 
 class PictureDistance:
@@ -96,22 +105,20 @@ class PictureDistance:
             found += self._network(*pair).tolist()
         return found
 
-    def diversity(self, groups: Iterable[Sequence[Picture]]) -> float | None:
+    def diversities(self, groups: Iterable[Sequence[Picture]]) -> list[float]:
         """Return DIV: the mean distance of pictures of one subject and one prompt ([ruiz2023] 4.4, there with LPIPS).
 
         Args:
             groups: The pictures of each prompt.
 
         Returns:
-            More is better; `None` where no prompt has two pictures.
+            One value for each prompt that has two pictures; more is better.
         """
-        total, pairs = 0.0, 0
-        for group in groups:
-            count = len(group) * (len(group) - 1) // 2
-            if count:
-                distances = fidelity.perceptual_distances(_stacked(group), self._network)
-                total, pairs = total + count * fidelity.diversity(distances), pairs + count
-        return total / pairs if pairs else None
+        return [
+            fidelity.diversity(fidelity.perceptual_distances(_stacked(group), self._network))
+            for group in groups
+            if len(group) > 1
+        ]
 
 
 def _stacked(pictures: Sequence[Picture]) -> Tensor:

@@ -121,6 +121,26 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
     return mean_interval([one - other for one, other in zip(a, b, strict=True)], seed)
 
 
+def nested_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """Return the 95 % bootstrap interval of the mean of the groups' means.
+
+    Why nested: pictures of one subject resemble each other, so what many pictures of few subjects show may not hold for
+    another subject. Groups are drawn first, with repeats, then the rows of each.
+
+    Args:
+        groups: The values of each group, such as a subject; at least one group, and none without values.
+        seed: Decides the resampling.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap/nested", len(groups)))
+    drawn = rng.integers(len(groups), size=(_RESAMPLES, len(groups)))
+    means = np.zeros(drawn.shape)
+    for place, group in enumerate(groups):
+        chosen, values = drawn == place, np.array(group, dtype=np.float64)
+        means[chosen] = values[rng.integers(len(values), size=(int(chosen.sum()), len(values)))].mean(axis=1)
+    low, high = np.percentile(means.mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """Return the 95 % bootstrap interval of a mean."""
     numbers = np.array(values, dtype=np.float64)

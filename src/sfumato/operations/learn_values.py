@@ -35,6 +35,7 @@ PLACES: Mapping[str, str] = {
     "crop": "pictures.crop",
     "jitter": "pictures.jitter",
     "word": "word",
+    "say_class": "say_class",
     "preview_prompts": "preview_prompts",
 }
 """Where a field of the request stands among the trainer's settings."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sfumato.events import Event, Notice, Progress, Step
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
-from sfumato.operations.measured_lesson import learn_measured
+from sfumato.operations.measured_lesson import Teach, learn_measured
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
 from sfumato.runtime.seeding import derive_seed
@@ -33,6 +33,27 @@ PLACEHOLDER = "<subject>"
 _CLASS = "class"
 _BATCH = 8
 _NOT_DECIDING = {"folder", "output", "resume", "plan", "memory"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to learn that is tried on every subject.
+
+    Attributes:
+        label: What reports call it; no other arm of the same run has it.
+        settings: Fields of `LearnRequest`, in place of those that the benchmark gives every lesson.
+        by_subject: Further ones for single subjects, by their names.
+    """
+
+    label: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    by_subject: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @classmethod
+    def of_method(cls, name: str, request: BenchmarkRequest) -> Arm:
+        """Read a method as `--methods` has it, such as `lora+prior`."""
+        weight = request.prior_weight if name.endswith(PRIOR) else 0.0
+        return cls(name, {"method": name.removesuffix(PRIOR), "prior_weight": weight})
 
 
 def check_methods(request: BenchmarkRequest) -> None:
@@ -55,7 +76,13 @@ def check_methods(request: BenchmarkRequest) -> None:
         raise ConfigError(f"--methods: {twice[0]!r} was given twice; needed: each once.", field="methods")
 
 
-def run_trials(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -> Generator[Event, None, list[Trial]]:
+def run_trials(
+    request: BenchmarkRequest,
+    cases: Sequence[Case],
+    bundle: Bundle,
+    arms: Sequence[Arm] | None = None,
+    teach: Teach = learn_measured,
+) -> Generator[Event, None, list[Trial]]:
     """Run every method on every subject.
 
     A lesson, and the pictures drawn with it, are kept under names made of everything that decides them: the same
@@ -65,6 +92,8 @@ def run_trials(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle)
         request: Methods and budget.
         cases: The subjects.
         bundle: The base.
+        arms: What is tried; the methods of the request if it is not given.
+        teach: How a lesson is run.
 
     Yields:
         Progress, and the events of the lessons.
@@ -73,26 +102,34 @@ def run_trials(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle)
         Trials, subject by subject, the base first if it is asked.
 
     Raises:
-        ConfigError: A method is unknown, or no prompt of a subject fits the base.
+        ConfigError: A method is unknown, a setting of an arm is not one of a lesson, or no prompt of a subject fits the
+            base.
         SfumatoError: A lesson cannot be learned.
     """
-    check_methods(request)
-    cases = yield from _fitting(request, cases, bundle)
-    methods = ([BASELINE] if request.baseline else []) + list(request.methods)
+    if arms is None:
+        check_methods(request)
+        arms = [Arm.of_method(name, request) for name in request.methods]
+    cases = yield from _fitting(request, cases, arms, bundle)
+    tried = ([None] if request.baseline else []) + list(arms)
     trials: list[Trial] = []
     pipeline = Pipeline(bundle)
     for case in cases:
-        for method in methods:
-            trials.append((yield from _trial(request, case, method, pipeline)))
-            yield Progress("trials", len(trials), len(cases) * len(methods))
+        for arm in tried:
+            trials.append((yield from _trial(request, case, arm, pipeline, teach)))
+            yield Progress("trials", len(trials), len(cases) * len(tried))
     return trials
 
 
-def _fitting(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -> Generator[Event, None, list[Case]]:
-    """Leave out prompts that are too long for the base, for every method alike, and then those beyond the budget."""
+def _fitting(
+    request: BenchmarkRequest, cases: Sequence[Case], arms: Sequence[Arm], bundle: Bundle
+) -> Generator[Event, None, list[Case]]:
+    """Leave out prompts that are too long for the base, for every arm alike, and then those beyond the budget."""
     chosen = []
     for case in cases:
-        short = [asked for asked in case.asked if _fits(case, asked, bundle)]
+        lessons = [_lesson(request, case, arm, Path("x")) for arm in arms]
+        said = {" ".join(["x"] * lesson.num_vectors + [lesson.class_noun]) for lesson in lessons}
+        said.add(f"x {case.class_noun}")
+        short = [asked for asked in case.asked if _fits(asked, said, bundle)]
         if len(short) < len(case.asked):
             left_out = ", ".join(asked.name for asked in case.asked if asked not in short)
             yield Notice(0, f"{case.name}: too long for base '{bundle.name}' and left out: {left_out}.")
@@ -107,29 +144,32 @@ def _fitting(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -
     return chosen
 
 
-def _fits(case: Case, asked: Asked, bundle: Bundle) -> bool:
-    """Say whether the base can read a prompt, also with a new word before the class noun."""
+def _fits(asked: Asked, said: set[str], bundle: Bundle) -> bool:
+    """Say whether the base can read a prompt, also with what may be said in the place of the subject."""
     try:
         bundle.tokenizer.encode([asked.words])
-        bundle.tokenizer.encode([asked.text.format(f"x {case.class_noun}")])
+        for words in said:
+            bundle.tokenizer.encode([asked.text.format(words)])
     except DataError:
         return False
     return True
 
 
-def _trial(request: BenchmarkRequest, case: Case, method: str, pipeline: Pipeline) -> Generator[Event, None, Trial]:
-    """Learn and draw, or read what an earlier run has drawn."""
-    base, concept, cost, lesson = pipeline.bundle.base_hash, None, None, ""
-    if method != BASELINE:
-        path, lesson = _lesson_file(request, case, method, base)
-        cost = yield from _learned(request, case, method, path)
-        concept = path
+def _trial(
+    request: BenchmarkRequest, case: Case, arm: Arm | None, pipeline: Pipeline, teach: Teach
+) -> Generator[Event, None, Trial]:
+    """Learn and draw, or read what an earlier run has drawn; without an arm it is the base that draws."""
+    base, concept, cost, key, folder = pipeline.bundle.base_hash, None, None, "", _slug(BASELINE)
+    if arm is not None:
+        concept, key = _lesson_file(request, case, arm, base)
+        cost = yield from _learned(request, case, arm, concept, teach)
+        folder = concept.parent.name
     texts = {asked.name: asked.words if concept is None else asked.text.format(PLACEHOLDER) for asked in case.asked}
     texts[_CLASS] = case.class_prompt
     settings = Settings(steps=request.draw_steps, guidance_scale=request.guidance_scale, batch_size=_BATCH)
-    plan = _hash([base, lesson, case.name, texts, request.pictures, request.seed, repr(settings)])
-    folder = request.output / "pictures" / _slug(method) / f"{case.name}-{plan[:8]}"
-    files = {name: [folder / f"{name}-{number}.png" for number in range(request.pictures)] for name in texts}
+    plan = _hash([base, key, case.name, texts, request.pictures, request.seed, repr(settings)])
+    place = request.output / "pictures" / folder / f"{case.name}-{plan[:8]}"
+    files = {name: [place / f"{name}-{number}.png" for number in range(request.pictures)] for name in texts}
     missing = [name for name, paths in files.items() if not all(path.is_file() for path in paths)]
     if missing:
         used: AbstractContextManager[None] = nullcontext()
@@ -139,58 +179,63 @@ def _trial(request: BenchmarkRequest, case: Case, method: str, pipeline: Pipelin
             yield from _draw(request, case, {name: texts[name] for name in missing}, files, pipeline, settings)
     pictures = {name: PictureFiles(files[name]) for name in texts}
     shown = pictures.pop(_CLASS)
-    return Trial(case, method, pictures, shown, cost)
+    return Trial(case, BASELINE if arm is None else arm.label, pictures, shown, cost)
 
 
-def _lesson_file(request: BenchmarkRequest, case: Case, method: str, base: str) -> tuple[Path, str]:
-    """Name the concept file of a lesson by everything that decides it; also return that as a hash."""
+def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, base: str) -> tuple[Path, str]:
+    """Name the concept file of a lesson by everything that decides it; also return that as a hash.
+
+    The label is not part of it: arms that ask for the same lesson share it.
+    """
+    lesson = _lesson(request, case, arm, Path("x"))
     entries = [
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
-        for entry in list_entries(case.folder)
+        for entry in list_entries(lesson.folder)
     ]
-    values = _lesson(request, case, method, Path("x")).model_dump(mode="json", exclude=_NOT_DECIDING)
-    key = _hash([base, values, entries])
-    return request.output / "lessons" / _slug(method) / f"{case.name}-{key[:8]}.safetensors", key
+    key = _hash([base, lesson.model_dump(mode="json", exclude=_NOT_DECIDING), entries])
+    folder = _slug(f"{lesson.method}{PRIOR if lesson.prior_weight else ''}")
+    return request.output / "lessons" / folder / f"{case.name}-{key[:8]}.safetensors", key
 
 
-def _lesson(request: BenchmarkRequest, case: Case, method: str, output: Path) -> LearnRequest:
+def _lesson(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> LearnRequest:
     """Write the request of a lesson."""
     values: dict[str, Any] = {
         "folder": case.folder,
         "placeholder": PLACEHOLDER,
         "class_noun": case.class_noun,
-        "method": method.removesuffix(PRIOR),
         "base": request.base,
         "steps": request.steps,
         "batch_size": request.batch_size,
         "lr": request.lr,
-        "prior_weight": request.prior_weight if method.endswith(PRIOR) else 0.0,
         "num_class_images": request.num_class_images,
         "seed": request.seed,
         "verdict": False,  # the benchmark judges by itself, and its seconds are those of the lesson
         "output": output,
         "resume": output.with_suffix(".run").is_dir(),
+        "rank": request.rank,
+        **arm.settings,
+        **arm.by_subject.get(case.name, {}),
     }
-    if METHODS[values["method"]].has_rank:
-        values["rank"] = request.rank
     try:
-        return LearnRequest.model_validate(values)
+        lesson = LearnRequest.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         raise ConfigError(
-            f"{case.name}, {method}: {name} is {problem['input']!r}; {problem['msg']}.", field=name
+            f"{case.name}, {arm.label}: {name} is {problem['input']!r}; {problem['msg']}.", field=name
         ) from error
+    usual: int = LearnRequest.model_fields["rank"].default  # a rank that decides nothing makes no lesson another one
+    return lesson if METHODS[lesson.method].has_rank else lesson.model_copy(update={"rank": usual})
 
 
-def _learned(request: BenchmarkRequest, case: Case, method: str, path: Path) -> Generator[Event, None, Cost]:
+def _learned(request: BenchmarkRequest, case: Case, arm: Arm, path: Path, teach: Teach) -> Generator[Event, None, Cost]:
     """Learn, unless it has been learned; what it took is kept beside the concept."""
     record = path.with_suffix(".json")
     if not (record.is_file() and path.is_file()):
-        lesson = _lesson(request, case, method, path)
+        lesson = _lesson(request, case, arm, path)
         resumed = lesson.resume
-        yield Notice(0, f"{case.name}: {method}{' goes on' if resumed else ''}")
-        spent = yield from learn_measured(lesson)
+        yield Notice(0, f"{case.name}: {arm.label}{' goes on' if resumed else ''}")
+        spent = yield from teach(lesson)
         cost = Cost(spent.seconds, spent.peak_bytes, path.stat().st_size)
         content = {**asdict(cost), "is_resumed": resumed}
         atomic_write_bytes(record, (json.dumps(content, indent=2) + "\n").encode())
@@ -228,6 +273,6 @@ def _hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _slug(method: str) -> str:
-    """Name a folder after a method."""
-    return method.replace("+", "-").replace(" ", "-")
+def _slug(words: str) -> str:
+    """Name a folder."""
+    return words.replace("+", "-").replace(" ", "-")

@@ -47,6 +47,8 @@ class LearnConfig(Section):
         identifier: `new` gives the word vectors of its own, started from the class noun; `rare` uses a word that the
             base hardly knows; None takes what suits the method.
         word: The rare word to use; None picks one by the paper's rule.
+        say_class: The class noun follows the word in every text, where the method does that; off shows what the noun is
+            good for ([ruiz2023] table 4).
         num_vectors: Vectors of a new word.
         progressive_steps: Steps after which one more of them joins, beginning with one; 0 for all from the start.
         per_image_words: Give every picture a word of its own beside the subject's, said in a quarter of its captions:
@@ -88,6 +90,7 @@ class LearnConfig(Section):
     output: Path
     identifier: Identifier | None = None
     word: str | None = None
+    say_class: bool = True
     num_vectors: int = Field(default=1, ge=1)
     progressive_steps: int = Field(default=0, ge=0)
     per_image_words: bool = False

@@ -170,7 +170,7 @@ class Words:
 
     def _word(self, subject: SubjectConfig) -> Word:
         """Choose what the placeholder of a subject becomes in a prompt."""
-        config, says_class = self.config, METHODS[self.config.method].says_class and self.config.kind == "subject"
+        config, says_class = self.config, _says_class(self.config) and self.config.say_class
         if config.chosen_identifier == "new":
             said = subject.placeholder
         else:
@@ -224,6 +224,11 @@ class Words:
         return self._tokens[key]
 
 
+def _says_class(config: LearnConfig) -> bool:
+    """Say whether the class noun follows a word unless that is switched off."""
+    return METHODS[config.method].says_class and config.kind == "subject"
+
+
 def _picture_word(row: int) -> str:
     """Return the word of one picture."""
     return f"<picture-{row + 1}>"
@@ -251,12 +256,17 @@ def _check(config: LearnConfig) -> None:
             field="word",
             hint="Use identifier 'rare' with it.",
         )
+    if not config.say_class and not _says_class(config):
+        given = "a style" if config.kind == "style" else f"the method '{config.method}'"
+        raise ConfigError(
+            f"say_class is off but {given} says no class noun anyway.", field="say_class", hint="Leave it out."
+        )
     names = [subject.placeholder for subject in config.subjects]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"'{name}' stands for two subjects.", field="further", hint="Give each its own word.")
-    given = {"per_image_words": config.per_image_words, "progressive_steps": config.progressive_steps}
-    for name, value in given.items():
+    wanted = {"per_image_words": config.per_image_words, "progressive_steps": config.progressive_steps}
+    for name, value in wanted.items():
         if value and identifier != "new":
             raise ConfigError(
                 f"{name} is {value} but identifier is '{identifier}', which learns no vectors.",

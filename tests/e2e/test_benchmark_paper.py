@@ -1,0 +1,122 @@
+"""`python -m benchmarks paper` with a tiny random base: all experiments from end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.paper import main
+from benchmarks.paper_experiments import EXPERIMENTS, Setup, noun
+from PIL import Image, ImageDraw
+
+from drawn_primer import write
+from sfumato.benchmark_requests import BenchmarkRequest
+from sfumato.data.benchmark.schema import FILE, Benchmark, Licence, Prompt, Subject, TrainingPicture
+from sfumato.data.listing import list_entries
+from sfumato.errors import ConfigError
+from sfumato.evaluation.characters import cases_of
+from sfumato.formats.concept import load_concept
+from sfumato.training.subject import subject_caption
+
+NOUNS = {"ann": ("character", "person", (220, 40, 40)), "box": ("icon", "robot", (40, 200, 60))}
+GROUNDS = {"blue": (52, 112, 224), "yellow": (252, 216, 62), "green": (62, 164, 76), "grey": (128, 128, 128)}
+
+
+def drawn(colour: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Image:
+    picture = Image.new("RGB", (32, 32), ground)
+    ImageDraw.Draw(picture).ellipse((8, 8, 24, 24), fill=colour)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of two subjects with four pictures and two prompts each."""
+    folder = tmp_path_factory.mktemp("characters")
+    subjects = []
+    for name, (kind, class_noun, colour) in NOUNS.items():
+        pictures, prompts = [], []
+        for number, (ground, rgb) in enumerate(GROUNDS.items()):
+            file, caption = f"{name}/train/{number}.png", f"a {class_noun} on {ground}"
+            write(folder / file, drawn(colour, rgb))
+            (folder / file).with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+            pictures.append(TrainingPicture(file=file, caption=caption, ground=ground, size=0.5))
+        for place, ground in enumerate(("red", "black")):
+            truth = f"{name}/truth/{ground}.png"
+            write(folder / truth, drawn(colour, ((200, 30, 30), (0, 0, 0))[place]))
+            asked = {"text": f"a {{}} on {ground}", "words": f"a {class_noun} on {ground}", "truths": (truth,)}
+            unchanged = pictures[0].file
+            prompts.append(Prompt(name=f"background-{place}", kind="background", unchanged=unchanged, **asked))
+        values = {"name": name, "kind": kind, "style": "flat", "class_noun": class_noun, "licence": "flat"}
+        plain = {"class_prompt": f"a {class_noun}", "pictures": tuple(pictures), "prompts": tuple(prompts)}
+        subjects.append(Subject.model_validate({**values, **plain}))
+    licences = {"flat": Licence(licence="MIT", attribution="someone")}
+    benchmark = Benchmark(seed=0, primer="", subjects=tuple(subjects), licences=licences)
+    (folder / FILE).write_text(benchmark.to_json(), encoding="utf-8")
+    return folder
+
+
+def test_all_experiments_to_the_end(
+    characters: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--characters", str(characters), "--base", str(base), "--tiny", "--threads", "1", "-o", str(tmp_path)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    report = json.loads((tmp_path / "paper.json").read_text(encoding="utf-8"))
+    assert [experiment["name"] for experiment in report["experiments"]] == list(EXPERIMENTS)
+    for experiment in report["experiments"]:
+        assert experiment["verdict"] in ("found", "not found", "within chance")
+        assert f"{experiment['title']}: {experiment['verdict']}. " in shown
+        assert all(row["means"]["subject"] is not None for row in experiment["rows"])
+        assert all(claim["differences"] for claim in experiment["claims"]), "every column was measured"
+    rows = {row["label"]: row for experiment in report["experiments"] for row in experiment["rows"]}
+    assert len(rows) == 19, "the plain lessons are shared"
+    lessons = sorted((tmp_path / "lessons").rglob("*.safetensors"))
+    assert len(lessons) == 18, "four pictures are all that there are: the plain lesson once more"
+    assert report["pictures"]["4 pictures"]["subject"] == report["pictures"]["lora"]["subject"]
+    for label, settings in (("rank 4", {"rank": 4, "alpha": 16}), ("no class noun", {"say_class": False})):
+        assert settings.items() <= rows[label]["settings"].items()
+    learned = [load_concept(path).main for path in lessons if path.parent.name == "textual-inversion"]
+    counts = sorted(len(word.rows) for word in learned if word.rows is not None)
+    assert counts == [1] * 5 + [2, 4], "after one step of four only one vector has joined"
+    said = {load_concept(path).main.expansion for path in lessons if path.parent.name == "dreambooth"}
+    assert sum(" " not in words for words in said) == 1 and any(words.endswith(" robot") for words in said)
+    page = (tmp_path / "paper.md").read_text(encoding="utf-8")
+    assert "| rank | rank 1 |" in page and "## What the papers report" in page
+    before = {path: path.stat().st_mtime_ns for path in lessons}
+    assert main([*command, "--only", "rank,noun"]) == 0
+    assert "lora" not in capsys.readouterr().out.split("The papers' experiments")[0], "nothing is learned again"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "lessons").rglob("*.safetensors")} == before
+    assert len(json.loads((tmp_path / "paper.json").read_text(encoding="utf-8"))["experiments"]) == 2
+
+
+def test_a_wrong_noun_is_learned_with_captions_that_do_not_say_the_right_one(characters: Path, tmp_path: Path) -> None:
+    request = BenchmarkRequest(folder=characters, output=tmp_path)
+    benchmark = Benchmark.model_validate_json((characters / FILE).read_text(encoding="utf-8"))
+    setup = Setup(request, benchmark, cases_of(characters, benchmark))
+    wrong = noun(setup).arms["wrong noun"].by_subject
+    assert (wrong["ann"]["class_noun"], wrong["box"]["class_noun"]) == ("robot", "person")
+    folder = wrong["ann"]["folder"]
+    assert isinstance(folder, Path)
+    captions = [entry.caption() for entry in list_entries(folder)]
+    assert captions == [f"a <subject> on {ground}" for ground in GROUNDS]
+    right = [entry.caption() for entry in list_entries(characters / "ann/train")]
+    assert captions == [subject_caption(caption, "<subject>", "person") for caption in right]
+    alone = benchmark.model_copy(update={"subjects": benchmark.subjects[:1]})
+    with pytest.raises(ConfigError, match="All subjects of the benchmark are called 'person'"):
+        noun(Setup(request, alone, setup.cases[:1]))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--only", "rang"), "--only: given 'rang'; needed names out of prior, noun"),
+        (("--steps", "0"), "--steps: given '0'; needed a whole number from 1 to 1000000"),
+        (("--characters", "nowhere"), "nowhere is no benchmark"),
+    ],
+)
+def test_bad_input(
+    more: tuple[str, ...], message: str, characters: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--characters", str(characters), "--base", str(base), *more]) == 2
+    assert message in capsys.readouterr().err
