@@ -15,7 +15,10 @@ import jaxtyping
 # Before the first import of sfumato: from here on every annotated shape is an assertion.
 jaxtyping.install_import_hook("sfumato", "beartype.beartype")
 
+from collections.abc import Iterator  # noqa: E402
+
 import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
@@ -29,3 +32,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("sfumato")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Go back to one thread after a test that changed it: the last bits of sums depend on how work is divided."""
+    yield
+    torch.set_num_threads(1)
