@@ -24,7 +24,7 @@ class LearnSettings(Request):
     ] = None
     schedule: Annotated[
         Literal["constant", "cosine", "linear", "trapezoid"] | None,
-        Field(description="Course of the learning rate; default: cosine, with schedule-free constant."),
+        Field(description="Course of the learning rate; default: cosine, for a word alone and schedule-free constant."),
     ] = None
     warmup: Annotated[int | None, Field(ge=0, description="Steps of linear warm-up; default: 5.")] = None
     accumulate: Annotated[int | None, Field(ge=1, description="Batches that make one step; default: 1.")] = None

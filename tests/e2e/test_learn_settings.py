@@ -288,22 +288,24 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
 
 
 @pytest.mark.parametrize(
-    ("words", "lr"),
+    ("words", "lr", "schedule"),
     [
-        ((), 1e-3),
-        (("--optimizer", "prodigy"), 1.0),
-        (("--optimizer", "lion"), 5e-4),
-        (("--optimizer", "adafactor", "--method", "textual-inversion"), 0.5),
-        (("--optimizer", "adafactor", "--lr", "3e-3"), 3e-3),
-        (("--set", "optim.name=schedule-free"), 1e-3),
+        ((), 1e-3, "cosine"),
+        (("--optimizer", "prodigy"), 1.0, "cosine"),
+        (("--optimizer", "lion"), 5e-4, "cosine"),
+        (("--optimizer", "adafactor", "--method", "textual-inversion"), 0.5, "constant"),
+        (("--method", "textual-inversion", "--schedule", "cosine"), 5e-3, "cosine"),
+        (("--optimizer", "adafactor", "--lr", "3e-3"), 3e-3, "cosine"),
+        (("--set", "optim.name=schedule-free"), 1e-3, "constant"),
     ],
 )
 def test_the_learning_rate_suits_optimizer_and_method(
-    sfumato: Run, base: Path, photos: Path, words: tuple[str, ...], lr: float
+    sfumato: Run, base: Path, photos: Path, words: tuple[str, ...], lr: float, schedule: str
 ) -> None:
     answer = sfumato("learn", photos, *FOX, "--base", base, *words)
     assert answer.code == 0, answer.err
-    assert asked()["optim"]["lr"] == pytest.approx(lr)
+    optim = asked()["optim"]
+    assert (optim["lr"], optim["schedule"]) == (pytest.approx(lr), schedule)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def with_settings(config: LearnConfig, request: LearnRequest) -> LearnConfig:
     name = overrides.get("optim.name") or request.optimizer or request.optim.get("name") or config.optim.name
     suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
     factor = suited.pop("lr_factor", 1.0)
-    content["optim"] |= {"lr": METHODS[config.method].lr * factor, **suited}
+    method = METHODS[config.method]
+    content["optim"] |= {"lr": method.lr * factor, "schedule": method.schedule, **suited}
     for table in TABLES:
         content[table] |= getattr(request, table)
     for field, place in PLACES.items():

@@ -24,6 +24,8 @@ class Method:
             is `new`.
         says_class: The placeholder is followed by the class noun in every text, as in DreamBooth ([ruiz2023] 3.1).
         lr: Peak learning rate unless another is given.
+        schedule: Course of the learning rate unless another is given; vectors of a word have far to go and little to
+            unlearn, so theirs stays ([gal2022] 4.1).
         weights: All weights of the U-Net and, if wanted, of the text encoder learn ([ruiz2023] 3.1).
         full: Layers of the U-Net that learn every number of their change in place of factors; the text encoder stays as
             it is.
@@ -33,6 +35,7 @@ class Method:
     rows: Literal["always", "wanted", "never"]
     says_class: bool
     lr: float
+    schedule: Literal["constant", "cosine"] = "cosine"
     weights: bool = False
     full: tuple[str, ...] = ()
 
@@ -55,7 +58,7 @@ class Method:
 METHODS: Mapping[MethodName, Method] = {
     "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3),
     "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3),
-    "textual-inversion": Method(factors=False, rows="always", says_class=False, lr=5e-3),
+    "textual-inversion": Method(factors=False, rows="always", says_class=False, lr=5e-3, schedule="constant"),
     "custom-diffusion": Method(factors=True, rows="always", says_class=True, lr=3e-4, full=("cross-attention-kv",)),
     "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, weights=True),
 }
