@@ -62,7 +62,7 @@ def test_train_resume_and_use(sfumato: Run, primer: Path, sights: Path) -> None:
     assert again.code == 2 and "already holds a run. Resume it (--resume)" in again.err
     answer = sfumato("train", "dual-encoder", RECIPE, *places, "--set", "loop.steps=6", "--resume")
     assert answer.code == 0, answer.err
-    encoder = load_dual_encoder(Path("runs/tiny-dual-encoder"))
+    encoder = load_dual_encoder(folder=Path("runs/tiny-dual-encoder"))
     assert encoder.embed_texts(["a unicorn on blue"]).shape == (1, 32)
     wrong = sfumato("train", "denoiser", RECIPE)
     assert wrong.code == 2 and "has kind = 'dual-encoder'; needed: 'denoiser'" in wrong.err

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import CheckpointError, ConfigError, MissingKeys, UnknownFormat
-from sfumato.evaluation.encoders import PictureEncoder, TextEncoder, choose_encoders, without_ground
+from sfumato.evaluation.encoders import NamedEncoder, PictureEncoder, TextEncoder, choose_encoders, without_ground
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.local_encoders import load_local
+from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
+from sfumato.models.dual_encoder import ImageTextEncoder
 from sfumato.models.efficientnet import EfficientNetLite0
 from tiny_encoders import save_encoders
 
@@ -107,6 +109,10 @@ class Colours:
         return torch.stack([torch.tensor([float(name in text) for name in ("red", "green", "blue")]) for text in texts])
 
 
+def colours(network: EfficientNetLite0 | None) -> Colours:
+    return Colours()
+
+
 def eye() -> FeatureExtractor:
     torch.manual_seed(0)
     network = EfficientNetLite0()
@@ -119,12 +125,16 @@ def test_encoders_are_chosen_by_name(folders: Path) -> None:
     usual = choose_encoders(eye=eye())
     assert usual.texts is None and usual.pictures.name == "EfficientNet-Lite0"
     assert torch.allclose(usual.pictures.embed_pictures(PICTURES).norm(dim=1), torch.ones(3), atol=1e-5)
-    with_dual = choose_encoders(eye=eye(), dual=Colours)
+    at_hand = eye()
+    with_dual = choose_encoders(eye=at_hand, dual=colours)
     assert isinstance(with_dual.texts, TextEncoder) and with_dual.texts.name == "dual encoder"
+    shared = choose_encoders(eye=at_hand, dual=load_dual_encoder).texts
+    assert isinstance(shared, NamedEncoder) and isinstance(shared.encoder, ImageTextEncoder)
+    assert shared.encoder.eye.network is at_hand.network, "the network is in memory once"
     assert with_dual.texts.embed_texts(["a green fox"]).tolist() == [[0, 1, 0]]
-    both = choose_encoders("dual", "none", dual=Colours)
+    both = choose_encoders("dual", "none", dual=colours)
     assert isinstance(both.pictures, PictureEncoder) and both.texts is None
-    local = choose_encoders(str(folders / "clip"), str(folders / "clip"), dual=Colours)
+    local = choose_encoders(str(folders / "clip"), str(folders / "clip"), dual=colours)
     assert local.texts is local.pictures and local.pictures.name == "CLIP (clip)"
 
 

@@ -20,6 +20,7 @@ from sfumato.errors import ConfigError
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.grounds import border, ground_rgb, on_white
 from sfumato.evaluation.local_encoders import load_local
+from sfumato.models.efficientnet import EfficientNetLite0
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Features = Float[Tensor, "n d"]
@@ -43,6 +44,10 @@ class Dual(Seeing, Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Features:
         """Return one row a text."""
         ...
+
+
+LoadsDual = Callable[[EfficientNetLite0 | None], Dual]
+"""Opens a dual encoder that looks through a network at hand, or opens one of its own."""
 
 
 @runtime_checkable
@@ -112,7 +117,7 @@ def choose_encoders(
     texts: str = "auto",
     *,
     eye: FeatureExtractor | None = None,
-    dual: Callable[[], Dual] | None = None,
+    dual: LoadsDual | None = None,
 ) -> Encoders:
     """Load the encoders that were asked for.
 
@@ -120,7 +125,8 @@ def choose_encoders(
         pictures: `embedded`, `dual`, or a folder with a model of transformers: CLIP, DINO (ViT) or DINOv2.
         texts: `none`, `dual`, `auto` for `dual` where it is there and else `none`, or a folder with CLIP.
         eye: The embedded features, if they are loaded already.
-        dual: Loads the encoder of pictures and texts that ships with sfumato; None where there is none.
+        dual: Loads the encoder of pictures and texts that ships with sfumato, to look through the network of `eye` if
+            that is given; None where there is none.
 
     Raises:
         ConfigError: `dual` was asked for and is not there, the folder of the encoder of texts holds one that knows no
@@ -136,7 +142,7 @@ def choose_judges(
     texts: str = "auto",
     *,
     eye: FeatureExtractor | None = None,
-    dual: Callable[[], Dual] | None = None,
+    dual: LoadsDual | None = None,
 ) -> tuple[list[PictureEncoder], TextEncoder | None]:
     """Load several encoders of pictures, each model once; see `choose_encoders`.
 
@@ -156,7 +162,7 @@ def choose_judges(
         if name != "dual":
             seen[name] = load_local(Path(name))
         elif dual is not None:
-            seen[name] = NamedEncoder("dual encoder", dual())
+            seen[name] = NamedEncoder("dual encoder", dual(None if eye is None else eye.network))
         else:
             raise ConfigError(
                 "The encoder 'dual' was asked for; this installation has none.",

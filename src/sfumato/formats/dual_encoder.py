@@ -14,6 +14,7 @@ from sfumato.formats.bundle import fill
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.formats.strict_json import Json, read_json
 from sfumato.models.dual_encoder import DualEncoder, DualEncoderConfig, ImageTextEncoder
+from sfumato.models.efficientnet import EfficientNetLite0
 from sfumato.models.eye import Eye, EyeConfig
 from sfumato.models.text_encoder import TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
@@ -49,12 +50,12 @@ def save_dual_encoder(
     return folder
 
 
-def load_dual_encoder(folder: Path | None = None, eye: Eye | None = None) -> ImageTextEncoder:
+def load_dual_encoder(network: EfficientNetLite0 | None = None, *, folder: Path | None = None) -> ImageTextEncoder:
     """Read a dual encoder, ready to use.
 
     Args:
+        network: The network to look through, if it is at hand; by default it is opened.
         folder: Its folder, or the run that made it; by default the one inside the package.
-        eye: An eye that is at hand; by default one is opened.
 
     Raises:
         CheckpointError: There is none, a file is damaged, or the weights do not fit the configuration.
@@ -72,15 +73,9 @@ def load_dual_encoder(folder: Path | None = None, eye: Eye | None = None) -> Ima
         )
     config = read_dual_encoder_config(read_json(place / _CONFIG), str(place / _CONFIG))
     with empty_weights():
-        network = DualEncoder(config)
-    fill(network, read_safetensors(place / _WEIGHTS), str(place / _WEIGHTS))
-    if eye is not None and eye.config != config.eye:
-        raise ConfigError(
-            f"The eye looks with {eye.config}; '{place}' was made with {config.eye}.",
-            field="eye",
-            hint="Leave the eye out, and the right one is opened.",
-        )
-    return ImageTextEncoder(network, Tokenizer.load(place / _TOKENIZER), eye)
+        trained = DualEncoder(config)
+    fill(trained, read_safetensors(place / _WEIGHTS), str(place / _WEIGHTS))
+    return ImageTextEncoder(trained, Tokenizer.load(place / _TOKENIZER), Eye(config.eye, network))
 
 
 def read_dual_encoder_config(content: Json, source: str) -> DualEncoderConfig:

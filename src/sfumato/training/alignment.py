@@ -54,7 +54,7 @@ class Aligner:
 
     def __init__(self, config: AlignmentConfig, unet: UNet, projector: nn.Module, images: Images) -> None:
         self.config, self.projector = config, projector
-        self._eye = EfficientNetLite0.pretrained().to(memory_format=torch.channels_last).to(images.device)  # type: ignore[call-overload]
+        self._eye = EfficientNetLite0.pretrained().to(images.device)
         raw = self._raw(images)
         self._mean, self._std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True) + 1e-6
         self._inner: Tensor | None = None
