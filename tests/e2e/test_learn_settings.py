@@ -136,10 +136,16 @@ def test_one_folder_of_masks_for_two_subjects_is_refused(bundle: Bundle, picture
         list(learn(config(pictures, tmp_path / "a.safetensors", pictures=data, further=(other,)), bundle, tmp_path))
 
 
-def test_buckets_with_class_pictures_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    chosen = config(pictures, tmp_path / "a.safetensors", pictures=PictureConfig(buckets=True), prior_weight=0.5)
-    with pytest.raises(ConfigError, match=r"prior_weight is 0\.5 but buckets is on"):
-        list(learn(chosen, bundle, tmp_path / "run"))
+def test_class_pictures_are_square_beside_buckets(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    """Class pictures count in the loss although no batch can hold both sizes."""
+    changes: dict[str, Any] = {"pictures": PictureConfig(buckets=True), "num_class_images": 2}
+    one, other = (
+        config(pictures, tmp_path / f"{weight}.safetensors", prior_weight=weight, **changes) for weight in (0.5, 0.1)
+    )
+    events = list(learn(one, bundle, tmp_path / "one"))
+    metrics = [event.values for event in events if isinstance(event, Metric) and "learn/prior" in event.values]
+    assert len(metrics) == 4 and all(values["learn/prior"] > 0 for values in metrics)
+    assert not same_factors(load_concept(one.output), learned(other, bundle, tmp_path / "other"))
 
 
 def test_a_cache_gives_the_same_bytes_and_saves_the_encoding(

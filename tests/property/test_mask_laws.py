@@ -15,7 +15,7 @@ from sfumato.data.buckets import bucket_sizes, side_step
 from sfumato.data.images import resize, to_tensor
 from sfumato.data.variants import frame, latent_mask
 from sfumato.training.objectives import weighted_mean
-from sfumato.training.sample_set import BucketedSamples, Samples, joined, joined_weights
+from sfumato.training.sample_set import BucketedSamples, Samples, in_batches, joined
 
 seeds = st.integers(0, 10_000)
 
@@ -163,8 +163,12 @@ def test_variants_take_turns_with_their_weights() -> None:
     assert found == {0: {0.0, 1.0, 2.0}, 1: {3.0, 4.0, 5.0}}
 
 
-def test_weights_join_with_those_that_have_none() -> None:
+def test_what_was_drawn_is_one_batch_where_sizes_agree() -> None:
     latents, weights = torch.zeros(2, 4, 3, 3), torch.rand(1, 1, 3, 3)
-    joined = joined_weights([(latents[:1], weights), (latents, None)])
-    assert joined is not None and torch.equal(joined, torch.cat([weights, torch.ones(2, 1, 3, 3)]))
-    assert joined_weights([(latents, None), (latents, None)]) is None
+    (both,) = in_batches([(latents[:1], weights), (latents, None)])
+    assert both[0].shape == (3, 4, 3, 3) and both[1] is not None
+    assert torch.equal(both[1], torch.cat([weights, torch.ones(2, 1, 3, 3)]))
+    ((_, none),) = in_batches([(latents, None), (latents, None)])
+    assert none is None
+    apart = [(latents, None), (torch.zeros(2, 4, 2, 5), None)]
+    assert in_batches(apart) == apart

@@ -23,14 +23,14 @@ from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_fr
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
-from sfumato.tensors import Latents, LatentWeights, PerRow
+from sfumato.tensors import PerRow
 from sfumato.training.cache import TensorCache
 from sfumato.training.ema import Ema
 from sfumato.training.factors import make_adapters, rates
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.objectives import denoising_loss, draw_eps, draw_times, noised
-from sfumato.training.sample_set import AnySamples, joined_weights
+from sfumato.training.sample_set import AnySamples, DrawnLatents, in_batches
 from sfumato.training.sheets import save_sheet
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.whole import WholeWeights
@@ -96,7 +96,7 @@ class Learner:
         )
 
     def loss(self, draw: int) -> LossReport:
-        """Compute the loss of a draw: subject and class in one batch, each with its own times and noise."""
+        """Compute the loss of a draw: subject and class, each with its own times and noise."""
         config, size = self.config, self.config.batch_size
         names, per_row, plain = self._losses(draw)
         loss = per_row[:size].mean()
@@ -198,9 +198,34 @@ class Learner:
     def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
         """Return names, weighted and plain loss of every row of a draw."""
         config, bundle = self.config, self.bundle
+        names, captions, drawn = self._drawn(draw)
+        times, count = bundle.schedule.num_train_steps, len(names)
+        t = draw_times(config.objective, count, times, generator(config.seed, "train/times", draw))
+        noise = generator(config.seed, "train/noise", draw)
+        dropped = torch.rand(count, generator=generator(config.seed, "train/dropout", draw))
+        chance = config.objective.text_dropout
+        captions = ["" if float(d) < chance else text for text, d in zip(captions, dropped, strict=True)]
+        learns, device = "learned-text_encoder" in self.learning, t.device
+        with computing_in(config.precision, device):
+            context = self.words.context(captions, draw // config.loop.accumulate, text_learns=learns)
+        losses: list[tuple[PerRow, PerRow]] = []
+        first = 0
+        for x_0, weights in in_batches(drawn):
+            part = slice(first, first := first + len(x_0))
+            eps = draw_eps(config.objective, x_0.shape, noise)
+            batch = noised(bundle.schedule, bundle.prediction, x_0, t[part], eps)
+            with computing_in(config.precision, device):
+                output = bundle.unet(batch.x_t, batch.t, context[part]).float()
+            losses.append(denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch, weights))
+        weighted, plain = (torch.cat(column) for column in zip(*losses, strict=True))
+        return names, weighted, plain
+
+    def _drawn(self, draw: int) -> tuple[list[str], list[str], list[DrawnLatents]]:
+        """Return names and captions of every row of a draw, and its latents, first the subject's, then the class's."""
+        config = self.config
         names: list[str] = []
         captions: list[str] = []
-        drawn: list[tuple[Latents, LatentWeights | None]] = []
+        drawn: list[DrawnLatents] = []
         for samples, purpose in ((self.samples, "subject"), (self.prior, "class")):
             if samples is None:
                 continue
@@ -208,20 +233,7 @@ class Learner:
             names += [samples.names[row] for row in rows]
             captions += self.words.captions(samples, rows, draw)
             drawn.append(samples.drawn(rows, generator(config.seed, f"train/posterior/{purpose}", draw)))
-        x_0, weights = torch.cat([latents for latents, _ in drawn]), joined_weights(drawn)
-        times, count = bundle.schedule.num_train_steps, len(names)
-        t = draw_times(config.objective, count, times, generator(config.seed, "train/times", draw))
-        eps = draw_eps(config.objective, x_0.shape, generator(config.seed, "train/noise", draw))
-        dropped = torch.rand(count, generator=generator(config.seed, "train/dropout", draw))
-        chance = config.objective.text_dropout
-        captions = ["" if float(d) < chance else text for text, d in zip(captions, dropped, strict=True)]
-        batch = noised(bundle.schedule, bundle.prediction, x_0, t, eps)
-        learns = "learned-text_encoder" in self.learning
-        with computing_in(config.precision, batch.x_t.device):
-            context = self.words.context(captions, draw // config.loop.accumulate, text_learns=learns)
-            output = bundle.unet(batch.x_t, batch.t, context).float()
-        weighted, plain = denoising_loss(config.objective, bundle.schedule, bundle.prediction, output, batch, weights)
-        return names, weighted, plain
+        return names, captions, drawn
 
     def _request(self) -> dict[str, Any]:
         """Return what was asked for as plain data, without the places of files."""

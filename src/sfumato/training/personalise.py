@@ -121,20 +121,13 @@ def _check_output(config: LearnConfig) -> None:
 
 
 def _check_pictures(config: LearnConfig) -> None:
-    """Refuse class pictures beside pictures of other sizes, and one folder of masks for several subjects."""
+    """Refuse one folder of masks for several subjects."""
     if config.pictures.mask_folder is not None and config.further:
         raise ConfigError(
             f"mask_folder is '{config.pictures.mask_folder}' but there are {len(config.subjects)} subjects; one folder "
             "holds the masks of one.",
             field="mask_folder",
             hint="Leave it out and put the masks beside the pictures, as NAME.mask.png.",
-        )
-    if config.pictures.buckets and config.prior_weight:
-        raise ConfigError(
-            f"prior_weight is {config.prior_weight} but buckets is on; class pictures are square and share a batch "
-            "with the subject's.",
-            field="buckets",
-            hint="Leave buckets off, or set prior_weight to 0.",
         )
 
 

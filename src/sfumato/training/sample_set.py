@@ -133,6 +133,8 @@ class BucketedSamples:
         raise IndexError(rows[0])
 
 
+DrawnLatents = tuple[Tensor, Tensor | None]
+"""Latents of some pictures, `(b, c, h, w)`, and how much each counts, `(b, 1, h, w)`; None where all count alike."""
 AnySamples = Samples | BucketedSamples
 """Pictures of one size or of several."""
 
@@ -174,11 +176,19 @@ def _joined(several: Sequence[Samples], data_hash: str) -> Samples:
     )
 
 
-def joined_weights(drawn: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
-    """Join the weights of what was drawn; where there are none all latents count alike."""
-    if all(weights is None for _, weights in drawn):
-        return None
-    return torch.cat([torch.ones_like(x_0[:, :1]) if weights is None else weights for x_0, weights in drawn])
+def in_batches(drawn: Sequence[DrawnLatents]) -> list[DrawnLatents]:
+    """Join what was drawn to one batch where all latents have one size; else each stays a batch of its own.
+
+    Args:
+        drawn: Latents with their weights, at least one; where some have weights and some none, all latents of the
+            latter count alike.
+    """
+    if len({tuple(x_0.shape[1:]) for x_0, _ in drawn}) > 1:
+        return list(drawn)
+    weights = None
+    if any(given is not None for _, given in drawn):
+        weights = torch.cat([torch.ones_like(x_0[:, :1]) if given is None else given for x_0, given in drawn])
+    return [(torch.cat([x_0 for x_0, _ in drawn]), weights)]
 
 
 def pick(count: int, rows: int, seed: int, purpose: str, draw: int) -> list[int]:
