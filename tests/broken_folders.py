@@ -30,6 +30,14 @@ def good_folder(folder: Path, count: int = 4, suffix: str = ".png") -> Path:
     return folder
 
 
+def masks(folder: Path, *numbers: int) -> None:
+    """Write masks of some pictures of a good folder: their left halves."""
+    for number in numbers:
+        mask = Image.new("L", (SIDE, SIDE))
+        mask.paste(255, (0, 0, SIDE // 2, SIDE))
+        mask.save(folder / f"{number}.mask.png")
+
+
 @dataclass(frozen=True)
 class Broken:
     """A folder with one thing wrong.
@@ -240,6 +248,28 @@ BROKEN = (
         "no picture is named 'y'",
         lambda f: photo(9).save(f / "y.mask.png"),
     ),
+    Broken(
+        "mask-unusable",
+        "warning",
+        "1.mask.png",
+        "64 × 32 pixels, its picture 64 × 64",
+        lambda f: photo(9, SIDE, SIDE // 2).save(f / "1.mask.png"),
+    ),
+    Broken(
+        "mask-unusable",
+        "warning",
+        "2-masklabel.png",
+        "black everywhere, nothing would be learned",
+        lambda f: Image.new("L", (SIDE, SIDE)).save(f / "2-masklabel.png"),
+    ),
+    Broken(
+        "mask-unusable",
+        "warning",
+        "0.mask.png",
+        "not a readable picture: its 10 bytes",
+        lambda f: (f / "0.mask.png").write_bytes(b"no picture"),
+    ),
+    Broken("mask-missing", "warning", "3.png", "3 of 4 pictures have one", lambda f: masks(f, 0, 1, 2)),
     Broken("caption-unread", "warning", "0.caption", "ends in .caption", lambda f: (f / "0.caption").write_text("a")),
     Broken(
         "caption-placeholder",

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sfumato as package
-from broken_folders import BROKEN, SIDE, Broken, good_folder, photo
+from broken_folders import BROKEN, SIDE, Broken, good_folder, masks, photo
 from sfumato.errors import DataError
 from sfumato.events import Progress
 from sfumato.formats.bundle import Bundle
 from sfumato.operations import corrected_copy
 from sfumato.requests import DoctorRequest
+from sfumato.training.picture_config import PictureConfig
+from sfumato.training.sample_set import Samples
 from sfumato.training.subject import read_subject
 from tiny import tiny_bundle
 
@@ -159,6 +162,19 @@ def test_captions_of_metadata_are_copied_as_text_files(sfumato: Run) -> None:
     assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 0
     assert sorted(path.name for path in Path("fixed").iterdir()) == ["0.png", "1.png", "1.txt"]
     assert Path("fixed/1.txt").read_text(encoding="utf-8") == "a fox\n"
+
+
+def test_masks_are_copied_under_the_name_that_learning_reads(sfumato: Run, bundle: Bundle) -> None:
+    masks(good_folder(Path("data"), 3), 0, 1)
+    masks(Path("data"), 2)
+    Path("data/2.mask.png").rename("data/2-masklabel.png")
+    before = read_subject(Path("data"), "<fox>", "fox", bundle, pictures=PictureConfig(masks="file"))
+    assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 0
+    assert sorted(path.name for path in Path("fixed").glob("*mask*")) == ["0.mask.png", "1.mask.png", "2.mask.png"]
+    after = read_subject(Path("fixed"), "<fox>", "fox", bundle, pictures=PictureConfig(masks="file"))
+    assert isinstance(before, Samples) and isinstance(after, Samples)
+    assert before.weights is not None and after.weights is not None
+    assert torch.equal(after.weights, before.weights) and torch.equal(after.mean, before.mean)
 
 
 def test_names_that_are_not_utf_8(sfumato: Run) -> None:

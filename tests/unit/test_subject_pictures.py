@@ -88,11 +88,11 @@ def test_missing_and_useless_masks_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fox\.png has no mask .* neither fox\.mask\.png or fox-masklabel\.png"):
         find_masks(tmp_path, [path])
     save(mask, "L", (10, 20))
-    with pytest.raises(DataError, match=r"fox\.mask\.png is 10 × 20 pixels; its picture fox\.png is 20 × 10") as caught:
+    with pytest.raises(DataError, match=r"fox\.mask\.png is 10 × 20 pixels, its picture 20 × 10") as caught:
         read_mask(picture, mask)
     assert caught.value.field == "masks"
     save(mask, "L", colour=0)
-    with pytest.raises(DataError, match=r"The mask of .*fox\.mask\.png is black everywhere"):
+    with pytest.raises(DataError, match=r"The mask .*fox\.mask\.png is black everywhere"):
         read_mask(picture, mask)
 
 

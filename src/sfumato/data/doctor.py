@@ -10,10 +10,11 @@ from pathlib import Path
 from sfumato.data.caption_checks import check_captions, check_other_files, read_captions
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
-from sfumato.data.images import is_mask, is_picture
+from sfumato.data.images import is_mask, is_picture, load_image
 from sfumato.data.inspection import Facts, inspect_picture
 from sfumato.data.listing import Entry, scan_folder, visible
-from sfumato.data.masks import check_masks, mask_file
+from sfumato.data.masks import check_masks, fault_of, mask_file
+from sfumato.errors import UnreadableImage
 from sfumato.events import Finding, Progress
 
 LEAST_SHARPNESS = 8.0
@@ -34,12 +35,14 @@ class Examined:
         entry: Where it is.
         facts: What was measured.
         caption: Its caption; empty for none.
+        mask: The file with its mask, if there is one that can be used.
         same_as: Name of the picture with the same pixels that is kept instead of it; None for others.
     """
 
     entry: Entry
     facts: Facts
     caption: str
+    mask: Path | None
     same_as: str | None
 
 
@@ -69,8 +72,8 @@ def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list
     yield from found
     yield from check_captions(listing.entries, captions)
     yield from check_other_files(files)
-    masks = {mask for entry in listing.entries if (mask := mask_file(entry.path)) is not None}
-    yield from check_masks([path for path in files if is_mask(path)], masks)
+    masks = {entry.path: mask for entry in listing.entries if (mask := mask_file(entry.path)) is not None}
+    yield from check_masks([path for path in files if is_mask(path)], set(masks.values()))
     read: list[tuple[Entry, Facts]] = []
     for number, entry in enumerate(listing.entries, 1):
         facts, found = inspect_picture(entry.path, size)
@@ -78,13 +81,17 @@ def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list
         if facts is not None:
             read.append((entry, facts))
         yield Progress("looking", number, len(listing.entries))
+    usable = yield from _usable(masks, read)
     yield from _blurred(read, size)
     same_as = _duplicates(read, captions)
     for entry, _ in read:
         if entry.name in same_as:
             yield finding("duplicate", entry.path, f"the same pixels as '{same_as[entry.name]}'")
     yield from _near_duplicates([item for item in read if item[0].name not in same_as])
-    return [Examined(entry, facts, captions.get(entry.path, ""), same_as.get(entry.name)) for entry, facts in read]
+    return [
+        Examined(entry, facts, captions.get(entry.path, ""), usable.get(entry.path), same_as.get(entry.name))
+        for entry, facts in read
+    ]
 
 
 def _no_pictures(folder: Path, files: list[Path]) -> Finding:
@@ -110,6 +117,26 @@ def _unread(
             yield finding("unread-format", path, f"ends in {path.suffix}")
     for place, count in counts.items():
         yield finding("unread-folder", place, f"{count} picture{'s' if count > 1 else ''}")
+
+
+def _usable(masks: dict[Path, Path], read: list[tuple[Entry, Facts]]) -> Generator[Finding, None, dict[Path, Path]]:
+    """Name masks that cannot be used, and pictures without one where others have one; return the usable ones."""
+    usable = {}
+    for entry, facts in read:
+        mask = masks.get(entry.path)
+        if mask is None:
+            if masks:
+                yield finding("mask-missing", entry.path, f"{len(masks)} of {len(read)} pictures have one")
+            continue
+        try:
+            fault = fault_of(load_image(mask).rgb[..., 0], facts.width, facts.height)
+        except UnreadableImage as error:
+            fault = error.message.removeprefix(f"{mask} is ").rstrip(".")
+        if fault is None:
+            usable[entry.path] = mask
+        else:
+            yield finding("mask-unusable", mask, fault)
+    return usable
 
 
 def _blurred(read: list[tuple[Entry, Facts]], size: int) -> Generator[Finding, None, None]:

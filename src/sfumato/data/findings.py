@@ -159,6 +159,18 @@ KINDS: dict[str, Kind] = {
         "It is not used; learning with --masks file would stop at it.",
         "Name it like its picture, with .mask.png at the end, or take it out.",
     ),
+    "mask-unusable": Kind(
+        "warning",
+        "mask that cannot be used",
+        "Learning with --masks file would stop at it.",
+        "Save it in the size of its picture, white where the subject is.",
+    ),
+    "mask-missing": Kind(
+        "warning",
+        "no mask although others have one",
+        "Learning with --masks file would stop at it.",
+        "Paint one, named like the picture with .mask.png at the end.",
+    ),
     # ── metadata.jsonl
     "metadata-encoding": Kind(
         "error", "metadata that is not UTF-8", "Learning would stop at it.", "Save it again as UTF-8."

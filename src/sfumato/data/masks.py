@@ -107,24 +107,25 @@ def read_mask(picture: Picture, file: Path | None) -> UInt8[np.ndarray, "H W"]:
                 field="masks",
                 hint="Save it with a transparent ground, or use masks 'file' or 'none'.",
             )
-        mask = picture.alpha
+        mask, file = picture.alpha, path
     else:
         mask = load_image(file).rgb[..., 0]
-        if mask.shape != picture.rgb.shape[:2]:
-            raise DataError(
-                f"{file} is {mask.shape[1]} × {mask.shape[0]} pixels; its picture {path.name} is "
-                f"{picture.rgb.shape[1]} × {picture.rgb.shape[0]}.",
-                field="masks",
-                hint="Save the mask in the size of the picture.",
-            )
-        path = file
-    if not mask.any():
+    height, width = picture.rgb.shape[:2]
+    fault = fault_of(mask, width, height)
+    if fault is not None:
         raise DataError(
-            f"The mask of {path} is black everywhere: nothing would be learned.",
+            f"The mask {file} is {fault}.",
             field="masks",
-            hint="Paint white what is to be learned.",
+            hint="Save it in the size of its picture, white where the subject is.",
         )
     return mask
+
+
+def fault_of(mask: UInt8[np.ndarray, "_h _w"], width: int, height: int) -> str | None:
+    """Say what is wrong with the mask of a picture of a size in pixels; `None` if it can be used."""
+    if mask.shape != (height, width):
+        return f"{mask.shape[1]} × {mask.shape[0]} pixels, its picture {width} × {height}"
+    return None if mask.any() else "black everywhere, nothing would be learned"
 
 
 def _owner(mask: Path) -> str:

@@ -9,14 +9,14 @@ from PIL import Image
 
 from sfumato.data.caption_checks import decode_caption
 from sfumato.data.doctor import Examined
-from sfumato.data.images import load_image
+from sfumato.data.images import MASK_ENDINGS, load_image
 from sfumato.events import Artifact, Notice, Progress
 from sfumato.formats.atomic import atomic_folder
 from sfumato.operations.stream import Events
 
 
 def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
-    """Write upright 8-bit RGB pictures on white, each once, and captions in UTF-8.
+    """Write upright 8-bit RGB pictures on white, each once, their masks, and captions in UTF-8.
 
     Numbered folders keep their names. What a camera or a program wrote into the file besides the picture, such as
     place and time, is not copied.
@@ -42,6 +42,9 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
             caption = _caption(picture)
             if caption:
                 (stage / f"{stem}.txt").write_text(caption, encoding="utf-8", newline="\n")
+            if picture.mask is not None:
+                mask = load_image(picture.mask).rgb[..., 0]
+                Image.fromarray(mask).save(stage / f"{stem}{MASK_ENDINGS[0]}")
             yield Progress("writing", number, len(kept))
     left_out = len(pictures) - len(kept)
     yield Notice(0, f"Pictures copied: {len(kept)}; duplicates left out: {left_out}. Unreadable files are not copied.")
