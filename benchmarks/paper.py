@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.budget import offer_budget
 from benchmarks.options import parser
 from benchmarks.paper_experiments import EXPERIMENTS, Setup, arms_of, choose
 from benchmarks.paper_report import SLACK, PaperReport, Values, gather
@@ -30,7 +31,6 @@ from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader
 from sfumato.evaluation.trial import Trial, by_subject, spread
 from sfumato.events import Artifact, Done, Event, Notice, Progress, Table
-from sfumato.flags import flag_of
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
@@ -77,7 +77,7 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     cases = [cases[place] for place in spread(len(cases), request.subjects)]
     bundle = load_bundle(request.base)
     experiments = [EXPERIMENTS[name](Setup(request, benchmark, cases)) for name in names]
-    scorer = _scorer(request, benchmark)
+    scorer = scorer_of(request, benchmark)
     trials = yield from run_trials(request, cases, bundle, arms_of(experiments), learn_beside(bundle))
     values = yield from _measured(scorer, trials)
     facts: dict[str, Any] = facts_of(request, bundle, {"seed": benchmark.seed, "primer": benchmark.primer})
@@ -87,8 +87,8 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     yield Done(time.perf_counter() - started, {"subjects": len(cases), "trials": len(trials)})
 
 
-def _scorer(request: BenchmarkRequest, benchmark: Benchmark) -> Scorer:
-    """Load what judges pictures."""
+def scorer_of(request: BenchmarkRequest, benchmark: Benchmark) -> Scorer:
+    """Load what judges pictures of subjects whose truth is known."""
     judges = choose_encoders("embedded", request.judge_texts, eye=FeatureExtractor(), dual=load_dual_encoder)
     return Scorer(request.folder, benchmark, judges.pictures, PictureDistance(), Reader(), judges.texts)
 
@@ -121,11 +121,8 @@ def _written(report: PaperReport, request: BenchmarkRequest) -> Generator[Event,
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the options."""
     made = parser("paper", __doc__)
-    made.add_argument("--characters", dest="folder", metavar="DIR", required=True, help="what `data characters` wrote")
+    offer_budget(made, _OFFERED)
     made.add_argument("--only", metavar="NAME[,NAME]", help=f"experiments out of {', '.join(EXPERIMENTS)}")
-    for name in _OFFERED:
-        offered = BenchmarkRequest.model_fields[name]
-        made.add_argument(*flag_of(name, offered).names, dest=name, help=offered.description)
     return made.parse_args(words)
 
 

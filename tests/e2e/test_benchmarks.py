@@ -21,7 +21,10 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_an_unknown_benchmark_is_answered_with_the_list() -> None:
     done = run("generat")
     assert done.returncode == 2
-    assert done.stderr == f"Unknown benchmark 'generat'; there are {', '.join(NAMES)}, diffusers_scripts, paper.\n"
+    assert (
+        done.stderr
+        == f"Unknown benchmark 'generat'; there are {', '.join(NAMES)}, diffusers_scripts, paper, verdict.\n"
+    )
 
 
 @pytest.mark.slow

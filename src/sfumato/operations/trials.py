@@ -109,7 +109,7 @@ def run_trials(
     if arms is None:
         check_methods(request)
         arms = [Arm.of_method(name, request) for name in request.methods]
-    cases = yield from _fitting(request, cases, arms, bundle)
+    cases = yield from fitting(request, cases, arms, bundle)
     tried = ([None] if request.baseline else []) + list(arms)
     trials: list[Trial] = []
     pipeline = Pipeline(bundle)
@@ -120,13 +120,29 @@ def run_trials(
     return trials
 
 
-def _fitting(
+def fitting(
     request: BenchmarkRequest, cases: Sequence[Case], arms: Sequence[Arm], bundle: Bundle
 ) -> Generator[Event, None, list[Case]]:
-    """Leave out prompts that are too long for the base, for every arm alike, and then those beyond the budget."""
+    """Leave out prompts that are too long for the base, for every arm alike, and then those beyond the budget.
+
+    Args:
+        request: The budget.
+        cases: The subjects.
+        arms: What is tried.
+        bundle: The base.
+
+    Yields:
+        A `Notice` for every subject whose prompts are too long.
+
+    Returns:
+        The subjects with the prompts that are left.
+
+    Raises:
+        ConfigError: No prompt of a subject fits.
+    """
     chosen = []
     for case in cases:
-        lessons = [_lesson(request, case, arm, Path("x")) for arm in arms]
+        lessons = [lesson_of(request, case, arm, Path("x")) for arm in arms]
         said = {" ".join(["x"] * lesson.num_vectors + [lesson.class_noun]) for lesson in lessons}
         said.add(f"x {case.class_noun}")
         short = [asked for asked in case.asked if _fits(asked, said, bundle)]
@@ -187,7 +203,7 @@ def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, base: str) -> 
 
     The label is not part of it: arms that ask for the same lesson share it.
     """
-    lesson = _lesson(request, case, arm, Path("x"))
+    lesson = lesson_of(request, case, arm, Path("x"))
     entries = [
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
         for entry in list_entries(lesson.folder)
@@ -197,8 +213,18 @@ def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, base: str) -> 
     return request.output / "lessons" / folder / f"{case.name}-{key[:8]}.safetensors", key
 
 
-def _lesson(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> LearnRequest:
-    """Write the request of a lesson."""
+def lesson_of(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> LearnRequest:
+    """Write the request of a lesson.
+
+    Args:
+        request: The budget that all lessons share.
+        case: The subject.
+        arm: What this lesson has in their place.
+        output: Its file.
+
+    Raises:
+        ConfigError: A setting of the arm is not one of a lesson.
+    """
     values: dict[str, Any] = {
         "folder": case.folder,
         "placeholder": PLACEHOLDER,
@@ -232,7 +258,7 @@ def _learned(request: BenchmarkRequest, case: Case, arm: Arm, path: Path, teach:
     """Learn, unless it has been learned; what it took is kept beside the concept."""
     record = path.with_suffix(".json")
     if not (record.is_file() and path.is_file()):
-        lesson = _lesson(request, case, arm, path)
+        lesson = lesson_of(request, case, arm, path)
         resumed = lesson.resume
         yield Notice(0, f"{case.name}: {arm.label}{' goes on' if resumed else ''}")
         spent = yield from teach(lesson)

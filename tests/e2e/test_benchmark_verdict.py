@@ -1,0 +1,76 @@
+"""`python -m benchmarks verdict` with a tiny random base, and the arithmetic of regret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.regret import DISTANCES, Lesson, by_bounds, choices
+from benchmarks.verdict import main
+
+from sfumato.evaluation.verdict import Candidate, Rule
+from tiny_characters import write_characters
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_characters(tmp_path_factory.mktemp("characters"))
+
+
+def lesson() -> Lesson:
+    """Step 30 has drifted far and is the nearest to the subject; step 20 is the nearest to the truth."""
+    distances = {10: (0.5, 0.4), 20: (0.25, 0.3), 30: (0.75, 0.6)}
+    steps = {step: dict(zip(DISTANCES, values, strict=True)) for step, values in distances.items()}
+    candidates = [
+        Candidate(10, [0.1, 0.1], [1.0, 1.0], [0.0, 0.0]),
+        Candidate(20, [0.5, 0.5], [0.7, 0.7], [0.2, 0.2]),
+        Candidate(30, [0.9, 0.9], [0.5, 0.5], [0.8, 0.8]),
+    ]
+    return Lesson("fox", "lora", dict.fromkeys(DISTANCES, 1.0), steps, candidates, 20)
+
+
+def test_regret_is_how_much_further_than_the_nearest() -> None:
+    one = lesson()
+    assert [one.regret(step, "truth_features") for step in (10, 20, 30)] == [0.25, 0.0, 0.5]
+    found = {choice.name: choice.regrets["truth_features"] for choice in choices([one, one])}
+    assert found == {
+        "the verdict": [0.0, 0.0],
+        "the last step": [0.5, 0.5],
+        "the first saved step": [0.25, 0.25],
+        "any step": [0.25, 0.25],
+    }
+
+
+def test_bounds_are_tried_on_the_same_lessons() -> None:
+    one = lesson()
+    assert one.by_rule(Rule()) == 20 and one.by_rule(Rule(min_prompt=0.8)) == 10
+    found = dict(by_bounds([one], "truth_features"))
+    assert found[0.0] == [0.25, 0.0, 0.0, 0.0, 0.5], "without bounds the step that drifted wins"
+    assert found[0.8][-1] == 0.25
+
+
+def test_every_saved_step_is_judged_and_compared(
+    characters: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--characters", str(characters), "--base", str(base), "--tiny", "--threads", "1", "--saves", "2"]
+    command += ["--methods", "lora,textual-inversion", "-o", str(tmp_path)]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a {} on a red background\na big {}\n")
+    assert (
+        main([*command, "--methods", "lora,textual-inversion", "--verdict-prompts", str(prompts), "-o", str(tmp_path)])
+        == 0
+    )
+    report = json.loads((tmp_path / "verdict.json").read_text())
+    assert [one["method"] for one in report["lessons"]] == ["lora", "textual-inversion"]
+    for one in report["lessons"]:
+        assert list(one["steps"]) == ["1", "2"] and one["chosen"] in (1, 2)
+        assert [candidate["step"] for candidate in one["candidates"]] == [1, 2]
+        assert all(values[column] > 0 for values in one["steps"].values() for column in DISTANCES)
+    page, shown = (tmp_path / "verdict.md").read_text(), capsys.readouterr().out
+    assert "| the verdict |" in page and "the verdict names" in page and "Regret over 2 lessons" in shown
+
+
+def test_bad_input(characters: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--characters", str(characters), "--base", str(base), "--methods", "lorra"]) == 2
+    assert "--methods: given 'lorra'" in capsys.readouterr().err
