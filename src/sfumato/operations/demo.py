@@ -54,7 +54,6 @@ def demo(request: DemoRequest) -> Events:
         class_noun=CLASS_NOUN,
         steps=request.steps,
         seed=request.seed,
-        verdict=False,
         output=concept,
         resume=(request.output / "unicorn.run").is_dir(),
     )
