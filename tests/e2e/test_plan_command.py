@@ -138,7 +138,7 @@ def test_a_plan_that_is_interrupted_leaves_no_process_and_no_file(base: Path, ph
 
 
 def test_ctrl_c_ends_the_measured_process_too(base: Path, photos: Path, temporary: Path) -> None:
-    slow = ("--steps", 9, "--batch-size", 64)  # the signal must arrive before the plan is done
+    slow = ("--steps", 9, "--batch-size", 64, "--accumulate", 32)  # the signal must arrive before the plan is done
     words = [str(word) for word in ("learn", photos.resolve(), *FOX, "--base", base, *slow)]
     process = subprocess.Popen(
         [sys.executable, "-m", "sfumato", *words],
