@@ -140,14 +140,18 @@ def test_a_plan_that_is_interrupted_leaves_no_process_and_no_file(base: Path, ph
 def test_ctrl_c_ends_the_measured_process_too(base: Path, photos: Path, temporary: Path) -> None:
     slow = ("--steps", 9, "--batch-size", 64, "--accumulate", 32)  # the signal must arrive before the plan is done
     words = [str(word) for word in ("learn", photos.resolve(), *FOX, "--base", base, *slow)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sfumato", *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=temporary,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and
+    try:  # what is ignored stays so in a new process
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sfumato", *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=temporary,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     next(line for line in process.stdout if '"progress"' in line)
     process.send_signal(signal.SIGINT)  # to the one process: the measured one hears nothing of it
