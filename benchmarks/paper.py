@@ -14,16 +14,12 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import torch
-
-from benchmarks.budget import offer_budget
+from benchmarks.budget import offer_budget, run_on_budget
 from benchmarks.options import parser
 from benchmarks.paper_experiments import EXPERIMENTS, Setup, arms_of, choose
 from benchmarks.paper_report import SLACK, PaperReport, Values, gather
 from sfumato.benchmark_requests import BenchmarkRequest
-from sfumato.cli.render import make_renderer
 from sfumato.data.benchmark.schema import Benchmark, open_benchmark
-from sfumato.errors import SfumatoError
 from sfumato.evaluation.characters import NOTES, Scorer, cases_of
 from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor
@@ -38,7 +34,6 @@ from sfumato.operations.benchmark_report import facts_of
 from sfumato.operations.measured_lesson import learn_beside
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import run_trials
-from sfumato.resolve import resolve
 
 _OFFERED = (
     *("base", "subjects", "prompts", "pictures", "steps", "batch_size", "num_class_images", "draw_steps"),
@@ -136,19 +131,8 @@ def main(words: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 when something given is not usable.
     """
     options = _options(words)
-    torch.set_num_threads(options.threads)
-    given = {name: value for name in ("folder", *_OFFERED) if (value := getattr(options, name)) is not None}
-    try:
-        names = choose(options.only)
-        preset = {**_USUAL, **(_TINY if options.tiny else {})}
-        request = resolve(BenchmarkRequest, preset=preset, flags=given).request
-        with make_renderer(json_lines=False) as shown:
-            for event in paper(request, names):
-                shown.show(event)
-    except SfumatoError as error:
-        sys.stderr.write(f"paper: {error}\n")
-        return 2
-    return 0
+    preset = {**_USUAL, **(_TINY if options.tiny else {})}
+    return run_on_budget("paper", options, _OFFERED, preset, lambda request: paper(request, choose(options.only)))
 
 
 if __name__ == "__main__":

@@ -17,17 +17,13 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-import torch
-
-from benchmarks.budget import offer_budget
+from benchmarks.budget import offer_budget, run_on_budget
 from benchmarks.options import parser
 from benchmarks.paper import scorer_of
 from benchmarks.regret import DISTANCES, DRIFT_BOUNDS, Lesson, by_bounds, choices
 from sfumato.benchmark_requests import BenchmarkRequest
-from sfumato.cli.render import make_renderer
 from sfumato.data.benchmark.schema import open_benchmark
 from sfumato.data.images import to_pixels
-from sfumato.errors import SfumatoError
 from sfumato.evaluation.characters import Scorer, cases_of
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.trial import BASELINE, Case, Trial, spread
@@ -40,7 +36,6 @@ from sfumato.operations.stream import Events
 from sfumato.operations.trials import PLACEHOLDER, Arm, check_methods, fitting, lesson_of
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest
-from sfumato.resolve import resolve
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training.personalise import learn
 
@@ -233,17 +228,10 @@ def main(words: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 when something given is not usable.
     """
     options = _options(words)
-    torch.set_num_threads(options.threads)
-    given = {name: value for name in ("folder", *_OFFERED) if (value := getattr(options, name)) is not None}
-    try:
-        request = resolve(BenchmarkRequest, preset={**_USUAL, **(_TINY if options.tiny else {})}, flags=given).request
-        with make_renderer(json_lines=False) as shown:
-            for event in verdict(request, options.saves, options.verdict_prompts):
-                shown.show(event)
-    except SfumatoError as error:
-        sys.stderr.write(f"verdict: {error}\n")
-        return 2
-    return 0
+    preset = {**_USUAL, **(_TINY if options.tiny else {})}
+    return run_on_budget(
+        "verdict", options, _OFFERED, preset, lambda request: verdict(request, options.saves, options.verdict_prompts)
+    )
 
 
 if __name__ == "__main__":
