@@ -33,10 +33,18 @@ from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.benchmark_report import facts_of
 from sfumato.operations.learn import judge, lesson_config
 from sfumato.operations.stream import Events
-from sfumato.operations.trials import PLACEHOLDER, Arm, check_methods, fitting, lesson_of
-from sfumato.pipeline import Pipeline, Settings
+from sfumato.operations.trials import (
+    CLASS,
+    Arm,
+    check_methods,
+    drawing_of,
+    fitting,
+    jobs_of,
+    lesson_of,
+    texts_of,
+)
+from sfumato.pipeline import Pipeline
 from sfumato.requests import LearnRequest
-from sfumato.runtime.seeding import derive_seed
 from sfumato.training.personalise import learn
 
 _OFFERED = (
@@ -96,18 +104,14 @@ class Witness:
 
     def _draw(self, pipeline: Pipeline, name: str) -> None:
         """Draw every prompt with the same seeds, whatever the step."""
-        request, case = self.request, self.case
-        asked = {one.name: one.words if name == BASELINE else one.text.format(PLACEHOLDER) for one in case.asked}
-        asked["class"] = case.class_prompt
-        jobs = [(prompt, number) for prompt in asked for number in range(request.pictures)]
-        seeds = [derive_seed(request.seed, f"benchmark/{case.name}/{prompt}", number) for prompt, number in jobs]
-        settings = Settings(steps=request.draw_steps, guidance_scale=request.guidance_scale, batch_size=8)
-        images = pipeline.images([asked[prompt] for prompt, _ in jobs], seeds, settings)
+        asked = texts_of(self.case, in_words=name == BASELINE)
+        jobs, seeds = jobs_of(self.request, self.case, asked)
+        images = pipeline.images([asked[prompt] for prompt, _ in jobs], seeds, drawing_of(self.request))
         drawn = {
             prompt: [to_pixels(i) for i, (p, _) in zip(images, jobs, strict=True) if p == prompt] for prompt in asked
         }
-        shown = drawn.pop("class")
-        self.trials.append(Trial(case, name, drawn, shown))
+        shown = drawn.pop(CLASS)
+        self.trials.append(Trial(self.case, name, drawn, shown))
 
 
 def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) -> Events:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,8 @@ from sfumato.runtime.suggestions import did_you_mean
 from sfumato.training.methods import METHODS
 
 PLACEHOLDER = "<subject>"
-_CLASS = "class"
+CLASS = "class"
+"""Names the plain class among the texts of a subject."""
 _BATCH = 8
 _NOT_DECIDING = {"folder", "output", "resume", "plan", "memory"}
 
@@ -180,9 +181,8 @@ def _trial(
         concept, key = _lesson_file(request, case, arm, base)
         cost = yield from _learned(request, case, arm, concept, teach)
         folder = concept.parent.name
-    texts = {asked.name: asked.words if concept is None else asked.text.format(PLACEHOLDER) for asked in case.asked}
-    texts[_CLASS] = case.class_prompt
-    settings = Settings(steps=request.draw_steps, guidance_scale=request.guidance_scale, batch_size=_BATCH)
+    texts = texts_of(case, in_words=concept is None)
+    settings = drawing_of(request)
     plan = _hash([base, key, case.name, texts, request.pictures, request.seed, repr(settings)])
     place = request.output / "pictures" / folder / f"{case.name}-{plan[:8]}"
     files = {name: [place / f"{name}-{number}.png" for number in range(request.pictures)] for name in texts}
@@ -194,7 +194,7 @@ def _trial(
         with used:
             yield from _draw(request, case, {name: texts[name] for name in missing}, files, pipeline, settings)
     pictures = {name: PictureFiles(files[name]) for name in texts}
-    shown = pictures.pop(_CLASS)
+    shown = pictures.pop(CLASS)
     return Trial(case, BASELINE if arm is None else arm.label, pictures, shown, cost)
 
 
@@ -284,14 +284,35 @@ def _draw(
     settings: Settings,
 ) -> Generator[Event, None, None]:
     """Draw the pictures of some prompts; each has the same seed whatever the method."""
-    jobs = [(name, number) for name in texts for number in range(request.pictures)]
-    seeds = [derive_seed(request.seed, f"benchmark/{case.name}/{name}", number) for name, number in jobs]
+    jobs, seeds = jobs_of(request, case, texts)
     for event in pipeline.generate([texts[name] for name, _ in jobs], seeds, settings):
         if isinstance(event, Step):
             yield event
         elif isinstance(event, Drawn):
             name, number = jobs[event.index]
             atomic_write_bytes(files[name][number], png_bytes(Image.fromarray(to_pixels(event.image))))
+
+
+def texts_of(case: Case, *, in_words: bool) -> dict[str, str]:
+    """Return what is drawn of a subject by name: every prompt, and the plain class under `CLASS`.
+
+    Args:
+        case: The subject.
+        in_words: Say it for a base that does not know the word.
+    """
+    texts = {asked.name: asked.words if in_words else asked.text.format(PLACEHOLDER) for asked in case.asked}
+    return {**texts, CLASS: case.class_prompt}
+
+
+def drawing_of(request: BenchmarkRequest) -> Settings:
+    """Return how every picture of a benchmark is drawn."""
+    return Settings(steps=request.draw_steps, guidance_scale=request.guidance_scale, batch_size=_BATCH)
+
+
+def jobs_of(request: BenchmarkRequest, case: Case, names: Iterable[str]) -> tuple[list[tuple[str, int]], list[int]]:
+    """List the pictures of some texts, by name and number, and their seeds: the same whatever draws them."""
+    jobs = [(name, number) for name in names for number in range(request.pictures)]
+    return jobs, [derive_seed(request.seed, f"benchmark/{case.name}/{name}", number) for name, number in jobs]
 
 
 def _hash(content: object) -> str:
