@@ -14,7 +14,7 @@ from torch import nn
 from sfumato.nn import attention
 from sfumato.nn.attention import attend
 from sfumato.runtime.precision import computing_in
-from sfumato.training.optim import Muon, orthogonalized
+from sfumato.training.optim_own import Muon, orthogonalized
 
 CPU = torch.device("cpu")
 

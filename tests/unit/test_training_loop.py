@@ -20,6 +20,7 @@ from sfumato.training import state as states
 from sfumato.training.journal import Journal, read_events
 from sfumato.training.loop import train
 from sfumato.training.optim import OptimConfig
+from sfumato.training.optim_own import AdamW
 from training_task import done, last_checkpoint, metrics, notices, run, short, stop_after, tensor_bytes, tiny_task
 
 
@@ -70,15 +71,15 @@ def test_metrics_hold_rate_norm_means_and_throughput(tmp_path: Path) -> None:
 
 def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
     seen: list[float] = []
-    optimizer_step = torch.optim.AdamW.step
+    optimizer_step = AdamW.step
 
-    def spy(self: torch.optim.AdamW, closure: None = None) -> None:
+    def spy(self: AdamW) -> None:
         gradients = [w.grad for group in self.param_groups for w in group["params"]]
         seen.append(float(torch.nn.utils.get_total_norm([g for g in gradients if g is not None])))
-        optimizer_step(self, closure)
+        optimizer_step(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", spy)
+        patch.setattr(AdamW, "step", spy)
         events = run(tmp_path, short(steps=3, clip_norm=0.01))
     assert seen == pytest.approx([0.01] * 3, rel=1e-3)
     assert min(metrics(events, "main/gradient_norm").values()) > 0.01

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from torch import nn
 
 from sfumato.errors import ConfigError
 from sfumato.training.ema import Ema, EmaConfig
-from sfumato.training.optim import Muon, OptimConfig, build_optimizers, lr_factor, orthogonalized
+from sfumato.training.optim import OptimConfig, build_optimizers, lr_factor
+from sfumato.training.optim_own import AdamW, Muon, orthogonalized
 
 
 @pytest.mark.parametrize(
@@ -135,9 +139,45 @@ def test_muon_decays_weights_apart_from_the_gradient() -> None:
     torch.testing.assert_close(weight.detach(), torch.full((4, 4), 0.95))
 
 
-def test_muon_refuses_a_closure() -> None:
-    with pytest.raises(ConfigError, match=r"no closure: given one"):
-        Muon([nn.Parameter(torch.zeros(2, 2))], lr=0.1).step(lambda: 0.0)
+def test_adamw_takes_the_steps_of_torch_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(5, 3), torch.randn(7), torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)]
+    ours, theirs = ([nn.Parameter(weight.clone()) for weight in start] for _ in range(2))
+
+    def groups(weights: list[nn.Parameter]) -> list[dict[str, Any]]:
+        return [{"params": weights[:1], "weight_decay": 0.3}, {"params": weights[1:]}]
+
+    own = AdamW(groups(ours), lr=0.1, betas=(0.8, 0.9), eps=1e-3)
+    reference = torch.optim.AdamW(groups(theirs), 0.1, (0.8, 0.9), 1e-3, weight_decay=0.0, fused=True)
+    for number in range(4):
+        gradients = [torch.randn_like(weight) for weight in start]
+        for weights in (ours, theirs):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient.clone()
+            weights[1].grad = None if number == 0 else weights[1].grad
+        own.param_groups[1]["lr"] = reference.param_groups[1]["lr"] = 0.1 / (1 + number)
+        own.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, other) and mine.stride() == other.stride()
+        assert own.state[mine].keys() == reference.state[other].keys()
+        assert all(torch.equal(own.state[mine][key], reference.state[other][key]) for key in own.state[mine])
+    own.zero_grad()
+    assert all(weight.grad is None for weight in ours)
+
+
+def test_the_usual_optimizers_do_without_the_compiler() -> None:
+    program = (
+        "import sys, torch\n"
+        "from sfumato.training.optim import OptimConfig, build_optimizers\n"
+        "for name in ('adamw', 'muon'):\n"
+        "    net = torch.nn.Sequential(torch.nn.Linear(3, 3))\n"
+        "    made = build_optimizers({'net': net}, OptimConfig(name=name))\n"
+        "    net(torch.ones(1, 3)).sum().backward()\n"
+        "    made.set_lr(0, 1), made.step(), made.zero_grad()\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_nothing_trainable_is_refused_by_name() -> None:

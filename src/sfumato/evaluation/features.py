@@ -54,7 +54,7 @@ class FeatureExtractor:
         cache: Path | None = None,
         *,
         side: int = SIDE,
-        batch_size: int = 4,
+        batch_size: int = 2,
     ) -> None:
         self.network = network or EfficientNetLite0.pretrained()
         self.side, self.batch_size = side, batch_size

@@ -7,6 +7,7 @@ behind it; the text side is a small text encoder. No weight in it comes from a b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -154,7 +155,8 @@ class DualEncoder(nn.Module):
         self.picture = PictureEncoder(config)
         self.text_encoder = TextEncoder(config.text)
         self.text_projection = nn.Linear(config.text.width, config.dim, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
+        # math.log: on the meta device a tensor's own log imports torch's compiler, a second and 76 MB
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
         nn.init.normal_(self.text_projection.weight, std=config.text.width**-0.5)
 
     @property
@@ -203,7 +205,7 @@ class ImageTextEncoder:
         self.eye = eye or Eye(config.eye)
 
     @torch.no_grad()
-    def embed_pictures(self, pictures: Sequence[Picture], batch_size: int = 4) -> Vectors:
+    def embed_pictures(self, pictures: Sequence[Picture], batch_size: int = 2) -> Vectors:
         """Return the unit vectors of pictures.
 
         Args:

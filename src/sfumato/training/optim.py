@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.runtime.precision import Precision
-from sfumato.training.optim_library import Numbers, OptimizerName, make_optimizer
+from sfumato.training.optim_library import Numbers, Optimizer, OptimizerName, make_optimizer
+from sfumato.training.optim_own import Muon
 from sfumato.training.optim_state import flat_state, put_state
 from sfumato.training.section import Section
 
@@ -100,86 +101,12 @@ def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
     return config.final_lr + (1 - config.final_lr) * shape
 
 
-def orthogonalized(matrices: Tensor, iterations: int = 5, precision: Precision = "fp32") -> Tensor:
-    """Bring all singular values of matrices near 1 by Newton–Schulz iteration.
-
-    `X ← aX + (bA + cA²)X` with `A = XXᵀ`; the quintic's coefficients raise small singular values fast and hold large
-    ones in about [0.7, 1.2] ([jordan2024] Muon).
-
-    Args:
-        matrices: `(n, rows, columns)`; several of one shape together are up to four times faster than one by one.
-        iterations: Number of iterations.
-        precision: Numbers of the matrix products.
-
-    Returns:
-        Matrices of the same shape and type.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    is_tall = matrices.shape[1] > matrices.shape[2]
-    wide = matrices.mT if is_tall else matrices
-    norms = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True) + 1e-7
-    x: Tensor = (wide / norms).to(torch.bfloat16 if precision == "bf16" else matrices.dtype)
-    for _ in range(iterations):
-        gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if is_tall else x).to(matrices.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised, for matrices and convolution kernels.
-
-    A kernel `(out, in, kh, kw)` counts as the matrix `(out, in·kh·kw)`. The update is scaled by
-    `0.2·√max(rows, columns)`: its root mean square is then that of AdamW ([liu2025]) and one learning rate serves both.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-        precision: Precision = "fp32",
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._precision = precision
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every weight that has a gradient."""
-        if closure is not None:
-            raise ConfigError("Muon takes no closure: given one. Call step() after backward().", field="closure")
-        for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    by_shape[tuple(weight.flatten(1).shape)].append(weight)
-            for weights in by_shape.values():
-                self._update(weights, group)
-
-    def _update(self, weights: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
-        """Move weights of one shape."""
-        ahead = torch.stack([self._momentum(weight, group["momentum"]).flatten(1) for weight in weights])
-        scale = 0.2 * math.sqrt(max(ahead.shape[1:]))
-        for weight, update in zip(weights, orthogonalized(ahead, precision=self._precision), strict=True):
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.add_(update.view(weight.shape), alpha=-group["lr"] * scale)
-
-    def _momentum(self, weight: nn.Parameter, decay: float) -> Tensor:
-        """Bring the momentum of a weight up to date and look one step ahead."""
-        assert weight.grad is not None
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].mul_(decay).add_(weight.grad)
-        return weight.grad.add(momentum, alpha=decay)
-
-
 @dataclass(frozen=True)
 class Optimizers:
     """The optimizers of one phase as one thing whose state is a flat dict of named tensors."""
 
     config: OptimConfig
-    parts: tuple[torch.optim.Optimizer, ...]
+    parts: tuple[Optimizer, ...]
     names: dict[Tensor, str]
 
     def __post_init__(self) -> None:
@@ -209,7 +136,7 @@ class Optimizers:
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for optimizer in self.parts:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     @property
     def averages(self) -> bool:
@@ -228,7 +155,7 @@ class Optimizers:
             return
         kept = [(weight, weight.detach().clone()) for weight in self.names]
         for optimizer in self.parts:
-            optimizer.eval()  # type: ignore[attr-defined]
+            optimizer.eval()  # type: ignore[union-attr]
         try:
             yield
         finally:
@@ -276,9 +203,7 @@ def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> O
     return Optimizers(config, parts, names)
 
 
-def _apply_factors(
-    parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str], factors: Mapping[str, float]
-) -> None:
+def _apply_factors(parts: Sequence[Optimizer], names: Mapping[Tensor, str], factors: Mapping[str, float]) -> None:
     """Split the groups of new optimizers by the factor on their weights' learning rate, that of 1 first."""
     for pattern in factors:
         if not any(fnmatchcase(name, pattern) for name in names.values()):
@@ -310,9 +235,9 @@ def _group(config: OptimConfig, module: nn.Module, path: str, name: str, weight:
     return "decay" if matrix or config.decay_all else "plain"
 
 
-def _optimizers(groups: Mapping[str, list[nn.Parameter]], config: OptimConfig) -> tuple[torch.optim.Optimizer, ...]:
+def _optimizers(groups: Mapping[str, list[nn.Parameter]], config: OptimConfig) -> tuple[Optimizer, ...]:
     """Make one optimizer for the plain groups and one for Muon, leaving out the empty ones."""
-    parts: list[torch.optim.Optimizer] = []
+    parts: list[Optimizer] = []
     adam = [
         {"params": groups[kind], "weight_decay": decay}
         for kind, decay in (("decay", config.weight_decay), ("plain", config.weight_decay * config.decay_all))

@@ -1,4 +1,4 @@
-"""Optimizers by name: torch's own, and those of other libraries where they are installed.
+"""Optimizers by name: ours, torch's, and those of other libraries where they are installed.
 
 A library is imported when its optimizer is asked for, so that none of them is needed for the rest.
 """
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ConfigError
+from sfumato.training.optim_own import AdamW, Grouped
 
 OptimizerName = Literal["adamw", "muon", "adafactor", "adamw-8bit", "lion", "prodigy", "schedule-free"]
+Optimizer = torch.optim.Optimizer | Grouped
 Groups = Sequence[Mapping[str, Any]]
 """Groups of weights as torch takes them: `params` and `weight_decay`."""
 
@@ -38,7 +40,7 @@ class Numbers:
     eps: float
 
 
-def make_optimizer(name: OptimizerName, groups: Groups, numbers: Numbers) -> torch.optim.Optimizer:
+def make_optimizer(name: OptimizerName, groups: Groups, numbers: Numbers) -> Optimizer:
     """Make an optimizer by name, `muon` apart.
 
     Args:
@@ -86,9 +88,9 @@ def _library(module: str, package: str, name: str) -> Any:
         ) from error
 
 
-def _adamw(groups: Groups, numbers: Numbers) -> torch.optim.Optimizer:
-    """AdamW of torch ([loshchilov2019])."""
-    return torch.optim.AdamW(_lists(groups), lr=numbers.lr, betas=numbers.betas, eps=numbers.eps, fused=True)
+def _adamw(groups: Groups, numbers: Numbers) -> AdamW:
+    """AdamW ([loshchilov2019]) of ours, by torch's kernel."""
+    return AdamW(groups, numbers.lr, numbers.betas, numbers.eps)
 
 
 def _adafactor(groups: Groups, numbers: Numbers) -> torch.optim.Optimizer:
@@ -152,7 +154,7 @@ def _lists(groups: Groups) -> list[dict[str, Any]]:
     return [dict(group) for group in groups]
 
 
-_MAKERS: Mapping[str, Callable[[Groups, Numbers], torch.optim.Optimizer]] = {
+_MAKERS: Mapping[str, Callable[[Groups, Numbers], Optimizer]] = {
     "adamw": _adamw,
     "muon": _adamw,
     "adafactor": _adafactor,

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.training.optim_library import quantised, unquantised
+from sfumato.training.optim_library import Optimizer, quantised, unquantised
 
 _CARRIED = ("k", "weight_sum", "lr_max", "d", "d_max", "d_numerator", "d_denom", "d_hat")
 """Numbers of a group that change from step to step: Prodigy's and schedule-free's."""
 
 
-def flat_state(parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+def flat_state(parts: Sequence[Optimizer], names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """Return all moments and numbers of some optimizers.
 
     Args:
@@ -35,7 +35,7 @@ def flat_state(parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, st
     return flat
 
 
-def put_state(parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str], state: Mapping[str, Tensor]) -> None:
+def put_state(parts: Sequence[Optimizer], names: Mapping[Tensor, str], state: Mapping[str, Tensor]) -> None:
     """Restore what `flat_state` returned, in the memory layout of each weight.
 
     Args:
@@ -46,7 +46,7 @@ def put_state(parts: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str
     Raises:
         KeyError: A name belongs to no weight.
     """
-    owners: dict[str, tuple[Tensor, torch.optim.Optimizer]] = {}
+    owners: dict[str, tuple[Tensor, Optimizer]] = {}
     places: dict[str, dict[str, Any]] = {}
     for number, part in enumerate(parts):
         part.state.clear()
