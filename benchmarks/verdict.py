@@ -24,6 +24,7 @@ from benchmarks.regret import DISTANCES, DRIFT_BOUNDS, Lesson, by_bounds, choice
 from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.data.benchmark.schema import open_benchmark
 from sfumato.data.images import to_pixels
+from sfumato.errors import TrainingError
 from sfumato.evaluation.characters import Scorer, cases_of
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.trial import BASELINE, Case, Trial, spread
@@ -31,7 +32,7 @@ from sfumato.events import Artifact, Done, Event, Metric, Notice, Table, Verdict
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations.benchmark_report import facts_of
-from sfumato.operations.learn import judge, lesson_config
+from sfumato.operations.learn import is_result, judge, lesson_config
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import (
     CLASS,
@@ -127,6 +128,7 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
 
     Raises:
         SfumatoError: The benchmark, the base or a lesson is not usable.
+        TrainingError: It was told to stop.
     """
     started = time.perf_counter()
     check_methods(request)
@@ -163,9 +165,16 @@ def _judged(
     assert probe is not None
     witness = Witness(probe, case, request)
     assert lesson.output is not None
-    for event in learn(lesson_config(lesson), bundle, lesson.output.with_suffix(".run"), probe=witness):
+    is_finished = False
+    for event in learn(lesson_config(lesson, bundle), bundle, lesson.output.with_suffix(".run"), probe=witness):
+        is_finished = is_finished or is_result(event)
         if isinstance(event, Metric | Notice):
             yield event
+    if not is_finished:
+        raise TrainingError(
+            f"The lesson for {case.name} was stopped, and the benchmark with it.",
+            hint="It keeps nothing of a lesson: the same command starts anew.",
+        )
     measured = {
         name: {column: fmean(rows[column]) for column in DISTANCES}
         for name, rows in scorer.rows(witness.trials).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.regret import DISTANCES, Lesson, by_bounds, choices
 from benchmarks.verdict import main
 
 from sfumato.evaluation.verdict import Candidate, Rule
+from sfumato.events import Done
 from tiny_characters import write_characters
 
 
@@ -69,6 +71,25 @@ def test_every_saved_step_is_judged_and_compared(
         assert all(values[column] > 0 for values in one["steps"].values() for column in DISTANCES)
     page, shown = (tmp_path / "verdict.md").read_text(), capsys.readouterr().out
     assert "| the verdict |" in page and "the verdict names" in page and "Regret over 2 lessons" in shown
+
+
+def test_it_ends_when_a_lesson_is_told_to_stop(
+    characters: Path,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[object] = []
+
+    def stopped(*given: object, **named: object) -> Iterator[Done]:
+        begun.append(given)
+        yield Done(1.0, {"step": 1, "stopped": "SIGINT"})
+
+    monkeypatch.setattr("benchmarks.verdict.learn", stopped)
+    command = ["--characters", str(characters), "--base", str(base), "--tiny", "--threads", "1", "-o", str(tmp_path)]
+    assert main([*command, "--methods", "lora,textual-inversion"]) == 2
+    assert len(begun) == 1 and "was stopped, and the benchmark with it" in capsys.readouterr().err
 
 
 def test_bad_input(characters: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
