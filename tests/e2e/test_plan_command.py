@@ -70,7 +70,7 @@ def test_a_plan_is_measured_and_nothing_is_written(sfumato: Run, base: Path, pho
     assert disk["saved states"]["count"] == 3 and disk["encoded pictures and texts"]["stays"]
     assert all(part["each_bytes"] > 0 for part in plan["disk"])
     settings = {item["name"]: (item["value"], item["source"]) for item in plan["settings"]}
-    assert settings["rank"] == (2, "--rank") and settings["optim.lr"] == (1e-3, "method")
+    assert settings["rank"] == (2, "--rank") and settings["optim.lr"] == (1e-3, "method and base")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -327,7 +327,7 @@ def test_every_value_has_its_source(folder: Path) -> None:
     }
     assert settings["folder"] == ("photos", "argument") and settings["kind"] == ("style", "--style")
     assert settings["optim.name"] == ("lion", "--optimizer") and settings["loop.steps"] == (20, "--steps")
-    assert settings["optim.lr"] == (5e-4, "method and optimizer") and settings["optim.betas"] == (
+    assert settings["optim.lr"] == (5e-4, "method, base and optimizer") and settings["optim.betas"] == (
         [0.9, 0.99],
         "optimizer",
     )

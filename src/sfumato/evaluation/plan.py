@@ -25,12 +25,16 @@ class Drawing(Table):
         steps: Sampler steps.
         sampler: One of `SAMPLERS`.
         guidance_scale: Strength of guidance; 1 is off.
+        guidance_rescale: Share of the standard deviation to restore after guidance, 0 to 1.
+        guidance_interval: Noise levels sigma at which guidance acts.
         batch_size: Pictures drawn at once; changes the speed, never the pictures.
     """
 
     steps: int = Field(default=20, ge=1)
     sampler: str = "dpm++2m"
     guidance_scale: float = Field(default=4.0, ge=0)
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     batch_size: int = Field(default=8, ge=1)
 
 

@@ -64,7 +64,7 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         return "file"
     suited: Mapping[str, Any] = SUITED[config.optim.name]
     derived = {
-        "optim.lr": "method and optimizer" if "lr_factor" in suited else "method",
+        "optim.lr": "method, base and optimizer" if "lr_factor" in suited else "method and base",
         "identifier": "method",
         "output": "word",
         "loop.save_every": "steps",

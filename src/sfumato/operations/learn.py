@@ -16,6 +16,7 @@ from sfumato.evaluation.verdict_report import write_report
 from sfumato.events import Artifact, Event, Notice
 from sfumato.formats.atomic import remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
+from sfumato.formats.bundle_unet import read_bundle_unet
 from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
@@ -46,7 +47,7 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
         SfumatoError: A picture or the base is not usable, or the file cannot be written.
     """
     _check_plan(request)
-    config, probe = lesson_config(request), judge(request)
+    config, probe = lesson_config(request, bundle), judge(request)
     output, run_dir = config.output, run_folder(config.output)
     finished = False
     base = bundle or load_bundle(request.base, held_in=config.held_in)
@@ -62,13 +63,20 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
         remove_folder(run_dir)
 
 
-def lesson_config(request: LearnRequest) -> LearnConfig:
+def lesson_config(request: LearnRequest, bundle: Bundle | None = None) -> LearnConfig:
     """Return everything that decides a lesson, as the trainer takes it.
 
+    Args:
+        request: The lesson.
+        bundle: A loaded base to use instead of the one that the request names.
+
     Raises:
+        CheckpointError: The base is not there, or without its configuration.
         ConfigError: A key is unknown, or a value is out of range or does not fit another.
     """
-    return with_settings(_config(request, request.output or concept_file(request.placeholder)), request)
+    config = _config(request, request.output or concept_file(request.placeholder))
+    unet = read_bundle_unet(request.base) if bundle is None else bundle.unet.config
+    return with_settings(config, request, unet)
 
 
 def run_folder(output: Path) -> Path:

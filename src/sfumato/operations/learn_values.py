@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.overrides import key_and_value
 from sfumato.requests import LearnRequest
 from sfumato.training.learn_config import LearnConfig
@@ -42,12 +43,13 @@ PLACES: Mapping[str, str] = {
 TABLES = ("optim", "objective", "pictures", "ema", "loop")
 
 
-def with_settings(config: LearnConfig, request: LearnRequest) -> LearnConfig:
+def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) -> LearnConfig:
     """Return the trainer's settings with those of a request in them.
 
     Args:
         config: The trainer's settings so far.
         request: What was asked for; fields that were not given change nothing.
+        unet: That of the base, whose width decides the usual learning rate.
 
     Raises:
         ConfigError: A key is unknown, or a value is out of range or does not fit another.
@@ -58,7 +60,7 @@ def with_settings(config: LearnConfig, request: LearnRequest) -> LearnConfig:
     suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
     factor = suited.pop("lr_factor", 1.0)
     method = METHODS[config.method]
-    content["optim"] |= {"lr": method.lr * factor, "schedule": method.schedule, **suited}
+    content["optim"] |= {"lr": method.lr_for(max(unet.channels)) * factor, "schedule": method.schedule, **suited}
     for table in TABLES:
         content[table] |= getattr(request, table)
     for field, place in PLACES.items():

@@ -12,6 +12,8 @@ from typing import Literal
 
 MethodName = Literal["lora", "pivotal", "textual-inversion", "custom-diffusion", "dreambooth"]
 Identifier = Literal["new", "rare"]
+WIDE = 640
+"""Channels from which a U-Net counts as wide: the embedded base has 256, Stable Diffusion 1,280."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Method:
         rows: Whether vectors of the placeholder learn ([gal2022]): `always`, `never`, or `wanted` where the identifier
             is `new`.
         says_class: The placeholder is followed by the class noun in every text, as in DreamBooth ([ruiz2023] 3.1).
-        lr: Peak learning rate unless another is given.
+        lr: Peak learning rate unless another is given, tried on the embedded base.
+        wide_lr: The same for U-Nets of the size of Stable Diffusion's, see `WIDE`: what the field uses for them.
         schedule: Course of the learning rate unless another is given; vectors of a word have far to go and little to
             unlearn, so theirs stays ([gal2022] 4.1).
         weights: All weights of the U-Net and, if wanted, of the text encoder learn ([ruiz2023] 3.1).
@@ -35,6 +38,7 @@ class Method:
     rows: Literal["always", "wanted", "never"]
     says_class: bool
     lr: float
+    wide_lr: float
     schedule: Literal["constant", "cosine"] = "cosine"
     weights: bool = False
     full: tuple[str, ...] = ()
@@ -49,6 +53,14 @@ class Method:
         """Whether its file holds factors of a chosen rank: what learned, or what is nearest to the change of all."""
         return self.weights or self.has_factors
 
+    def lr_for(self, width: int) -> float:
+        """Return the learning rate for a base.
+
+        Args:
+            width: Channels of its U-Net where they are most.
+        """
+        return self.wide_lr if width >= WIDE else self.lr
+
     @property
     def identifier(self) -> Identifier:
         """What the placeholder becomes unless told: a word of its own where vectors can learn."""
@@ -56,10 +68,14 @@ class Method:
 
 
 METHODS: Mapping[MethodName, Method] = {
-    "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3),
-    "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3),
-    "textual-inversion": Method(factors=False, rows="always", says_class=False, lr=5e-3, schedule="constant"),
-    "custom-diffusion": Method(factors=True, rows="always", says_class=True, lr=3e-4, full=("cross-attention-kv",)),
-    "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, weights=True),
+    "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3, wide_lr=1e-4),
+    "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3, wide_lr=1e-4),
+    "textual-inversion": Method(
+        factors=False, rows="always", says_class=False, lr=5e-3, wide_lr=5e-3, schedule="constant"
+    ),
+    "custom-diffusion": Method(
+        factors=True, rows="always", says_class=True, lr=3e-4, wide_lr=1e-5, full=("cross-attention-kv",)
+    ),
+    "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, wide_lr=5e-6, weights=True),
 }
 """Every method by name."""
