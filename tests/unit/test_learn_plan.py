@@ -16,9 +16,11 @@ from sfumato.cli.plan_text import duration_text, plan_text
 from sfumato.cli.render import event_record
 from sfumato.errors import CannotResume, ConfigError
 from sfumato.events import Checkpoint, Event, Metric, Notice, Preview, Progress, Verdict
+from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.effective_settings import effective_settings
 from sfumato.operations.learn import learn, lesson_config
 from sfumato.operations.learn_plan import LearnPlan, TimePart, fits, saves, scaled_look, total_seconds
+from sfumato.operations.learn_values import with_settings
 from sfumato.operations.plan_lesson import plan_lesson
 from sfumato.operations.rehearsal import OutOfRoom, Rehearsed, Sizes, rehearsal_config
 from sfumato.operations.stopwatch import (
@@ -41,6 +43,7 @@ from sfumato.operations.switches import Found, Switches, smaller
 from sfumato.requests import LearnRequest
 from sfumato.resolve import resolve
 from sfumato.training import state
+from sfumato.training.methods import METHODS
 
 GB = 10**9
 SIZES = Sizes(1000, 5000, 700, 3000, 40, 60, 800, 90, 32)
@@ -339,6 +342,24 @@ def test_every_value_has_its_source(folder: Path) -> None:
     assert not {"plan", "memory", "overrides", "optim", "steps"} & set(settings)
     untold = effective_settings(found.request, config)
     assert next(item.source for item in untold if item.name == "optim.name") == "given"
+
+
+@pytest.mark.parametrize(
+    ("given", "small", "wide"),
+    [
+        ({}, METHODS["lora"].lr, 1e-4),
+        ({"method": "dreambooth"}, METHODS["dreambooth"].lr, 5e-6),
+        ({"optimizer": "lion"}, METHODS["lora"].lr / 2, 5e-5),
+        ({"lr": 0.02}, 0.02, 0.02),
+    ],
+)
+def test_the_usual_rate_goes_by_the_width_of_the_base(
+    folder: Path, given: dict[str, Any], small: float, wide: float
+) -> None:
+    request = asked(folder, **given)
+    assert lesson_config(request).optim.lr == pytest.approx(small)
+    unet = UNetConfig(4, 4, (320, 640, 1280, 1280), num_heads=8, context_dim=768)
+    assert with_settings(lesson_config(request), request, unet).optim.lr == pytest.approx(wide)
 
 
 @pytest.mark.parametrize(
