@@ -80,7 +80,7 @@ class Lesson:
         command = [*self.launch, str(options.scripts.resolve() / SCRIPTS[method])]
         command += ["--pretrained_model_name_or_path", str(self.base), "--output_dir", str(output)]
         command += ["--resolution", str(size), "--center_crop", "--seed", str(options.seed)]
-        command += ["--train_batch_size", str(options.batch), "--max_train_steps", str(options.steps)]
+        command += ["--train_batch_size", str(options.batch), "--max_train_steps", str(options.their_steps)]
         command += [] if lr is None else ["--learning_rate", str(lr)]
         if method == "lora":
             prompt = f"a {self.word.expansion}"
@@ -135,6 +135,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--captions", action="store_true", help="leave captions to our side; theirs reads none")
     made.add_argument("--base", help="name or folder of a base (default: primer)")
     made.add_argument("--steps", type=int, default=None, help="optimizer steps (default: 60)")
+    made.add_argument("--their-steps", type=int, default=None, help="steps of their side (default: as many as ours)")
     made.add_argument("--batch", type=int, default=None, help="pictures a step (default: 4)")
     made.add_argument("--rank", type=int, default=None, help="rank of the factors (default: 16)")
     made.add_argument("--seeds", type=int, default=None, help="pictures of each prompt that are judged (default: 4)")
@@ -145,6 +146,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     for key, value in (tiny if options.tiny else usual).items():
         if getattr(options, key) is None:
             setattr(options, key, value)
+    options.their_steps = options.their_steps or options.steps
     return options
 
 
@@ -196,7 +198,10 @@ def _heading(lesson: Lesson, bundle: Bundle) -> str:
     options, word = lesson.options, lesson.word
     given = f"{len(list(lesson.pictures.iterdir()))} pictures of one {word.class_noun}"
     given += ", captions for our side alone" if options.captions else ", no captions"
-    how = f"{options.steps} steps of {options.batch}, rank {options.rank}, seed {options.seed}"
+    steps = f"{options.steps} steps" + (
+        f", theirs {options.their_steps}," if options.their_steps != options.steps else ""
+    )
+    how = f"{steps} of {options.batch}, rank {options.rank}, seed {options.seed}"
     also = "and ours too" if options.start else "ours from the noun"
     lines = [
         f"{given}; base {bundle.name}, {how}, {options.threads} threads",
@@ -241,7 +246,7 @@ def _lessons(
         step = concept.lineage["steps"]
         title = f"sfumato, its verdict (step {step})" if verdict else f"sfumato, no verdict (step {step})"
         yield title, watched, concept
-    for lr in (None, METHODS[method].lr):
+    for lr in (None, METHODS[method].lr_for(max(bundle.unet.config.channels))):
         output = folder / ("their-rate" if lr is None else "our-rate")
         watched = _run(lesson, lesson.theirs(method, output, bundle.native_size, lr), output)
         read, file = (read_lora, LORA_FILE) if method == "lora" else (read_embedding, EMBEDDING_FILE)

@@ -68,8 +68,7 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     """
     started = time.perf_counter()
     benchmark = open_benchmark(request.folder)
-    cases = cases_of(request.folder, benchmark)
-    cases = [cases[place] for place in spread(len(cases), request.subjects)]
+    cases = spread(cases_of(request.folder, benchmark), request.subjects)
     bundle = load_bundle(request.base)
     experiments = [EXPERIMENTS[name](Setup(request, benchmark, cases)) for name in names]
     scorer = scorer_of(request, benchmark)

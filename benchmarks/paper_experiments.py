@@ -126,6 +126,27 @@ def rank(setup: Setup) -> Experiment:
     return Experiment("rank", "rank (LoRA 7.2)", arms, claims)
 
 
+def layers(setup: Setup) -> Experiment:
+    """Factors in the attention alone, and in all layers of the blocks: with about as many weights, and with more."""
+    usual = setup.request.rank
+    thin = max(1, usual // 4)
+    tried = {
+        f"attention, rank {usual}": {"targets": ("attention",)},
+        f"blocks, rank {thin}": {"targets": ("blocks",), "rank": thin},
+        f"blocks, rank {usual}": {"targets": ("blocks",)},
+    }
+    arms = {title: Arm(f"lora, {title}", {**_LORA.settings, **values}) for title, values in tried.items()}
+    narrow, spread_out, most = arms
+    claims = (
+        Claim(
+            "more kinds of layers with about as many weights: nearer to the subject",
+            (Link(spread_out, narrow, SUBJECT),),
+        ),
+        Claim("a quarter of the rank is enough there", (Link(spread_out, most, SUBJECT, is_close=True),)),
+    )
+    return Experiment("layers", "layers with factors (LoRA 7.1)", arms, claims)
+
+
 def rate(setup: Setup) -> Experiment:
     """The learning rate of a word moves it along a curve, from what can be edited to what looks like the subject."""
     arms = {
@@ -174,6 +195,7 @@ EXPERIMENTS: Mapping[str, Callable[[Setup], Experiment]] = {
     "prior": prior,
     "noun": noun,
     "rank": rank,
+    "layers": layers,
     "rate": rate,
     "vectors": vectors,
     "pictures": pictures,
@@ -230,7 +252,7 @@ def _fewer(case: Case, count: int, output: Path) -> Path:
     entries = list_entries(case.folder)
     if count >= len(entries):
         return case.folder
-    chosen = [entries[place] for place in spread(len(entries), count)]
+    chosen = spread(entries, count)
     return _write(chosen, [entry.caption("") for entry in chosen], output / "subjects" / f"{case.name}-{count}")
 
 

@@ -133,8 +133,7 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
     started = time.perf_counter()
     check_methods(request)
     benchmark = open_benchmark(request.folder)
-    cases = cases_of(request.folder, benchmark)
-    cases = [cases[place] for place in spread(len(cases), request.subjects)]
+    cases = spread(cases_of(request.folder, benchmark), request.subjects)
     bundle, scorer = load_bundle(request.base), scorer_of(request, benchmark)
     arms = [Arm.of_method(name, request) for name in request.methods]
     wanted = {

@@ -214,7 +214,10 @@ class LearnRequest(LearnSettings):
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the factors while learning.")] = 0.0
     targets: Annotated[
         tuple[str, ...],
-        Field(description="Layers of the U-Net that learn, such as 'to_k' or '!mid_block.*'; may be given again."),
+        Field(
+            description="Layers of the U-Net that learn, such as attention, 'to_k' or '!mid_block.*'; may be given "
+            "again; default: blocks, in U-Nets as wide as Stable Diffusion's attention."
+        ),
         Flag(metavar="PATTERN"),
     ] = ()
     lora_plus: Annotated[

@@ -38,9 +38,9 @@ def test_all_experiments_to_the_end(
         assert all(row["means"]["subject"] is not None for row in experiment["rows"])
         assert all(claim["differences"] for claim in experiment["claims"]), "every column was measured"
     rows = {row["label"]: row for experiment in report["experiments"] for row in experiment["rows"]}
-    assert len(rows) == 19, "the plain lessons are shared"
+    assert len(rows) == 22, "the plain lessons are shared"
     lessons = sorted((tmp_path / "lessons").rglob("*.safetensors"))
-    assert len(lessons) == 18, "four pictures are all that there are: the plain lesson once more"
+    assert len(lessons) == 21, "four pictures are all that there are: the plain lesson once more"
     assert report["pictures"]["4 pictures"]["subject"] == report["pictures"]["lora"]["subject"]
     for label, settings in (("rank 4", {"rank": 4, "alpha": 16}), ("no class noun", {"say_class": False})):
         assert settings.items() <= rows[label]["settings"].items()

@@ -68,7 +68,7 @@ def write_scripts(folder: Path) -> None:
 def test_both_sides_are_judged(tmp_path: Path) -> None:
     write_scripts(tmp_path / "scripts")
     command = [sys.executable, "-m", "benchmarks", "diffusers_scripts", "--tiny", "--threads", "1"]
-    command += ["--scripts", str(tmp_path / "scripts"), "--output", str(tmp_path / "out")]
+    command += ["--scripts", str(tmp_path / "scripts"), "--output", str(tmp_path / "out"), "--their-steps", "7"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for title in ("sfumato, its verdict (step 2)", "sfumato, no verdict (step 2)", "its own learning rate"):
@@ -80,6 +80,7 @@ def test_both_sides_are_judged(tmp_path: Path) -> None:
     assert len(re.findall(r"as good on both axes: (?:holds|DOES NOT HOLD), subject", done.stdout)) == 4
     given = json.loads((tmp_path / "out/lora/our-rate/given.json").read_text())
     assert given["learning_rate"] == "0.001" and given["train_text_encoder"] and given["rank"] == "2"
+    assert given["max_train_steps"] == "7" and "2 steps, theirs 7, of 1" in done.stdout
     assert re.fullmatch("a [a-z]{2,3} dog", given["instance_prompt"])
     own = json.loads((tmp_path / "out/textual-inversion/their-rate/given.json").read_text())
     assert own["learning_rate"] is None and own["initializer_token"] == "dog"

@@ -230,7 +230,7 @@ def test_the_board_in_words_and_as_data() -> None:
 
 
 def test_budgets_take_a_bit_of_everything() -> None:
-    assert spread(15, 3) == [0, 5, 10] and spread(2, None) == spread(2, 9) == [0, 1]
+    assert spread(range(15), 3) == [0, 5, 10] and spread("ab", None) == spread("ab", 9) == ["a", "b"]
     asked = [Asked(f"{kind}-{n}", kind, "{}", "x") for kind in "abc" for n in (1, 2)]
     assert [item.name for item in in_turns(asked, 4)] == ["a-1", "a-2", "b-1", "c-1"]
     assert in_turns(asked, None) == tuple(asked)

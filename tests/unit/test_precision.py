@@ -91,16 +91,19 @@ import resource, torch
 from sfumato.runtime.memory import keep_freed_memory
 assert keep_freed_memory()
 faults = []
-for _ in range(4):
+for _ in range(24):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(20 * 2**20)  # 80 MiB, far above what the allocator would keep by itself
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(min(faults[1:]) * resource.getpagesize())
+print(max(faults[-8:]) * resource.getpagesize())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
 def test_freed_memory_serves_the_next_tensor() -> None:
-    """In a process of its own: what other tests have left in the heap decides where a block of this size fits."""
+    """In a process of its own: what other tests have left in the heap decides where a block of this size fits.
+
+    glibc asks for a little more than an aligned block takes, so that the first ones may each need new memory.
+    """
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 8 * 2**20

@@ -96,7 +96,16 @@ def test_their_files_with_other_content_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [None, "dog"])
 def test_a_start_word_goes_to_both_sides(start: str | None) -> None:
-    values = {"steps": 7, "batch": 3, "rank": 5, "seed": 9, "tiny": False, "start": start, "scripts": Path("scripts")}
+    values = {
+        "steps": 7,
+        "their_steps": 7,
+        "batch": 3,
+        "rank": 5,
+        "seed": 9,
+        "tiny": False,
+        "start": start,
+        "scripts": Path("scripts"),
+    }
     lesson = Lesson(argparse.Namespace(**values), Path("base"), Path("alone"), Path("told"), WORD, "dog", ("python",))
     ours = lesson.ours("textual-inversion", Path("a.safetensors"), verdict=False)
     assert ("--initializer dog" in " ".join(ours)) == (start is not None) and "told" in ours and "--rank" not in ours

@@ -91,9 +91,9 @@ class LearnedPath(nn.Module):
 
 def plain_weight(base: nn.Module) -> Tensor:
     """Return the weight of a module without what is merged into it at the moment."""
-    weight = base.__dict__.get(_PLAIN, base.weight)
+    weight, plain = base.weight, base.__dict__.get(_PLAIN)
     assert isinstance(weight, Tensor)
-    return weight
+    return weight if plain is None else plain.to(weight.dtype)
 
 
 def is_merged(base: nn.Module) -> bool:
@@ -102,11 +102,20 @@ def is_merged(base: nn.Module) -> bool:
 
 
 def mark_merged(base: nn.Module, plain: Tensor | None) -> None:
-    """Remember the weight that a module had before the first merge; None forgets it."""
+    """Remember the weight that a module had before the first merge, as `aside` returned it; None forgets it."""
     if plain is None:
         del base.__dict__[_PLAIN]
     else:
         base.__dict__[_PLAIN] = plain
+
+
+def aside(weight: Tensor) -> Tensor:
+    """Return a copy of a weight from which it comes back bit for bit, in half the memory if 16 bits hold it.
+
+    The weights of a base that was stored in float16 are such, as long as nothing is merged into them.
+    """
+    half = weight.to(torch.float16)
+    return half if torch.equal(half.to(weight.dtype), weight) else weight.clone()
 
 
 def as_matrix(weight: Tensor, base: nn.Module) -> Float[Tensor, "out in"]:

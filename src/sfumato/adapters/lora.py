@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.kinds import KINDS
-from sfumato.adapters.learned_path import LearnedPath, is_merged, mark_merged
+from sfumato.adapters.learned_path import LearnedPath, aside, is_merged, mark_merged
 from sfumato.adapters.targets import find_targets
 from sfumato.errors import AdapterError
 
@@ -170,7 +170,7 @@ class LoRA(nn.Module):
                     assert isinstance(weight, Tensor)
                     assert isinstance(path, LearnedPath)
                     change = path.delta(base, self.strength).to(weight)
-                    saved.append((base, weight, weight.clone(), not is_merged(base)))
+                    saved.append((base, weight, aside(weight), not is_merged(base)))
                     if not is_merged(base):
                         mark_merged(base, saved[-1][2])
                     weight.add_(change)

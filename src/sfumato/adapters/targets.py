@@ -17,6 +17,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "cross-attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
     "cross-attention-kv": ("attn2.to_k", "attn2.to_v"),
     "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
+    "blocks": ("*attentions.*", "*resnets.*", "*downsamplers.*", "*upsamplers.*"),
     "all": ("*",),
 }
 """Names for common sets of patterns; within a preset it is enough that one pattern matches."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from jaxtyping import UInt8
 
 from sfumato.data.images import load_image
 
+T = TypeVar("T")
 Picture = UInt8[np.ndarray, "_H _W 3"]
 BASELINE = "base in words"
 """The untrained base, with the subject described."""
@@ -117,16 +118,16 @@ def by_subject(trials: Iterable[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
-def spread(count: int, wanted: int | None) -> list[int]:
-    """Choose positions spread evenly over a list.
+def spread(items: Sequence[T], wanted: int | None) -> list[T]:
+    """Choose items spread evenly over a list.
 
     Args:
-        count: Length of the list.
+        items: All.
         wanted: How many; `None`, or more than there are, takes all.
     """
-    if wanted is None or wanted >= count:
-        return list(range(count))
-    return [place * count // wanted for place in range(wanted)]
+    if wanted is None or wanted >= len(items):
+        return list(items)
+    return [items[place * len(items) // wanted] for place in range(wanted)]
 
 
 def in_turns(asked: Sequence[Asked], wanted: int | None) -> tuple[Asked, ...]:

@@ -49,8 +49,7 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
     check_methods(request)
     benchmark = open_benchmark(request.folder)
     primer = None if request.primer is None else _primer(request.primer, benchmark)
-    cases = cases_of(request.folder, benchmark)
-    cases = [cases[place] for place in spread(len(cases), request.subjects)]
+    cases = spread(cases_of(request.folder, benchmark), request.subjects)
     bundle = load_bundle(request.base)
     eye = FeatureExtractor(cache=None if request.primer is None else request.primer / "cache")
     judges = choose_encoders("embedded", request.judge_texts, eye=eye, dual=load_dual_encoder)

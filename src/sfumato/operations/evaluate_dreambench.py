@@ -45,7 +45,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     check_methods(request)
     subjects = read_dreambooth(request.folder, request.live)
     cases = dream_cases(subjects)
-    cases = [cases[place] for place in spread(len(cases), request.subjects)]
+    cases = spread(cases, request.subjects)
     bundle = load_bundle(request.base)
     judges, text = choose_judges(request.judge_pictures, request.judge_texts, dual=load_dual_encoder)
     encoders: dict[str, Seeing] = {judge.name: judge for judge in judges}

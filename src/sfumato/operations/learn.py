@@ -210,7 +210,6 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
         alpha=request.alpha,
         rank_stabilised=request.rank_stabilised,
         dropout=request.dropout,
-        targets=request.targets or LearnConfig.model_fields["targets"].default,
         lora_plus=request.lora_plus,
         text_encoder=request.text_encoder,
         prior_weight=request.prior_weight,

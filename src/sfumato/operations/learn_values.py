@@ -49,7 +49,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     Args:
         config: The trainer's settings so far.
         request: What was asked for; fields that were not given change nothing.
-        unet: That of the base, whose width decides the usual learning rate.
+        unet: That of the base, whose width decides the usual learning rate and layers.
 
     Raises:
         ConfigError: A key is unknown, or a value is out of range or does not fit another.
@@ -59,8 +59,9 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     name = overrides.get("optim.name") or request.optimizer or request.optim.get("name") or config.optim.name
     suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
     factor = suited.pop("lr_factor", 1.0)
-    method = METHODS[config.method]
-    content["optim"] |= {"lr": method.lr_for(max(unet.channels)) * factor, "schedule": method.schedule, **suited}
+    method, width = METHODS[config.method], max(unet.channels)
+    content["optim"] |= {"lr": method.lr_for(width) * factor, "schedule": method.schedule, **suited}
+    content["targets"] = request.targets or method.targets_for(width)
     for table in TABLES:
         content[table] |= getattr(request, table)
     for field, place in PLACES.items():

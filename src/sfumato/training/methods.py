@@ -61,6 +61,17 @@ class Method:
         """
         return self.wide_lr if width >= WIDE else self.lr
 
+    def targets_for(self, width: int) -> tuple[str, ...]:
+        """Return the layers of the U-Net that get factors unless others are named.
+
+        In a small base, where factors in the attention alone learned the colours of a subject and not its outlines,
+        these are all layers of its blocks; in a wide one the attention, as is usual.
+
+        Args:
+            width: As for `lr_for`.
+        """
+        return ("attention",) if width >= WIDE or not self.has_factors else ("blocks",)
+
     @property
     def identifier(self) -> Identifier:
         """What the placeholder becomes unless told: a word of its own where vectors can learn."""
