@@ -191,7 +191,13 @@ def test_python_interface(base: Path, photos: Path, tmp_path: Path, monkeypatch:
 def test_examples(name: str, base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
-    main(*((str(photos), str(base), 2) if name == "draw_and_learn" else (str(base),)))
+    given: dict[str, tuple[object, ...]] = {
+        "draw_and_learn": (str(photos), str(base), 2),
+        "average_bases": (str(base), str(base), "averaged"),
+    }
+    main(*given.get(name, (str(base),)))
+    if name == "average_bases":  # the mean of a base and itself
+        assert package.load_bundle("averaged").base_hash == package.load_bundle(base).base_hash
     if name == "draw_and_learn":
         assert read_recipe(Path("fox.png"))["request"]["prompt"] == "a <fox> on a green background"
     if name == "follow_events":
