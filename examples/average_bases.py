@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 import sfumato
-from sfumato.formats.bundle import save_bundle
 
 
 @torch.no_grad()
@@ -20,7 +19,7 @@ def main(first: str = "primer", second: str = "primer", output: str = "averaged"
         old = dict(mine.named_parameters())
         for name, weight in theirs.named_parameters():
             weight.lerp_(old[name], 0.5)
-    save_bundle(other, Path(output))
+    sfumato.save_bundle(other, Path(output))
 
 
 if __name__ == "__main__":
