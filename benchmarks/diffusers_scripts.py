@@ -198,10 +198,8 @@ def _heading(lesson: Lesson, bundle: Bundle) -> str:
     options, word = lesson.options, lesson.word
     given = f"{len(list(lesson.pictures.iterdir()))} pictures of one {word.class_noun}"
     given += ", captions for our side alone" if options.captions else ", no captions"
-    steps = f"{options.steps} steps" + (
-        f", theirs {options.their_steps}," if options.their_steps != options.steps else ""
-    )
-    how = f"{steps} of {options.batch}, rank {options.rank}, seed {options.seed}"
+    theirs = "" if options.their_steps == options.steps else f", theirs {options.their_steps},"
+    how = f"{options.steps} steps{theirs} of {options.batch}, rank {options.rank}, seed {options.seed}"
     also = "and ours too" if options.start else "ours from the noun"
     lines = [
         f"{given}; base {bundle.name}, {how}, {options.threads} threads",

@@ -359,7 +359,13 @@ def test_the_usual_rate_goes_by_the_width_of_the_base(
     request = asked(folder, **given)
     assert lesson_config(request).optim.lr == pytest.approx(small)
     unet = UNetConfig(4, 4, (320, 640, 1280, 1280), num_heads=8, context_dim=768)
-    assert with_settings(lesson_config(request), request, unet).optim.lr == pytest.approx(wide)
+    on_wide = with_settings(lesson_config(request), request, unet)
+    assert on_wide.optim.lr == pytest.approx(wide)
+    has_factors = METHODS[request.method].has_factors
+    assert lesson_config(request).targets == (("blocks",) if has_factors else ("attention",))
+    assert on_wide.targets == ("attention",)
+    named = asked(folder, targets=("to_k",))
+    assert lesson_config(named).targets == with_settings(lesson_config(named), named, unet).targets == ("to_k",)
 
 
 @pytest.mark.parametrize(

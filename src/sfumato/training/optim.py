@@ -155,7 +155,8 @@ class Optimizers:
             return
         kept = [(weight, weight.detach().clone()) for weight in self.names]
         for optimizer in self.parts:
-            optimizer.eval()  # type: ignore[union-attr]
+            if hasattr(optimizer, "eval"):
+                optimizer.eval()
         try:
             yield
         finally:
