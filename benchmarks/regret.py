@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sfumato.evaluation.measures import mean_interval
-from sfumato.evaluation.verdict import Candidate, Rule, best
+from sfumato.evaluation.measures import mean_interval, paired_difference
+from sfumato.evaluation.verdict import Candidate, Rule, best, excess
 
 DISTANCES = ("truth_features", "truth_perceptual")
 """Columns of `evaluate characters` that a step is compared by; less is better."""
@@ -49,6 +49,20 @@ class Lesson:
         return max(self.steps)
 
 
+def latest_alike(candidates: Sequence[Candidate], rule: Rule) -> Candidate:
+    """Return the latest step that keeps all bounds and cannot be told from the best one in subject fidelity.
+
+    Args:
+        candidates: At least one.
+        rule: The bounds. Where the best step is out of one, it is returned itself.
+    """
+    leader = best(candidates, rule)
+    alike = [
+        one for one in candidates if not excess(one, rule) and paired_difference(leader.fidelity, one.fidelity)[0] <= 0
+    ]
+    return max([leader, *alike], key=lambda one: one.step) if not excess(leader, rule) else leader
+
+
 @dataclass(frozen=True)
 class Choice:
     """A way to choose a step, and its regret in every lesson."""
@@ -64,13 +78,16 @@ class Choice:
 
 
 def choices(lessons: Sequence[Lesson]) -> list[Choice]:
-    """Compare the verdict with ways to choose that look at nothing.
+    """Compare the verdict with one that prefers later steps, and with ways to choose that look at nothing.
 
     Args:
         lessons: At least one.
     """
     ways = {
         "the verdict": lambda lesson, column: lesson.regret(lesson.chosen, column),
+        "the latest step that cannot be told from the verdict's": lambda lesson, column: lesson.regret(
+            latest_alike(lesson.candidates, Rule()).step, column
+        ),
         "the last step": lambda lesson, column: lesson.regret(lesson.last, column),
         "the first saved step": lambda lesson, column: lesson.regret(min(lesson.steps), column),
         "any step": lambda lesson, column: fmean(lesson.regret(step, column) for step in lesson.steps),

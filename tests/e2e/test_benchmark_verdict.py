@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.regret import DISTANCES, Lesson, by_bounds, choices
+from benchmarks.regret import DISTANCES, Lesson, by_bounds, choices, latest_alike
 from benchmarks.verdict import main
 
 from sfumato.evaluation.verdict import Candidate, Rule
@@ -38,10 +38,24 @@ def test_regret_is_how_much_further_than_the_nearest() -> None:
     found = {choice.name: choice.regrets["truth_features"] for choice in choices([one, one])}
     assert found == {
         "the verdict": [0.0, 0.0],
+        "the latest step that cannot be told from the verdict's": [0.0, 0.0],
         "the last step": [0.5, 0.5],
         "the first saved step": [0.25, 0.25],
         "any step": [0.25, 0.25],
     }
+
+
+def test_the_latest_step_that_cannot_be_told_from_the_best() -> None:
+    best, kept, lost = [0.9, 0.5, 0.7, 0.6], [0.8, 0.6, 0.5, 0.7], [0.7, 0.3, 0.5, 0.4]
+
+    def steps(*fidelities: list[float], prompt: float = 1.0) -> list[Candidate]:
+        return [Candidate(10 * i, row, [prompt] * 4, [0.0] * 4) for i, row in enumerate(fidelities, 1)]
+
+    assert latest_alike(steps(kept, best, kept), Rule()).step == 30
+    assert latest_alike(steps(kept, best, lost), Rule()).step == 20, "0.2 lower for every picture"
+    out = Candidate(40, best, [0.1] * 4, [0.0] * 4)
+    assert latest_alike([*steps(kept, best, kept), out], Rule()).step == 30, "step 40 ignores the prompt"
+    assert latest_alike(steps(kept, best, kept, prompt=0.1), Rule()).step == 20, "none keeps the bounds"
 
 
 def test_bounds_are_tried_on_the_same_lessons() -> None:

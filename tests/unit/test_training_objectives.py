@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -36,6 +37,20 @@ def test_logit_normal_times_have_their_median_at_the_sigmoid_of_the_mean(mean: f
     t = draw_times(DenoisingConfig(times="logit_normal", logit_mean=mean), 20_000, 1000, source())
     assert abs(float(t.float().median()) - middle) < 12
     assert t.min() >= 0 and t.max() <= 999
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_a_shift_moves_the_quarters_of_uniform_times(shift: float) -> None:
+    t = draw_times(DenoisingConfig(shift=shift), 40_000, 1000, source())
+    bounds = [k / 4 / (shift - (shift - 1) * k / 4) for k in range(5)]  # the inverse of the shift at each quarter
+    wanted = torch.tensor([high - low for low, high in itertools.pairwise(bounds)])
+    assert torch.bincount(t // 250, minlength=4).div(40_000).sub(wanted).abs().max() < 0.01
+    assert t.min() >= 0 and t.max() <= 999
+
+
+def test_a_shift_moves_logit_normal_times() -> None:
+    t = draw_times(DenoisingConfig(times="logit_normal", shift=3.0), 20_000, 1000, source())
+    assert abs(float(t.float().median()) - 750) < 12
 
 
 def test_offset_noise_shifts_whole_channels() -> None:

@@ -2,6 +2,7 @@
 
 Sources, by the keys that docstrings here and in `sfumato.samplers` use:
 
+    [esser2024]         Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, arXiv 2403.03206
     [ho2020]            Denoising Diffusion Probabilistic Models, arXiv 2006.11239
     [ho2022]            Classifier-Free Diffusion Guidance, arXiv 2207.12598
     [hang2023]          Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv 2303.09556
