@@ -137,12 +137,12 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=None, help="optimizer steps (default: 60)")
     made.add_argument("--their-steps", type=int, default=None, help="steps of their side (default: as many as ours)")
     made.add_argument("--batch", type=int, default=None, help="pictures a step (default: 4)")
-    made.add_argument("--rank", type=int, default=None, help="rank of the factors (default: 16)")
+    made.add_argument("--rank", type=int, default=None, help="rank of the factors (default: 8)")
     made.add_argument("--seeds", type=int, default=None, help="pictures of each prompt that are judged (default: 4)")
     made.add_argument("--seed", type=int, default=0, help="seed of both sides (default: 0)")
     made.add_argument("--output", type=Path, help="new folder that keeps what both sides write")
     options, _ = made.parse_known_args(words)
-    usual, tiny = {"steps": 60, "batch": 4, "rank": 16, "seeds": 4}, {"steps": 2, "batch": 1, "rank": 2, "seeds": 2}
+    usual, tiny = {"steps": 60, "batch": 4, "rank": 8, "seeds": 4}, {"steps": 2, "batch": 1, "rank": 2, "seeds": 2}
     for key, value in (tiny if options.tiny else usual).items():
         if getattr(options, key) is None:
             setattr(options, key, value)

@@ -47,7 +47,7 @@ _READ = (
     "other side. Within chance: it holds both, or there are fewer than 5 pairs.",
     f"A loss of subject fidelity is small up to {SLACK:g} of the way from the base in words to the truth.",
     "The rows of DreamBooth draw with the file of low-rank factors that is nearest to the change of all weights.",
-    "All ranks have the alpha of the usual one, as in the paper; rank 16 is the plain lora.",
+    "All ranks have the alpha of the usual one, as in the paper; rank 8 is the plain lora.",
     "Lessons run one after another in one process; their seconds include neither its start nor reading the base.",
 )
 

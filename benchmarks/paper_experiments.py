@@ -14,13 +14,14 @@ from sfumato.evaluation.trial import Case, spread
 from sfumato.formats.atomic import atomic_write_bytes, remove_folder
 from sfumato.operations.trials import PLACEHOLDER, Arm
 from sfumato.runtime.suggestions import did_you_mean
+from sfumato.training.methods import METHODS
 from sfumato.training.subject import subject_caption
 
 SUBJECT, TEXT, PRES, DIV = "subject", "text", "pres", "div"
 _LORA = Arm("lora", {"method": "lora"})
 _DREAMBOOTH = Arm("dreambooth", {"method": "dreambooth"})
 _WORD = Arm("textual-inversion", {"method": "textual-inversion"})
-_RANKS, _RATES, _COUNTS = (1, 4, 16, 64), (1e-4, 1e-3, 5e-3, 2e-2), (1, 2, 4)
+_RANKS, _RATES, _COUNTS = (1, 4, 8, 64), (1e-4, 1e-3, 5e-3, 2e-2), (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,14 @@ def noun(setup: Setup) -> Experiment:
     return Experiment("noun", "class noun (DreamBooth 4.4, table 4)", arms, claims)
 
 
+def _usual_rank(setup: Setup) -> int:
+    """Return the rank of the plain lora."""
+    return setup.request.rank or METHODS["lora"].rank
+
+
 def rank(setup: Setup) -> Experiment:
     """The rank of the factors at one alpha, as in the paper."""
-    usual = setup.request.rank
+    usual = _usual_rank(setup)
     arms = {
         f"rank {r}": _LORA if r == usual else Arm(f"rank {r}", {**_LORA.settings, "rank": r, "alpha": usual})
         for r in _RANKS
@@ -128,7 +134,7 @@ def rank(setup: Setup) -> Experiment:
 
 def layers(setup: Setup) -> Experiment:
     """Factors in the attention alone, and in all layers of the blocks: with about as many weights, and with more."""
-    usual = setup.request.rank
+    usual = _usual_rank(setup)
     thin = max(1, usual // 4)
     tried = {
         f"attention, rank {usual}": {"targets": ("attention",)},

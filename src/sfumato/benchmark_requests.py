@@ -77,7 +77,9 @@ class BenchmarkRequest(Request):
     pictures: Annotated[int, Field(ge=1, le=64, description="Pictures drawn for each prompt.")] = 2
     steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps of each lesson.")] = 150
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
-    rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
+    rank: Annotated[
+        int | None, Field(ge=1, le=1024, description="Rank of the low-rank factors; default: by method.")
+    ] = None
     lr: Annotated[float | None, Field(gt=0, le=1, description="Highest learning rate; default: the method's.")] = None
     prior_weight: Annotated[
         float, Field(gt=0, le=10, description="Weight of class pictures where +prior is asked.")

@@ -196,7 +196,9 @@ class LearnRequest(LearnSettings):
         Literal["none", "object", "style"],
         Field(description="Say of the pictures sentences for an object or for a style, in place of their captions."),
     ] = "none"
-    rank: Annotated[int, Field(ge=1, le=1024, description="Rank of the low-rank factors.")] = 16
+    rank: Annotated[
+        int | None, Field(ge=1, le=1024, description="Rank of the low-rank factors; default: by method.")
+    ] = None
     adapter: Annotated[
         Literal["lora", "dora", "loha", "lokr"], Field(description="Kind of factors beside the weights.")
     ] = "lora"

@@ -42,7 +42,7 @@ def test_all_experiments_to_the_end(
     lessons = sorted((tmp_path / "lessons").rglob("*.safetensors"))
     assert len(lessons) == 21, "four pictures are all that there are: the plain lesson once more"
     assert report["pictures"]["4 pictures"]["subject"] == report["pictures"]["lora"]["subject"]
-    for label, settings in (("rank 4", {"rank": 4, "alpha": 16}), ("no class noun", {"say_class": False})):
+    for label, settings in (("rank 4", {"rank": 4, "alpha": 8}), ("no class noun", {"say_class": False})):
         assert settings.items() <= rows[label]["settings"].items()
     learned = [load_concept(path).main for path in lessons if path.parent.name == "textual-inversion"]
     counts = sorted(len(word.rows) for word in learned if word.rows is not None)

@@ -337,7 +337,7 @@ def test_every_value_has_its_source(folder: Path) -> None:
     assert settings["optim.eps"] == (1e-6, "file") and settings["loop.guard.max_bad"] == (3, "file")
     assert settings["seed"] == (3, "file") and settings["optim.weight_decay"] == (0.1, "--set")
     assert settings["loop.save_every"] == (50, "steps") and settings["output"] == ("fox.safetensors", "word")
-    assert settings["identifier"] == ("new", "method") and settings["rank"] == (16, "default")
+    assert settings["identifier"] == ("new", "method") and settings["rank"] == (8, "method")
     assert settings["verdict_steps"] == (12, "default") and settings["base"] == ("primer", "default")
     assert not {"plan", "memory", "overrides", "optim", "steps"} & set(settings)
     untold = effective_settings(found.request, config)

@@ -66,6 +66,7 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
     derived = {
         "optim.lr": "method, base and optimizer" if "lr_factor" in suited else "method and base",
         "identifier": "method",
+        "rank": "method",
         "targets": "method and base",
         "output": "word",
         "loop.save_every": "steps",

@@ -250,8 +250,8 @@ def lesson_of(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> 
         raise ConfigError(
             f"{case.name}, {arm.label}: {name} is {problem['input']!r}; {problem['msg']}.", field=name
         ) from error
-    usual: int = LearnRequest.model_fields["rank"].default  # a rank that decides nothing makes no lesson another one
-    return lesson if METHODS[lesson.method].has_rank else lesson.model_copy(update={"rank": usual})
+    # a rank that decides nothing makes no lesson another one
+    return lesson if METHODS[lesson.method].has_rank else lesson.model_copy(update={"rank": None})
 
 
 def _learned(request: BenchmarkRequest, case: Case, arm: Arm, path: Path, teach: Teach) -> Generator[Event, None, Cost]:

@@ -97,7 +97,7 @@ class LearnConfig(Section):
     initializer: str | None = None
     anchor_weight: float = Field(default=0.0, ge=0)
     templates: TemplateSet = "none"
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=8, ge=1)
     adapter: Literal["lora", "dora", "loha", "lokr"] = "lora"
     init: InitName | None = None
     alpha: float | None = Field(default=None, gt=0)

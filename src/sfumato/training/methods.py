@@ -29,6 +29,8 @@ class Method:
         wide_lr: The same for U-Nets of the size of Stable Diffusion's, see `WIDE`: what the field uses for them.
         schedule: Course of the learning rate unless another is given; vectors of a word have far to go and little to
             unlearn, so theirs stays ([gal2022] 4.1).
+        rank: Rank of the factors in its file unless another is given; the change of all weights needs more than what
+            learns as factors.
         weights: All weights of the U-Net and, if wanted, of the text encoder learn ([ruiz2023] 3.1).
         full: Layers of the U-Net that learn every number of their change in place of factors; the text encoder stays as
             it is.
@@ -40,6 +42,7 @@ class Method:
     lr: float
     wide_lr: float
     schedule: Literal["constant", "cosine"] = "cosine"
+    rank: int = 8
     weights: bool = False
     full: tuple[str, ...] = ()
 
@@ -87,6 +90,6 @@ METHODS: Mapping[MethodName, Method] = {
     "custom-diffusion": Method(
         factors=True, rows="always", says_class=True, lr=3e-4, wide_lr=1e-5, full=("cross-attention-kv",)
     ),
-    "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, wide_lr=5e-6, weights=True),
+    "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, wide_lr=5e-6, rank=16, weights=True),
 }
 """Every method by name."""
