@@ -144,6 +144,20 @@ def test_pickles_are_refused_whatever_their_ending(tmp_path: Path, suffix: str) 
         refuse_pickle(path)
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_read(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "weights.safetensors", {"w": torch.arange(4.0)}
+    for filling in range(640):
+        write_safetensors(path, tensors, {"note": "x" * filling})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            break
+    else:
+        pytest.fail("no header of 640 bytes was made")
+    assert torch.equal(read_safetensors(path)["w"], tensors["w"])
+    path.write_bytes(path.read_bytes()[:8])
+    with pytest.raises(UnsafeFile, match="holds a pickle"):
+        refuse_pickle(path)
+
+
 def test_pickle_ending_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsafeFile, match=r"ends in '\.ckpt'"):
         refuse_pickle(tmp_path / "not-there.ckpt")

@@ -102,11 +102,7 @@ def refuse_pickle(path: Path) -> None:
         UnsafeFile: Reading it could run code that its author chose.
     """
     path = Path(path)
-    head = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(4)
-    by_content = head == _ZIP_MAGIC or head[:2] in _PICKLE_PROTOCOLS
+    by_content = path.is_file() and _begins_as_pickle(path)
     if path.suffix.lower() not in PICKLE_SUFFIXES and not by_content:
         return
     seen = "holds a pickle" if by_content else f"ends in '{path.suffix}', which means a pickle"
@@ -114,6 +110,18 @@ def refuse_pickle(path: Path) -> None:
         f"'{path}' {seen}; reading one may run code that its author chose, so it is refused.",
         hint="Use the .safetensors version of the model, or convert it on a machine that you can spare.",
     )
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    """Tell by its first bytes whether a file is a pickle.
+
+    A safetensors file begins with the length of its header, whose lowest bytes may be those that a pickle begins with:
+    it is told by a length within the file and the brace that follows.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    is_safetensors = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+    return not is_safetensors and (head[:4] == _ZIP_MAGIC or head[:2] in _PICKLE_PROTOCOLS)
 
 
 def read_header(path: Path) -> Header:
