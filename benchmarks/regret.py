@@ -57,10 +57,12 @@ def latest_alike(candidates: Sequence[Candidate], rule: Rule) -> Candidate:
         rule: The bounds. Where the best step is out of one, it is returned itself.
     """
     leader = best(candidates, rule)
+    if excess(leader, rule):
+        return leader
     alike = [
         one for one in candidates if not excess(one, rule) and paired_difference(leader.fidelity, one.fidelity)[0] <= 0
     ]
-    return max([leader, *alike], key=lambda one: one.step) if not excess(leader, rule) else leader
+    return max(alike, key=lambda one: one.step)
 
 
 @dataclass(frozen=True)

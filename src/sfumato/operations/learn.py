@@ -23,7 +23,6 @@ from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
 from sfumato.runtime.byte_sizes import bytes_text
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
-from sfumato.training.methods import METHODS
 from sfumato.training.personalise import learn as learn_subject
 
 
@@ -205,7 +204,6 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
         initializer=request.initializer,
         anchor_weight=request.anchor_weight,
         templates=request.templates,
-        rank=request.rank or METHODS[request.method].rank,
         adapter=request.adapter,
         init=request.init,
         alpha=request.alpha,

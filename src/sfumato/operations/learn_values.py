@@ -61,6 +61,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     factor = suited.pop("lr_factor", 1.0)
     method, width = METHODS[config.method], max(unet.channels)
     content["optim"] |= {"lr": method.lr_for(width) * factor, "schedule": method.schedule, **suited}
+    content["rank"] = request.rank or method.rank
     content["targets"] = request.targets or method.targets_for(width)
     for table in TABLES:
         content[table] |= getattr(request, table)

@@ -12,7 +12,7 @@ from sfumato.data.templates import TemplateSet
 from sfumato.runtime.precision import Precision
 from sfumato.training.ema import EmaConfig
 from sfumato.training.loop import LoopConfig
-from sfumato.training.methods import METHODS, Identifier, MethodName
+from sfumato.training.methods import METHODS, Identifier, Method, MethodName
 from sfumato.training.objectives import DenoisingConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.picture_config import PictureConfig
@@ -97,7 +97,7 @@ class LearnConfig(Section):
     initializer: str | None = None
     anchor_weight: float = Field(default=0.0, ge=0)
     templates: TemplateSet = "none"
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=Method.rank, ge=1)
     adapter: Literal["lora", "dora", "loha", "lokr"] = "lora"
     init: InitName | None = None
     alpha: float | None = Field(default=None, gt=0)
