@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ class Judge:
         eye = FeatureExtractor()
         encoders = choose_encoders(eye=eye, dual=load_dual_encoder)
         self.pipeline, self.folder = pipeline, folder
-        self.probe = SubjectProbe(plan, pictures, word.placeholder, word.class_noun, encoders, eye)
+        self.encoders = encoders
+        self.probe = SubjectProbe(plan, pictures, word.placeholder, word.class_noun, lambda: (encoders, eye))
         for _ in self.probe.begin(pipeline):
             pass
 
@@ -81,13 +83,13 @@ class Judge:
         number, folder = len(self.probe.steps) + 1, self.folder / name
         folder.mkdir(parents=True)
         with self.pipeline.using((concept, 1.0)):
-            for _ in self.probe.look(number, self.pipeline, folder):
+            for _ in self.probe.look(number, nullcontext(self.pipeline), folder):
                 pass
         return self.probe.steps[number]
 
     def lines(self) -> str:
         """Write what the scores of the table are compared with."""
-        stick, encoders = self.probe.yardstick, self.probe.encoders
+        stick, encoders = self.probe.yardstick, self.encoders
         texts = "its own pictures" if encoders.texts is None else encoders.texts.name
         seen = f"{encoders.pictures.name} and {texts}"
         own, base = float(np.mean(stick.own)), stick.base

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -82,10 +83,11 @@ class Witness:
         yield from self.probe.begin(pipeline)
         self._draw(pipeline, BASELINE)
 
-    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
+    def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
         """Score a saved step, and let it draw."""
-        yield from self.probe.look(step, pipeline, folder)
-        self._draw(pipeline, str(step))
+        with drawing as pipeline:
+            yield from self.probe.look(step, nullcontext(pipeline), folder)
+            self._draw(pipeline, str(step))
 
     def recall(self, step: int, folder: Path) -> None:
         """Read the scores of a step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ class Scripted:
         self.base = content_hash({"latents": latents(pipeline, "a fox")})
         yield Progress("the base", 1, 1)
 
-    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
-        picture = content_hash({"latents": latents(pipeline, "a <fox>")})
+    def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
+        with drawing as pipeline:
+            picture = content_hash({"latents": latents(pipeline, "a <fox>")})
         yield Progress(f"step {step}", 1, 1)
         (folder / "scores.json").write_text(picture)
         self.looked.append(step)

@@ -368,6 +368,12 @@ def test_the_usual_rate_goes_by_the_width_of_the_base(
     assert lesson_config(named).targets == with_settings(lesson_config(named), named, unet).targets == ("to_k",)
 
 
+def test_the_usual_rank_goes_by_the_method(folder: Path) -> None:
+    ranks = {method: lesson_config(asked(folder, method=method)).rank for method in ("lora", "pivotal", "dreambooth")}
+    assert ranks == {"lora": 8, "pivotal": 8, "dreambooth": 16}
+    assert lesson_config(asked(folder, method="dreambooth", rank=4)).rank == 4
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

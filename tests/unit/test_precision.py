@@ -107,3 +107,28 @@ def test_freed_memory_serves_the_next_tensor() -> None:
     """
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 8 * 2**20
+
+
+HANDED_BACK = """
+import torch
+from sfumato.runtime.memory import hand_back_memory, keep_freed_memory
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+assert keep_freed_memory()
+parts = [torch.ones(2**18) for _ in range(64)]  # 64 MiB in pieces
+last = torch.ones(2**18)
+before = held()
+del parts
+kept = held()
+assert hand_back_memory()
+print((before - kept) * 4096, (before - held()) * 4096, float(last.sum()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_freed_memory_goes_back_on_demand() -> None:
+    done = subprocess.run([sys.executable, "-c", HANDED_BACK], capture_output=True, text=True, check=True)
+    kept, handed_back, _ = map(float, done.stdout.split())
+    assert kept < 2**20
+    assert handed_back > 60 * 2**20

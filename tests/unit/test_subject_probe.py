@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,11 +101,12 @@ def judged(
     """Let a probe look at what painters paint."""
     grid = NamedEncoder("grid", Grid())
     plan = VerdictPlan(prompts=PROMPTS)
-    probe = SubjectProbe(plan, photos, "<fox>", "fox", Encoders(grid, grid if texts else None), eye)
+    encoders = Encoders(grid, grid if texts else None)
+    probe = SubjectProbe(plan, photos, "<fox>", "fox", lambda: (encoders, eye))
     events = list(probe.begin(Painter()))
     for step, painter in painters.items():
         (folder / str(step)).mkdir(parents=True)
-        events += probe.look(step, painter, folder / str(step))
+        events += probe.look(step, nullcontext(painter), folder / str(step))
     return probe, events
 
 

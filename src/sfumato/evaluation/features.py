@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +60,6 @@ class FeatureExtractor:
         self.network = network or EfficientNetLite0.pretrained()
         self.side, self.batch_size = side, batch_size
         self._cache = cache
-        self._identity = content_hash(dict(self.network.state_dict()))
 
     @torch.no_grad()
     def look(self, pictures: Iterable[Picture]) -> Float[Tensor, "n 1280"]:
@@ -97,6 +97,11 @@ class FeatureExtractor:
             done += len(chunk)
             yield Progress(phase, done, count)
         return torch.cat(rows) if rows else torch.empty(0, 1280)
+
+    @cached_property
+    def _identity(self) -> str:
+        """The hash of the network's weights."""
+        return content_hash(dict(self.network.state_dict()))
 
     def _file(self, chunk: list[Picture]) -> Path | None:
         """Name the file for the features of some pictures."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from sfumato.events import Event, Metric, Notice, Progress, Verdict
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.models.perceptual import PerceptualLoss
 from sfumato.pipeline import Drawn, Pipeline, Settings
+from sfumato.runtime.memory import hand_back_memory
 
 Picture = UInt8[np.ndarray, "H W 3"]
+OpensJudges = Callable[[], tuple[Encoders, FeatureExtractor]]
 SCORES, PICTURES = "scores.json", "pictures.png"
 
 
@@ -41,8 +44,8 @@ class SubjectProbe:
         folder: The subject's pictures.
         placeholder: The word for it.
         class_noun: What it is.
-        encoders: What judges.
-        eye: The embedded features, for diversity.
+        opens: Loads what judges, and the embedded features for diversity. Called at the beginning and for every look:
+            what is loaded anew each time takes no memory while the subject is learned or pictures are drawn.
     """
 
     def __init__(
@@ -51,13 +54,13 @@ class SubjectProbe:
         folder: Path,
         placeholder: str,
         class_noun: str,
-        encoders: Encoders,
-        eye: FeatureExtractor,
+        opens: OpensJudges,
     ) -> None:
-        self.plan, self.folder, self.encoders = plan, folder, encoders
+        self.plan, self.folder, self._opens = plan, folder, opens
         self.placeholder, self.class_noun = placeholder, class_noun
         self.class_prompt = plan.plain_class or plan.plain.replace("{}", class_noun)
-        self.distance = PerceptualLoss(eye.network)
+        judges, _ = opens()  # what cannot be loaded is told before anything is learned
+        self._names = judges.pictures.name, None if judges.texts is None else judges.texts.name
         self.steps: dict[int, StepScores] = {}
         self.drawn: dict[int, list[Picture]] = {}
         self.subject: list[Picture] = []
@@ -67,25 +70,19 @@ class SubjectProbe:
         """Look at the subject's pictures and at what the base draws of its class: the yardstick of every step."""
         side = pipeline.bundle.native_size
         self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in list_entries(self.folder)]
-        embed = self.encoders.pictures.embed_pictures
-        self._known = embed(self.subject)
-        self._known_alone = embed([without_ground(picture) for picture in self.subject])
-        pictures = yield from self._draw(pipeline, None, "the base, for the verdict")
-        self.drawn[0] = pictures
-        shown, of_class, _ = self._parted(pictures)
-        self._class_before = embed(of_class)
-        self._texts = self._wanted(shown)
-        own = tuple(formulas.own_fidelity(self._known_alone).tolist())
-        kin = kin_of(self._known, self.subject, self._class_before, of_class)
-        stick = Yardstick(self._scores(0, pictures), own, kin, self.class_prompt)
-        self.yardstick = replace(stick, left_out=tuple(self._gaps(stick)))
+        self.drawn[0] = yield from self._draw(pipeline, None, "the base, for the verdict")
+        self.yardstick = self._measured(self.drawn[0])
+        hand_back_memory()
         for text in self.yardstick.left_out:
             yield Notice(0, text)
 
-    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
+    def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
         """Score a saved step; pictures and scores are written into a folder."""
-        pictures = yield from self._draw(pipeline, self.placeholder, f"step {step}, for the verdict")
-        scores = self._scores(step, pictures)
+        hand_back_memory()
+        with drawing as pipeline:
+            pictures = yield from self._draw(pipeline, self.placeholder, f"step {step}, for the verdict")
+        scores = self._scores(step, pictures, *self._opens())
+        hand_back_memory()
         Image.fromarray(np.concatenate(pictures, axis=1)).save(folder / PICTURES)
         content = {"asked": self.asked(), "scores": scores.to_dict()}
         atomic_write_bytes(folder / SCORES, json.dumps(content, indent=1).encode())
@@ -145,8 +142,8 @@ class SubjectProbe:
         """Return everything that decides a score, as plain data."""
         return {
             "plan": self.plan.model_dump(mode="json"),
-            "picture_encoder": self.encoders.pictures.name,
-            "text_encoder": None if self.encoders.texts is None else self.encoders.texts.name,
+            "picture_encoder": self._names[0],
+            "text_encoder": self._names[1],
             "class_noun": self.class_noun,
             "placeholder": self.placeholder,
         }
@@ -169,24 +166,37 @@ class SubjectProbe:
                 yield Progress(phase, len(pictures), len(asked))
         return pictures
 
+    def _measured(self, pictures: list[Picture]) -> Yardstick:
+        """Look at the subject's pictures and at those of the base."""
+        shown, of_class, _ = self._parted(pictures)
+        encoders, eye = self._opens()
+        embed = encoders.pictures.embed_pictures
+        self._known = embed(self.subject)
+        self._known_alone = embed([without_ground(picture) for picture in self.subject])
+        self._class_before = embed(of_class)
+        self._texts = self._wanted(encoders, shown)
+        own = tuple(formulas.own_fidelity(self._known_alone).tolist())
+        kin = kin_of(self._known, self.subject, self._class_before, of_class)
+        stick = Yardstick(self._scores(0, pictures, encoders, eye), own, kin, self.class_prompt)
+        return replace(stick, left_out=tuple(self._gaps(stick)))
+
     def _parted(self, pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture], list[Picture]]:
         """Part the pictures of the prompts, of the plain class and of the plain sentence with the word."""
         first, second = len(self.own), len(self.own) + self.plan.class_seeds
         return list(pictures[:first]), list(pictures[first:second]), list(pictures[second:])
 
-    def _wanted(self, shown: list[Picture]) -> Tensor:
+    def _wanted(self, encoders: Encoders, shown: list[Picture]) -> Tensor:
         """Return what stands for each prompt: its text, or the base's pictures of it where no encoder knows texts."""
-        texts = self.encoders.texts
-        if texts is not None:
-            return texts.embed_texts(filled(self.plan.prompts, self.class_noun))
-        return formulas.prompt_means(self.encoders.pictures.embed_pictures(shown), self.own)
+        if encoders.texts is not None:
+            return encoders.texts.embed_texts(filled(self.plan.prompts, self.class_noun))
+        return formulas.prompt_means(encoders.pictures.embed_pictures(shown), self.own)
 
     def _gaps(self, stick: Yardstick) -> list[str]:
         """Say in one sentence each what cannot be measured here."""
         one, found = stick.candidate(stick.base), []
         if one.prompt is None:
             found.append("Prompt fidelity is left out: the base's own pictures show no difference between the prompts.")
-        elif self.encoders.texts is None:
+        elif self._names[1] is None:
             found.append("Prompt fidelity is measured against what the base draws for the same prompts, not by texts.")
         if one.drift is None:
             found.append(
@@ -198,15 +208,15 @@ class SubjectProbe:
         return found
 
     @torch.no_grad()
-    def _scores(self, step: int, pictures: list[Picture]) -> StepScores:
+    def _scores(self, step: int, pictures: list[Picture], encoders: Encoders, eye: FeatureExtractor) -> StepScores:
         """Apply every formula to the pictures of a step."""
-        embed, seeds = self.encoders.pictures.embed_pictures, self.plan.seeds
+        embed, seeds, distance = encoders.pictures.embed_pictures, self.plan.seeds, PerceptualLoss(eye.network)
         shown, of_class, of_word = self._parted(pictures)
         seen = embed(shown)
         alone, class_alone, word_alone = (
             embed([without_ground(one) for one in group]) for group in (shown, of_class, of_word or of_class)
         )
-        texts = self.encoders.texts
+        texts = encoders.texts
         if texts is None and step == 0:
             prompt = formulas.reference_margin(seen, self.own)
         else:
@@ -221,7 +231,7 @@ class SubjectProbe:
             tuple(formulas.subject_fidelity(word_alone, self._known_alone).tolist()),
             tuple(formulas.class_preservation(class_alone, self._known_alone).tolist()),
             tuple(formulas.class_shift(embed(of_class), self._class_before).tolist()),
-            tuple(formulas.diversity(formulas.perceptual_distances(group, self.distance)) for group in groups),
+            tuple(formulas.diversity(formulas.perceptual_distances(group, distance)) for group in groups),
             tuple(nearest_pictures(seen, shown, self._known, self.subject)),
         )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from sfumato.errors import ConfigError
-from sfumato.evaluation.encoders import choose_encoders
+from sfumato.evaluation.encoders import Encoders, choose_encoders
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.plan import Drawing
 from sfumato.evaluation.probe import SubjectProbe
@@ -24,6 +25,8 @@ from sfumato.requests import LearnRequest
 from sfumato.runtime.byte_sizes import bytes_text
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.personalise import learn as learn_subject
+
+_EMBEDDED = {"embedded", "dual", "auto", "none"}
 
 
 def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
@@ -166,10 +169,16 @@ def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProb
     """
     if not request.verdict:
         return None
-    eye = FeatureExtractor()
-    encoders = choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder)
+
+    def opens() -> tuple[Encoders, FeatureExtractor]:
+        eye = FeatureExtractor()
+        return choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder), eye
+
+    is_quick = {request.judge_pictures, request.judge_texts} <= _EMBEDDED
     asked = verdict_plan(request) if plan is None else plan
-    return SubjectProbe(asked, request.folder, request.placeholder, request.class_noun, encoders, eye)
+    return SubjectProbe(
+        asked, request.folder, request.placeholder, request.class_noun, opens if is_quick else cache(opens)
+    )
 
 
 def _check_plan(request: LearnRequest) -> None:

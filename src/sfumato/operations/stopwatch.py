@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,11 @@ class TimedProbe:
         yield from self._within(BASE_LOOK, self.judge.begin(pipeline))
         self.base_look = Look(self._watch.seconds[BASE_LOOK], self._network.seconds - before)
 
-    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
+    def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
         """Look at a saved step."""
         before = self._network.seconds
         self._watch.stretch(SAVING)
-        yield from self._within(LOOK, self.judge.look(step, pipeline, folder))
+        yield from self._within(LOOK, self.judge.look(step, drawing, folder))
         self.step_look = Look(self._watch.seconds[LOOK], self._network.seconds - before)
 
     def _within(self, part: str, events: Iterator[Event]) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""Keep freed memory for the next tensor instead of handing it back to the system."""
+"""Keep freed memory for the next tensor instead of handing it back to the system, and hand it back on demand."""
 
 from __future__ import annotations
 
@@ -29,3 +29,21 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD_BYTES))
     return all(mallopt(key, value) == 1 for key, value in settings)
+
+
+def hand_back_memory() -> bool:
+    """Make glibc hand every free page back to the system, once.
+
+    After a part whose networks are gone and will not be needed for long: its memory is in pieces that what comes next
+    fits into badly, and the peak would be nearly the sum of both.
+
+    Returns:
+        Whether anything was handed back; False where the allocator is not glibc's.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except AttributeError:
+        return False
+    return bool(trim(0) == 1)

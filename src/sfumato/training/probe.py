@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -36,8 +37,14 @@ class Probe(Protocol):
         """Look at the base before anything is learned."""
         ...
 
-    def look(self, step: int, pipeline: Pipeline, folder: Path) -> Iterator[Event]:
-        """Score a saved step by what it draws, and write into a folder what `recall` needs."""
+    def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
+        """Score a saved step by what it draws, and write into a folder what `recall` needs.
+
+        Args:
+            step: The step.
+            drawing: Gives what draws; while it is open, memory holds copies of the weights that were changed.
+            folder: Where scores are written.
+        """
         ...
 
     def recall(self, step: int, folder: Path) -> None:
@@ -104,8 +111,7 @@ class Trial:
         with atomic_folder(_folder(run_dir, step)) as stage:
             for name, module in self.learner.learning.items():
                 write_safetensors(stage / f"{name}.safetensors", module.state_dict())
-            with self.learner.drawing(step) as pipeline:
-                yield from self.probe.look(step, pipeline, stage)
+            yield from self.probe.look(step, self.learner.drawing(step), stage)
         self._seen.add(step)
         leader = self.probe.leader()
         for number, folder in _looks(run_dir):
