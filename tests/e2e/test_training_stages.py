@@ -11,11 +11,13 @@ import torch
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.events import Artifact, Checkpoint, Event, Preview, Progress
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.safe_io import read_safetensors
 from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder
 from sfumato.training.denoiser import DenoiserTrainer, train_denoiser
 from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
 from sfumato.training.pictures import DataConfig, PictureBatches
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, parse_recipe
+from tiny_primer import build_tiny_primer
 from training_task import done, last_checkpoint, metrics, notices, stop_after, tensor_bytes
 
 DATA = {"kind": "shapes", "size": 16, "workers": 0}
@@ -168,6 +170,32 @@ def test_the_perceptual_term_is_part_of_the_loss() -> None:
     assert float(report.loss.detach()) == pytest.approx(expected, rel=1e-5)
     assert float(report.metrics["perceptual"]) > 0 and float(report.metrics["regulariser"]) == 0
     assert trainer.validate(0)["validation/perceptual"] > 0
+
+
+def test_names_are_learned_first_and_resume_to_the_same_bytes(tmp_path: Path, autoencoder: Path) -> None:
+    """Two steps for the text encoder alone, then everything; interrupted in both parts."""
+    primer = build_tiny_primer(tmp_path / "primer")
+    regression = {"weight": 1.0, "batch_size": 3, "alone": 2, "batches": 3}
+    data = {"kind": "primer", "folder": str(primer), "workers": 0}
+    recipe = second(autoencoder, data=data, text_regression=regression, loop={**LOOP, "save_every": 1, "keep": 4})
+    whole = list(train_denoiser(recipe, tmp_path / "a"))
+    stop_after(train_denoiser(recipe, tmp_path / "b"), 1)
+    stop_after(train_denoiser(recipe, tmp_path / "b", resume=True), 3)
+    rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))
+    assert tensor_bytes(last_checkpoint(whole)) == tensor_bytes(last_checkpoint(rest))
+    assert {event.phase for event in whole if isinstance(event, Progress)} == {"tokenizer", "latents", "things"}
+    assert set(metrics(whole, "denoiser/text_regression")) == {1, 2, 3, 4}
+    assert set(metrics(whole, "denoiser/loss_t3") | metrics(whole, "denoiser/loss_t0")) <= {3, 4}
+    steps = sorted((tmp_path / "a" / "checkpoints").glob("step-*"))
+    unets = [read_safetensors(step / "unet.safetensors") for step in steps]
+    texts = [read_safetensors(step / "text_encoder.safetensors") for step in steps]
+    assert same(unets, 0, 1) and not same(unets, 1, 2) and not same(unets, 2, 3)
+    assert not same(texts, 0, 1) and not same(texts, 1, 2)
+
+
+def same(found: list[dict[str, torch.Tensor]], one: int, other: int) -> bool:
+    """Say whether two states are the same."""
+    return all(torch.equal(value, found[other][name]) for name, value in found[one].items())
 
 
 @pytest.mark.parametrize(
