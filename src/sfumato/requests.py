@@ -237,7 +237,7 @@ class LearnRequest(LearnSettings):
     verdict: Annotated[bool, Field(description="Score every saved state and write the best one, not the last.")] = True
     verdict_prompts: Annotated[Path | None, Field(description="File of prompts to score, one a line.")] = None
     verdict_seeds: Annotated[int, Field(ge=2, le=64, description="Pictures of every prompt that are scored.")] = 2
-    verdict_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of pictures that are scored.")] = 12
+    verdict_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of pictures that are scored.")] = 8
     judge_pictures: Annotated[
         str, Field(description="'embedded', or a folder with CLIP, DINO or DINOv2."), Flag(metavar="NAME|DIR")
     ] = "embedded"

@@ -338,7 +338,7 @@ def test_every_value_has_its_source(folder: Path) -> None:
     assert settings["seed"] == (3, "file") and settings["optim.weight_decay"] == (0.1, "--set")
     assert settings["loop.save_every"] == (50, "steps") and settings["output"] == ("fox.safetensors", "word")
     assert settings["identifier"] == ("new", "method") and settings["rank"] == (8, "method")
-    assert settings["verdict_steps"] == (12, "default") and settings["base"] == ("primer", "default")
+    assert settings["verdict_steps"] == (8, "default") and settings["base"] == ("primer", "default")
     assert not {"plan", "memory", "overrides", "optim", "steps"} & set(settings)
     untold = effective_settings(found.request, config)
     assert next(item.source for item in untold if item.name == "optim.name") == "given"

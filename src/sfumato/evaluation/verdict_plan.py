@@ -49,7 +49,7 @@ class VerdictPlan(Table):
     seeds: int = Field(default=2, ge=2)
     class_seeds: int = Field(default=3, ge=2)
     seed: int = Field(default=0, ge=0)
-    drawing: Drawing = Drawing(steps=12, batch_size=4)
+    drawing: Drawing = Drawing(steps=8, batch_size=4)
     rule: Rule = Rule()
 
 
