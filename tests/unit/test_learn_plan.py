@@ -114,7 +114,8 @@ def test_fits() -> None:
 
 
 def test_time_memory_and_disk_of_a_whole_lesson(folder: Path) -> None:
-    request = asked(folder, steps=100, batch_size=2, accumulate=3, prior_weight=1.0, num_class_images=20, flip=True)
+    lesson = {"steps": 100, "batch_size": 2, "accumulate": 3, "prior_weight": 1.0, "num_class_images": 20, "flip": True}
+    request = asked(folder, verdict_steps=12, **lesson)
     request = request.model_copy(
         update={"save_every": 40, "loop": {"preview_every": 50}, "preview_prompts": ("a <fox>",)}
     )
