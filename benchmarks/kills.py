@@ -25,17 +25,25 @@ from sfumato.training.methods import METHODS
 
 STEPS, SAVE_EVERY = 6, 3
 _SHARED = (
-    *("--steps", str(STEPS), "--save-every", str(SAVE_EVERY), "--batch-size", "2", "--rank", "2"),
+    *("--steps", str(STEPS), "--save-every", str(SAVE_EVERY), "--batch-size", "2"),
     *("--verdict-steps", "2", "--num-class-images", "3"),
     *("--set", "loop.log_every=1", "--set", "loop.threads=1"),
 )
+_RANK = ("--rank", "2")
+"""For every method whose file holds factors; the others refuse a rank."""
 _PROMPTS = "a {} on a blue background\na big {}\n"
 COMBINED = (
-    Lesson("lora, accumulated, averaged", ("--accumulate", "2", "--ema", "0.9", "--flip")),
-    Lesson("lora with prior, schedule-free", ("--prior-weight", "0.5", "--optimizer", "schedule-free", "--no-verdict")),
+    Lesson("lora, accumulated, averaged", (*_RANK, "--accumulate", "2", "--ema", "0.9", "--flip")),
+    Lesson(
+        "lora with prior, schedule-free",
+        (*_RANK, "--prior-weight", "0.5", "--optimizer", "schedule-free", "--no-verdict"),
+    ),
     Lesson(
         "pivotal, masks, variants",
-        ("--method", "pivotal", "--masks", "alpha", "--variants", "2", "--crop", "0.2", "--set", "dropout=0.1"),
+        (
+            *("--method", "pivotal", *_RANK, "--masks", "alpha", "--variants", "2", "--crop", "0.2"),
+            *("--set", "dropout=0.1"),
+        ),
     ),
     Lesson(
         "textual-inversion, growing words",
@@ -44,13 +52,16 @@ COMBINED = (
             *("--per-image-words", "--anchor-weight", "0.1", "--templates", "object"),
         ),
     ),
-    Lesson("dreambooth with prior, whole base", ("--method", "dreambooth", "--prior-weight", "1"), output="fox"),
+    Lesson(
+        "dreambooth with prior, whole base", ("--method", "dreambooth", *_RANK, "--prior-weight", "1"), output="fox"
+    ),
 )
 
 
 def lessons() -> tuple[Lesson, ...]:
     """Return a plain lesson of every method, then the combined ones."""
-    return (*(Lesson(name, ("--method", name)) for name in METHODS), *COMBINED)
+    plain = (Lesson(name, ("--method", name, *(_RANK if method.has_rank else ()))) for name, method in METHODS.items())
+    return (*plain, *COMBINED)
 
 
 def draw_photos(folder: Path) -> None:
