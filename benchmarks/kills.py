@@ -30,7 +30,7 @@ _SHARED = (
     *("--set", "loop.log_every=1", "--set", "loop.threads=1"),
 )
 _RANK = ("--rank", "2")
-"""For every method whose file holds factors; the others refuse a rank."""
+"""For every method whose file holds factors; a word alone refuses one."""
 _PROMPTS = "a {} on a blue background\na big {}\n"
 COMBINED = (
     Lesson("lora, accumulated, averaged", (*_RANK, "--accumulate", "2", "--ema", "0.9", "--flip")),

@@ -82,5 +82,6 @@ def test_moments_come_in_order_and_reach_every_phase(tmp_path: Path) -> None:
 
 def test_every_method_is_killed() -> None:
     plain = [lesson.words for lesson in lessons() if lesson.title in METHODS]
-    assert plain == [("--method", name) for name in METHODS]
+    assert [words[:2] for words in plain] == [("--method", name) for name in METHODS]
+    assert {words[1] for words in plain if "--rank" in words} == {name for name in METHODS if METHODS[name].has_rank}
     assert shares(50, 9) == [6] * 5 + [5] * 4
