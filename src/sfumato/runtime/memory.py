@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 # Numbers of glibc's mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -21,11 +22,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the allocator took the settings; False where it is not glibc's.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD_BYTES))
     return all(mallopt(key, value) == 1 for key, value in settings)
@@ -40,10 +38,13 @@ def hand_back_memory() -> bool:
     Returns:
         Whether anything was handed back; False where the allocator is not glibc's.
     """
+    trim = _of_glibc("malloc_trim")
+    return trim is not None and trim(0) == 1
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library; None where it is not glibc."""
     if not sys.platform.startswith("linux"):
-        return False
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except AttributeError:
-        return False
-    return bool(trim(0) == 1)
+        return None
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
+    return found

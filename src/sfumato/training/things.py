@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.data.compose import compose, compose_person
-from sfumato.data.scenes import SceneSampler
+from sfumato.data.primer.library import IconRecord
+from sfumato.data.scenes import SceneSampler, people_of
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.events import Event, Progress
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
@@ -77,8 +78,7 @@ class ThingPictures:
 
     def __call__(self, index: int) -> PictureBatch:
         """Return batch number `index`; its names are the files."""
-        primer = self._scenes.primer
-        icons = {icon.file: icon for icon in primer.icons}
+        primer, icons = self._scenes.primer, self._icons
         files = self.files[index * _BATCH : (index + 1) * _BATCH]
         scenes = [
             compose(primer, icons[file].concept, icons[file].style) if file in icons else compose_person(primer, file)
@@ -90,8 +90,13 @@ class ThingPictures:
     def files(self) -> tuple[str, ...]:
         """The pictures of all things that training scenes may show."""
         primer = self._scenes.primer
-        people = [record["file"] for record in primer.characters if record["split"] == "train"]
-        return tuple([icon.file for icon in primer.icons if icon.split == "train"] + people)
+        people = [record["file"] for variants in people_of(primer, self.config.split) for record in variants]
+        return tuple([icon.file for icon in primer.icons if icon.split == self.config.split] + people)
+
+    @cached_property
+    def _icons(self) -> dict[str, IconRecord]:
+        """Every icon by its file."""
+        return {icon.file: icon for icon in self._scenes.primer.icons}
 
     @cached_property
     def _scenes(self) -> SceneSampler:
