@@ -17,7 +17,6 @@ from sfumato.training.denoiser import DenoiserTrainer, train_denoiser
 from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
 from sfumato.training.pictures import DataConfig, PictureBatches
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, parse_recipe
-from tiny_primer import build_tiny_primer
 from training_task import done, last_checkpoint, metrics, notices, stop_after, tensor_bytes
 
 DATA = {"kind": "shapes", "size": 16, "workers": 0}
@@ -172,25 +171,38 @@ def test_the_perceptual_term_is_part_of_the_loss() -> None:
     assert trainer.validate(0)["validation/perceptual"] > 0
 
 
-def test_names_are_learned_first_and_resume_to_the_same_bytes(tmp_path: Path, autoencoder: Path) -> None:
-    """Two steps for the text encoder alone, then everything; interrupted in both parts."""
-    primer = build_tiny_primer(tmp_path / "primer")
-    regression = {"weight": 1.0, "batch_size": 3, "alone": 2, "batches": 3}
-    data = {"kind": "primer", "folder": str(primer), "workers": 0}
-    recipe = second(autoencoder, data=data, text_regression=regression, loop={**LOOP, "save_every": 1, "keep": 4})
+def test_a_text_encoder_learns_beside_a_fixed_unet_and_resumes_to_the_same_bytes(
+    tmp_path: Path, autoencoder: Path
+) -> None:
+    list(train_denoiser(second(autoencoder), tmp_path / "before"))
+    changes = {"learns": "text_encoder", "init_from": str(tmp_path / "before")}
+    recipe = second(autoencoder, **changes, loop={**LOOP, "save_every": 1, "keep": 4})
     whole = list(train_denoiser(recipe, tmp_path / "a"))
-    stop_after(train_denoiser(recipe, tmp_path / "b"), 1)
-    stop_after(train_denoiser(recipe, tmp_path / "b", resume=True), 3)
+    stop_after(train_denoiser(recipe, tmp_path / "b"), 2)
     rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))
     assert tensor_bytes(last_checkpoint(whole)) == tensor_bytes(last_checkpoint(rest))
-    assert {event.phase for event in whole if isinstance(event, Progress)} == {"tokenizer", "latents", "things"}
-    assert set(metrics(whole, "denoiser/text_regression")) == {1, 2, 3, 4}
-    assert set(metrics(whole, "denoiser/loss_t3") | metrics(whole, "denoiser/loss_t0")) <= {3, 4}
-    steps = sorted((tmp_path / "a" / "checkpoints").glob("step-*"))
-    unets = [read_safetensors(step / "unet.safetensors") for step in steps]
-    texts = [read_safetensors(step / "text_encoder.safetensors") for step in steps]
-    assert same(unets, 0, 1) and not same(unets, 1, 2) and not same(unets, 2, 3)
-    assert not same(texts, 0, 1) and not same(texts, 1, 2)
+    start, steps = (sorted((tmp_path / run / "checkpoints").glob("step-*")) for run in ("before", "a"))
+    saved = [start[-1], *steps]
+    unets = [read_safetensors(step / "unet.safetensors") for step in saved]
+    texts = [read_safetensors(step / "text_encoder.safetensors") for step in saved]
+    assert len(saved) == 5 and all(same(unets, 0, later) for later in range(1, 5))
+    assert not any(same(texts, one, one + 1) for one in range(4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({}, "init_from"),
+        ({"init_from": "x", "text_encoder": None}, "learns"),
+        ({"init_from": "x", "alignment": {"weight": 0.5, "width": 8}}, "alignment.weight"),
+    ],
+)
+def test_a_text_encoder_that_cannot_learn_alone_is_refused(
+    tmp_path: Path, autoencoder: Path, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        list(train_denoiser(second(autoencoder, learns="text_encoder", **changes), tmp_path / "a"))
+    assert refused.value.field == field
 
 
 def same(found: list[dict[str, torch.Tensor]], one: int, other: int) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cached_property, partial
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,6 @@ from sfumato.training.sheets import save_sheet
 from sfumato.training.stream import Prefetched
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.text import learned_tokenizer, text_encoder_config, tokenizer_hash
-from sfumato.training.text_regression import LatentReader, Names
-from sfumato.training.things import ThingTable
 
 _VALIDATION_BATCH = 64
 
@@ -107,6 +105,7 @@ class DenoiserTrainer:
         self.device = torch.device(recipe.device)
         self.schedule = Schedule(recipe.schedule)
         self.autoencoder = autoencoder.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _check_what_learns(recipe)
         _check_fit(recipe, autoencoder)
         self.unet = seeded(recipe.seed, "unet", lambda: UNet(recipe.unet))
         self.unet.gradient_checkpointing = recipe.gradient_checkpointing
@@ -118,6 +117,7 @@ class DenoiserTrainer:
             if recipe.init_from is not None:
                 load_weights(module, start_weights(recipe.init_from, name), str(recipe.init_from))
             module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.unet.requires_grad_(recipe.learns == "all")
         self.ema = Ema(self.modules, recipe.ema) if recipe.ema.decay else None
         if self.aligner is not None:
             self.modules["projector"] = self.aligner.projector.to(self.device)
@@ -127,9 +127,6 @@ class DenoiserTrainer:
         self._pictures = Prefetched(batches, recipe.data.workers)
         folder = recipe.latents.folder or run_dir / "latents"
         self.pool = LatentPool(recipe.latents, folder, identity, self._pictures, self._encode, recipe.seed)
-        self.names = self._names(folder, facts["autoencoder"])
-        if self.names is not None:
-            self.modules["reader"] = self.names.reader
         self.settings = settings_of(recipe, **facts, tokenizer=tokenizer and tokenizer_hash(run_dir / "tokenizer"))
         if recipe.compile:
             self.unet.compile()
@@ -141,19 +138,17 @@ class DenoiserTrainer:
             self.modules,
             self.recipe.seed,
             self.ema,
-            before_step=self._prepare,
+            before_step=self.pool.move_to,
             validate=self.validate,
             preview=self.preview,
             after_save=self.after_save,
             finish=self.write_bundle,
-            close=self._close,
+            close=self._pictures.close,
         )
 
     def loss(self, draw: int) -> LossReport:
         """Compute the denoising loss of a draw."""
         recipe, seed = self.recipe, self.recipe.seed
-        if self.names is not None and draw < recipe.text_regression.alone:
-            return self._alone(self.names, draw)
         batch = self.pool.batch(draw, recipe.batch_size)
         captions = self._with_dropout(batch.captions, draw)
         with self._computing():
@@ -169,10 +164,6 @@ class DenoiserTrainer:
                 distance = self.aligner.distance(batch.features.to(self.device))
             weighted = weighted + recipe.alignment.weight * distance
             metrics["alignment"] = distance.detach().mean()
-        if self.names is not None:
-            regression = self._regression(self.names, draw).mean()
-            weighted = weighted + recipe.text_regression.weight * regression
-            metrics["text_regression"] = regression.detach()
         if recipe.text_encoder is not None:
             metrics["captions_cut"] = cut
         return LossReport(weighted.mean(), metrics, batch.ids, weighted.detach(), len(captions))
@@ -227,18 +218,6 @@ class DenoiserTrainer:
             save_bundle(bundle, run_dir / "bundle")
         yield Artifact(run_dir / "bundle", "bundle", {"step": step})
 
-    def _prepare(self, step: int) -> Iterator[Event]:
-        """Make ready what the draws of a step need."""
-        yield from self.pool.move_to(step)
-        if self.names is not None:
-            yield from self.names.table.fill()
-
-    def _close(self) -> None:
-        """Stop the workers."""
-        self._pictures.close()
-        if self.names is not None:
-            self.names.close()
-
     def _samples(self, prompt: str) -> Images:
         """Draw pictures of one prompt."""
         preview = self.recipe.preview
@@ -252,21 +231,6 @@ class DenoiserTrainer:
             steps=preview.steps,
             guidance_scale=preview.guidance_scale,
         )
-
-    def _alone(self, names: Names, draw: int) -> LossReport:
-        """Compute the loss of a draw in which only the text encoder learns."""
-        rows = self._regression(names, draw)
-        count = len(rows)
-        ids = tuple(f"caption {row} of draw {draw}" for row in range(count))
-        return LossReport(rows.mean(), {"text_regression": rows.detach().mean()}, ids, rows.detach(), count)
-
-    def _regression(self, names: Names, draw: int) -> PerRow:
-        """Compute how far the latents that captions let expect are from those of their things."""
-        naming, x_0 = names.batch(draw)
-        with self._computing():
-            context, _ = self._context(naming.captions)
-            assert context is not None, "names are learned by a text encoder"
-            return names.reader.loss(context, x_0.to(self.device))
 
     def _losses(self, x_0: Latents, t: Times, eps: Latents, context: Context | None) -> tuple[PerRow, PerRow]:
         """Compute weighted and plain loss of each row."""
@@ -342,27 +306,36 @@ class DenoiserTrainer:
         projector = seeded(recipe.seed, "projector", lambda: build_projector(recipe.alignment, recipe.unet))
         return Aligner(recipe.alignment, self.unet, projector, images)
 
-    def _names(self, folder: Path, encoder_id: str) -> Names | None:
-        """Build what the text encoder learns names from if it is wanted."""
-        recipe, encoder = self.recipe, self.text_encoder
-        if recipe.text_regression.weight == 0 or encoder is None:
-            return None
-        channels, height, width = self._validation.mean.shape[1:]
-        heads, shape = recipe.text_regression.heads, (channels, height, width)
-        build = partial(LatentReader, encoder.config.width, heads, shape)
-        reader = seeded(recipe.seed, "reader", build)
-        if recipe.init_from is not None:
-            with suppress(ConfigError):  # a bundle has none
-                load_weights(reader, start_weights(recipe.init_from, "reader"), str(recipe.init_from))
-        table = ThingTable(recipe.data, folder, encoder_id, self._encode)
-        return Names(recipe.text_regression, recipe.data, reader.to(self.device), table)
-
     def _text_encoder(self) -> TextEncoder | None:
         """Build the text encoder if it is wanted."""
         table, tokenizer = self.recipe.text_encoder, self.tokenizer
         if table is None or tokenizer is None:
             return None
         return seeded(self.recipe.seed, "text_encoder", lambda: TextEncoder(text_encoder_config(table, tokenizer)))
+
+
+def _check_what_learns(recipe: DenoiserRecipe) -> None:
+    """Refuse a text encoder that is to learn alone but is not there, or has nothing that understands it."""
+    if recipe.learns == "all":
+        return
+    if recipe.text_encoder is None:
+        raise ConfigError(
+            "learns is 'text_encoder' but the recipe has none.",
+            field="learns",
+            hint="Add the table [text_encoder], or set learns='all'.",
+        )
+    if recipe.init_from is None:
+        raise ConfigError(
+            "learns is 'text_encoder' but init_from is not given; a U-Net that does not change must be able to draw.",
+            field="init_from",
+            hint="Name the folder of a run or of a base.",
+        )
+    if recipe.alignment.weight > 0:
+        raise ConfigError(
+            f"learns is 'text_encoder' but alignment.weight is {recipe.alignment.weight:g}; only a U-Net is aligned.",
+            field="alignment.weight",
+            hint="Set alignment.weight=0.",
+        )
 
 
 def _check_fit(recipe: DenoiserRecipe, autoencoder: Autoencoder) -> None:

@@ -30,7 +30,6 @@ from sfumato.training.pictures import DataConfig
 from sfumato.training.section import Section, checked_keys
 from sfumato.training.sights import SightsConfig
 from sfumato.training.state import flattened
-from sfumato.training.text_regression import TextRegressionConfig
 
 AutoencoderTable = Annotated[AutoencoderConfig, checked_keys(AutoencoderConfig)]
 UNetTable = Annotated[UNetConfig, checked_keys(UNetConfig)]
@@ -148,7 +147,7 @@ class DenoiserRecipe(Recipe):
         prediction: What the network predicts.
         objective: The loss.
         alignment: Alignment of the network's middle to image features, a help to learn faster.
-        text_regression: Regression of clean latents on the text, so that the text encoder learns what names look like.
+        learns: `all`, or `text_encoder`: the U-Net stays as in `init_from`, and texts learn to say what it understands.
         latents: The pool of encoded pictures.
         optim: Optimizer.
         ema: Average of the weights: what is previewed, measured and shipped.
@@ -170,7 +169,7 @@ class DenoiserRecipe(Recipe):
     prediction: Prediction = "eps"
     objective: DenoisingConfig = DenoisingConfig()
     alignment: AlignmentConfig = AlignmentConfig()
-    text_regression: TextRegressionConfig = TextRegressionConfig()
+    learns: Literal["all", "text_encoder"] = "all"
     latents: LatentPoolConfig = LatentPoolConfig()
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
