@@ -19,7 +19,7 @@ from sfumato.data.backgrounds import (
     paint,
     shade,
 )
-from sfumato.data.captions import MAX_WORDS, count_words
+from sfumato.data.captions import MAX_WORDS, count_words, describe_fully, describe_ground
 from sfumato.data.facts import PLACES, RELATIONS, SIZES, Box, PlaceName, Relation, SizeName
 from sfumato.data.layout import MARGIN, PAIR_SIDES, fit, place_one, place_pair
 from sfumato.data.scenes import Primer, Scene, SceneConfig, SceneSampler, compose, compose_pair
@@ -257,3 +257,23 @@ def test_settled_scenes_vary_where_unsettled_ones_do(primer: Primer) -> None:
         for share in (0.0, 1.0)
     )
     assert len(settled) < len(free) / 3
+
+
+@given(seed=SEEDS)
+def test_full_captions_leave_nothing_out(primer: Primer, seed: int) -> None:
+    sampler = SceneSampler(primer, seed, config=SceneConfig(full_captions=1.0))
+    for number in range(12):
+        facts, caption = sampler.plan(number)
+        assert caption.endswith(describe_ground(facts.background)) and count_words(caption) <= MAX_WORDS
+        if facts.relation is None and facts.things[0].kind == "icon":
+            assert caption == describe_fully(facts)
+
+
+def test_full_captions_change_no_picture_and_only_as_many_captions_as_asked_for(primer: Primer) -> None:
+    full, some, none = (
+        [SceneSampler(primer, 3, config=SceneConfig(full_captions=share, pair_weight=0.0)).plan(n) for n in range(200)]
+        for share in (1.0, 0.5, 0.0)
+    )
+    assert [plan.facts for plan in full] == [plan.facts for plan in some] == [plan.facts for plan in none]
+    assert 60 < sum(one.caption == other.caption for one, other in zip(full, some, strict=True)) < 140
+    assert sum(one.caption == other.caption for one, other in zip(full, none, strict=True)) < 40

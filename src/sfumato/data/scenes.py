@@ -6,7 +6,7 @@ A scene is a function of (seed, split, index), so training can resume anywhere a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sfumato.data.backgrounds import KINDS, Background, Kind, draw_background, pick
-from sfumato.data.captions import describe
+from sfumato.data.captions import describe, describe_fully
 from sfumato.data.compose import (
     Scene,
     compose,
@@ -64,6 +64,7 @@ class SceneConfig:
         character_sides: Smallest and largest side of a portrait, as shares of the picture.
         settled: Share of scenes whose things stand exactly where and exactly as large as the words say: the middle of
             every range. A model learns these sooner, since one caption then means one picture.
+        full_captions: Share of scenes whose caption is the plain one that says everything, in one order of words.
     """
 
     icon_weight: float = 0.62
@@ -78,6 +79,7 @@ class SceneConfig:
     same_style: float = 0.8
     character_sides: tuple[float, float] = (0.85, 1.0)
     settled: float = 0.0
+    full_captions: float = 0.0
 
     def __post_init__(self) -> None:
         scenes = ("icon_weight", "pair_weight", "character_weight")
@@ -85,7 +87,7 @@ class SceneConfig:
         _check_weights("size_weights", self.size_weights, tuple(SIZES))
         _check_weights("background_weights", self.background_weights, KINDS)
         _check_weights("group_weights", self.group_weights, tuple(self.group_weights))
-        for name in ("centered", "same_style", "settled"):
+        for name in ("centered", "same_style", "settled", "full_captions"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} is {share}; a probability from 0 to 1 is needed.", field=name)
@@ -185,7 +187,7 @@ class SceneSampler:
         place = draw_place(rng, width, height, self.config.centered)
         thing = icon_thing(icon, place_one(rng, width, height, place, spread), size, place)
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
-        return Plan(facts, describe(facts, rng))
+        return Plan(facts, self._caption(facts, rng))
 
     def _pair_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan two different icons in a relation."""
@@ -199,7 +201,7 @@ class SceneSampler:
             one, other = other, one
         hidden = self.primer.sprite(one.file).hidden_by | self.primer.sprite(other.file).hidden_by
         facts = pair_facts(self.primer, one, other, relation, self._background(rng, hidden), rng, spread)
-        return Plan(facts, describe(facts, rng))
+        return Plan(facts, self._caption(facts, rng))
 
     def _person_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan a drawn person, nearly as large as the picture."""
@@ -209,7 +211,15 @@ class SceneSampler:
         sprite = self.primer.sprite(record["file"])
         thing = person_thing(record, portrait_box(rng, sprite, between(rng, low, high, spread), spread))
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
-        return Plan(facts, describe(facts, rng, lambda draws: describe_person(record, draws)))
+        return Plan(facts, self._caption(facts, rng, lambda draws: describe_person(record, draws)))
+
+    def _caption(
+        self, facts: Facts, rng: np.random.Generator, person: Callable[[np.random.Generator], str] | None = None
+    ) -> str:
+        """Say everything, or some of it in one of many ways."""
+        if self.config.full_captions and rng.random() < self.config.full_captions:
+            return describe_fully(facts, person, int(rng.integers(2**32)))
+        return describe(facts, rng, person)
 
     def _background(self, rng: np.random.Generator, avoid: frozenset[str]) -> Background:
         """Draw a background on which the things can be seen."""
