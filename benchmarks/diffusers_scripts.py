@@ -244,7 +244,7 @@ def _lessons(
         step = concept.lineage["steps"]
         title = f"sfumato, its verdict (step {step})" if verdict else f"sfumato, no verdict (step {step})"
         yield title, watched, concept
-    for lr in (None, METHODS[method].lr_for(max(bundle.unet.config.channels))):
+    for lr in (None, METHODS[method].usual(bundle.unet.config.widest).lr):
         output = folder / ("their-rate" if lr is None else "our-rate")
         watched = _run(lesson, lesson.theirs(method, output, bundle.native_size, lr), output)
         read, file = (read_lora, LORA_FILE) if method == "lora" else (read_embedding, EMBEDDING_FILE)

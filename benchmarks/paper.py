@@ -70,7 +70,7 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     benchmark = open_benchmark(request.folder)
     cases = spread(cases_of(request.folder, benchmark), request.subjects)
     bundle = load_bundle(request.base)
-    experiments = [EXPERIMENTS[name](Setup(request, benchmark, cases)) for name in names]
+    experiments = [EXPERIMENTS[name](Setup(request, benchmark, cases, bundle.unet.config.widest)) for name in names]
     scorer = scorer_of(request, benchmark)
     trials = yield from run_trials(request, cases, bundle, arms_of(experiments), learn_beside(bundle))
     values = yield from _measured(scorer, trials)

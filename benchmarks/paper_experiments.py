@@ -68,11 +68,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the experiments are made for: budget, benchmark, and the subjects chosen from it."""
+    """What the experiments are made for: budget, benchmark, its chosen subjects, and the width of the base's U-Net."""
 
     request: BenchmarkRequest
     benchmark: Benchmark
     cases: Sequence[Case]
+    width: int
 
 
 def prior(setup: Setup) -> Experiment:
@@ -170,7 +171,8 @@ def rate(setup: Setup) -> Experiment:
 def vectors(setup: Setup) -> Experiment:
     """Vectors of a word, all at once or joining one after another."""
     more = {f"{count} vectors": {"num_vectors": count} for count in (2, 4)}
-    each = max(1, setup.request.steps // 4)
+    steps = setup.request.steps or METHODS["textual-inversion"].usual(setup.width).steps
+    each = max(1, steps // 4)
     more["4 vectors, one by one"] = {"num_vectors": 4, "progressive_steps": each}
     arms = {"1 vector": _WORD, **{title: Arm(title, {**_WORD.settings, **values}) for title, values in more.items()}}
     several = ("2 vectors", "4 vectors")

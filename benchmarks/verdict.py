@@ -137,13 +137,8 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
     benchmark = open_benchmark(request.folder)
     cases = spread(cases_of(request.folder, benchmark), request.subjects)
     bundle, scorer = load_bundle(request.base), scorer_of(request, benchmark)
+    wanted = {"verdict": True, "early_stop": False, "verdict_prompts": kept_prompts}
     arms = [Arm.of_method(name, request) for name in request.methods]
-    wanted = {
-        "verdict": True,
-        "early_stop": False,
-        "save_every": max(1, request.steps // saves),
-        "verdict_prompts": kept_prompts,
-    }
     arms = [Arm(arm.label, {**arm.settings, **wanted}) for arm in arms]
     cases = yield from fitting(request, cases, arms, bundle)
     lessons: list[Lesson] = []
@@ -151,6 +146,8 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
         for arm in arms:
             with TemporaryDirectory() as folder:
                 lesson = lesson_of(request, case, arm, Path(folder) / "concept.safetensors")
+                every = max(1, lesson_config(lesson, bundle).loop.steps // saves)
+                lesson = lesson.model_copy(update={"save_every": every})
                 lessons.append((yield from _judged(request, case, lesson, bundle, scorer)))
             yield Notice(0, _line(lessons[-1]))
     facts = facts_of(request, bundle, {"seed": benchmark.seed, "primer": benchmark.primer})

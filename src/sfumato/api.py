@@ -94,9 +94,7 @@ def learn(
     if pipeline is not None:
         pipeline.forget()
     if written is None:
-        raise SfumatoError(
-            f"Learning {placeholder} was stopped before step {request.steps}.", hint="Go on with resume=True."
-        )
+        raise SfumatoError(f"Learning {placeholder} was stopped before its last step.", hint="Go on with resume=True.")
     return written
 
 

@@ -75,7 +75,10 @@ class BenchmarkRequest(Request):
     ] = None
     prompts: Annotated[int | None, Field(ge=1, description="Take that many prompts of each; default: all.")] = None
     pictures: Annotated[int, Field(ge=1, le=64, description="Pictures drawn for each prompt.")] = 2
-    steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps of each lesson.")] = 150
+    steps: Annotated[
+        int | None,
+        Field(ge=1, le=1_000_000, description="Optimizer steps of each lesson; default: as in learn."),
+    ] = None
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
     rank: Annotated[
         int | None, Field(ge=1, le=1024, description="Rank of the low-rank factors; default: by method.")

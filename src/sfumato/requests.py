@@ -168,14 +168,22 @@ class LearnRequest(LearnSettings):
         ),
     ] = None
     base: BaseName = "primer"
-    steps: Annotated[int, Field(ge=1, le=1_000_000, description="Optimizer steps.")] = 150
+    steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Optimizer steps; default: by method and width of the base's U-Net, 100 for lora on primer and "
+            "500 on Stable Diffusion.",
+        ),
+    ] = None
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures of the subject per step.")] = 4
     lr: Annotated[
         float | None,
         Field(
             gt=0,
             le=1,
-            description="Peak learning rate; default: by method and width of the base's U-Net, 1e-3 for lora on primer "
+            description="Peak learning rate; default: by method and width of the base's U-Net, 2e-3 for lora on primer "
             "and 1e-4 on Stable Diffusion.",
         ),
     ] = None
@@ -228,12 +236,30 @@ class LearnRequest(LearnSettings):
         Flag((), "RATIO"),
     ] = None
     text_encoder: Annotated[bool, Field(description="Learn in the text encoder too.")] = True
+    strength: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=2,
+            description="How much of the change that factors have learned the file holds; default: by width of the "
+            "base's U-Net, 0.8 on primer and 1 on Stable Diffusion.",
+        ),
+    ] = None
     prior_weight: Annotated[
         float, Field(ge=0, le=10, description="Weight of class pictures that keep the class as it was; 0 for none.")
     ] = 0.0
     num_class_images: Annotated[int, Field(ge=1, le=10_000, description="Number of class pictures.")] = 32
+    class_prompts: Annotated[
+        Literal["noun", "captions"],
+        Field(
+            description="What class pictures are asked by: the class noun alone, or the captions of the pictures with "
+            "the noun in place of the word."
+        ),
+    ] = "noun"
     flip: Annotated[bool, Field(description="Add every picture mirrored.")] = False
-    save_every: Annotated[int | None, Field(ge=1, description="Steps between saved states; default: a quarter.")] = None
+    save_every: Annotated[
+        int | None, Field(ge=1, description="Steps between saved states; default: a quarter, but 50 or more.")
+    ] = None
     verdict: Annotated[bool, Field(description="Score every saved state and write the best one, not the last.")] = True
     verdict_prompts: Annotated[Path | None, Field(description="File of prompts to score, one a line.")] = None
     verdict_seeds: Annotated[int, Field(ge=2, le=64, description="Pictures of every prompt that are scored.")] = 2
@@ -337,7 +363,9 @@ class DemoRequest(Request):
     """Learn a bundled subject that the base has never seen and draw it in new settings."""
 
     base: BaseName = "primer"
-    steps: Annotated[int, Field(ge=1, le=100_000, description="Optimizer steps of the learning.")] = 150
+    steps: Annotated[
+        int | None, Field(ge=1, le=100_000, description="Optimizer steps of the learning; default: as in learn.")
+    ] = None
     seed: Seed = 0
     output: Annotated[Path, Field(description="Folder for the results."), Flag(("-o", "--output"), "DIR")] = Path(
         "out/demo"

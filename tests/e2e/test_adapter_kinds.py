@@ -191,6 +191,8 @@ def test_resumed_run_ends_with_the_same_bytes(
         ),
         ({"adapter": "lokr", "init": "pissa"}, ConfigError, "init is 'pissa' but the adapter is 'lokr'"),
         ({"init": "pissa", "rank": 64}, AdapterError, "init 'pissa' needs 64 singular values"),
+        ({"adapter": "dora", "strength": 0.8}, ConfigError, "strength is 0.8 but the change of 'dora' does not"),
+        ({"method": "dreambooth", "strength": 0.8}, ConfigError, "strength is 0.8 but the method 'dreambooth' learns"),
         ({"targets": ("attn2.to_kk",)}, NoTargetMatched, r"The pattern 'attn2\.to_kk' matches no"),
         (
             {"method": "custom-diffusion", "identifier": "rare"},
@@ -291,6 +293,22 @@ def test_lora_plus_needs_a_pair_of_factors(
     with pytest.raises(ConfigError, match=message) as caught:
         list(learn_request(request(pictures, tmp_path / "a.safetensors", lora_plus=16.0, **changes), bundle))
     assert caught.value.field == "lora_plus"
+
+
+@pytest.mark.parametrize("changes", [{"init": "pissa", "rank_stabilised": True}, {"adapter": "loha", "alpha": 2.0}])
+def test_a_file_of_less_strength_lies_between_the_base_and_what_was_learned(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    files = {strength: tmp_path / f"{strength}.safetensors" for strength in (1.0, 0.25)}
+    for strength, file in files.items():
+        list(learn(config(pictures, file, strength=strength, **changes), bundle, tmp_path / str(strength)))
+    whole, part = (load_concept(file) for file in files.values())
+    assert all(torch.equal(tensor, part.factors["unet"][name]) for name, tensor in whole.factors["unet"].items())
+    pipeline, drawn = Pipeline(bundle), []
+    for concept, strength in ((whole, 0.25), (part, 1.0), (whole, 1.0)):
+        with pipeline.using((concept, strength)):
+            drawn.append(pipeline.images(["a <fox>"], [0], Settings(steps=4))[0])
+    assert torch.allclose(drawn[0], drawn[1], atol=1e-4) and not torch.allclose(drawn[0], drawn[2], atol=1e-2)
 
 
 def test_a_moved_factor_moves_faster_with_lora_plus(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_all_experiments_to_the_end(
 def test_a_wrong_noun_is_learned_with_captions_that_do_not_say_the_right_one(characters: Path, tmp_path: Path) -> None:
     request = BenchmarkRequest(folder=characters, output=tmp_path)
     benchmark = Benchmark.model_validate_json((characters / FILE).read_text(encoding="utf-8"))
-    setup = Setup(request, benchmark, cases_of(characters, benchmark))
+    setup = Setup(request, benchmark, cases_of(characters, benchmark), 8)
     wrong = noun(setup).arms["wrong noun"].by_subject
     assert (wrong["ann"]["class_noun"], wrong["box"]["class_noun"]) == ("robot", "person")
     folder = wrong["ann"]["folder"]
@@ -72,7 +72,7 @@ def test_a_wrong_noun_is_learned_with_captions_that_do_not_say_the_right_one(cha
     assert captions == [subject_caption(caption, "<subject>", "person") for caption in right]
     alone = benchmark.model_copy(update={"subjects": benchmark.subjects[:1]})
     with pytest.raises(ConfigError, match="All subjects of the benchmark are called 'person'"):
-        noun(Setup(request, alone, setup.cases[:1]))
+        noun(Setup(request, alone, setup.cases[:1], 8))
 
 
 @pytest.mark.parametrize(

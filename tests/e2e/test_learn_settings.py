@@ -296,13 +296,13 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
 @pytest.mark.parametrize(
     ("words", "lr", "schedule"),
     [
-        ((), 1e-3, "cosine"),
+        ((), 2e-3, "cosine"),
         (("--optimizer", "prodigy"), 1.0, "cosine"),
-        (("--optimizer", "lion"), 5e-4, "cosine"),
+        (("--optimizer", "lion"), 1e-3, "cosine"),
         (("--optimizer", "adafactor", "--method", "textual-inversion"), 0.5, "constant"),
         (("--method", "textual-inversion", "--schedule", "cosine"), 5e-3, "cosine"),
         (("--optimizer", "adafactor", "--lr", "3e-3"), 3e-3, "cosine"),
-        (("--set", "optim.name=schedule-free"), 1e-3, "constant"),
+        (("--set", "optim.name=schedule-free"), 2e-3, "constant"),
     ],
 )
 def test_the_learning_rate_suits_optimizer_and_method(

@@ -19,13 +19,13 @@ from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.concept import load_concept
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
-from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
-from sfumato.training.subject import pick, read_subject, subject_caption
+from sfumato.training.subject import class_prompts, joined, pick, read_subject, subject_caption
 from tiny import tiny_bundle
 from tiny_pictures import draw_discs
 
@@ -157,6 +157,20 @@ def test_class_pictures_are_drawn_once_by_the_plain_base(bundle: Bundle, picture
     assert all("learn/prior" in values and "learn/subject" in values for values in metrics)
     events = list(learn(chosen, bundle, tmp_path / "run", resume=True))
     assert not [event for event in events if isinstance(event, Progress) and event.phase == "class pictures"]
+
+
+def test_class_pictures_may_be_asked_by_the_captions(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    for name in ("noun", "captions"):
+        changes = {"prior_weight": 1.0, "num_class_images": 3, "class_prompts": name}
+        list(learn(config(pictures, tmp_path / f"{name}.safetensors", **changes), bundle, tmp_path / name))
+    assert (tmp_path / "noun.safetensors").read_bytes() != (tmp_path / "captions.safetensors").read_bytes()
+    samples = read_subject(pictures, "<fox>", "fox", bundle)
+    fox, cat = (SubjectConfig(folder=pictures, placeholder=f"<{noun}>", class_noun=noun) for noun in ("fox", "cat"))
+    assert class_prompts(fox, samples) == ("a fox", "a fox on a grey background")
+    assert class_prompts(cat, joined([samples, read_subject(pictures, "<cat>", "cat", bundle)]))[0] == "a cat"
+    with pytest.raises(ConfigError, match="captions are not said"):
+        list(learn(config(pictures, tmp_path / "x.safetensors", templates="object", **changes), bundle, tmp_path / "x"))
+    assert class_prompts(fox, None) == ("a fox",) and class_prompts(fox, None, is_style=True) == ("a picture",)
 
 
 def test_rare_word_is_kept_in_the_file(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_plan_is_measured_and_nothing_is_written(sfumato: Run, base: Path, pho
     assert disk["saved states"]["count"] == 3 and disk["encoded pictures and texts"]["stays"]
     assert all(part["each_bytes"] > 0 for part in plan["disk"])
     settings = {item["name"]: (item["value"], item["source"]) for item in plan["settings"]}
-    assert settings["rank"] == (2, "--rank") and settings["optim.lr"] == (1e-3, "method and base")
+    assert settings["rank"] == (2, "--rank") and settings["optim.lr"] == (2e-3, "method and base")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,5 +173,5 @@ def test_a_process_that_the_system_ends_ran_out_of_memory(base: Path, photos: Pa
 
 def test_from_python(base: Path, photos: Path) -> None:
     plan = package.plan(photos, placeholder="<fox>", class_noun="fox", base=base, verdict=False, memory="20GB")
-    assert plan.is_possible and plan.fits_memory and plan.steps == 150 and plan.limit_bytes == 20 * 10**9
+    assert plan.is_possible and plan.fits_memory and plan.steps == 100 and plan.limit_bytes == 20 * 10**9
     assert next(item.source for item in plan.settings if item.name == "placeholder") == "given"

@@ -20,7 +20,7 @@ from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
-from sfumato.training.subject import Samples, joined, read_subject, style_caption
+from sfumato.training.subject import Samples, class_caption, joined, read_subject, style_caption
 from sfumato.training.words import Words
 from tiny import tiny_bundle
 
@@ -118,6 +118,20 @@ def test_a_style_is_named_at_the_end_and_stands_for_itself(
     pipeline = Pipeline(bundle)
     with pipeline.using((concept, 1.0)):
         assert pipeline.expand("a dog, <ink> style") == "a dog, <ink> style"
+
+
+@pytest.mark.parametrize(
+    ("caption", "is_style", "without"),
+    [
+        ("a <FOX> asleep", False, "a red fox asleep"),
+        ("a <fox> red fox, <fox>", False, "a red fox, red fox"),
+        ("a dog asleep, <fox> style", True, "a dog asleep"),
+        ("a dog in the <fox> style, at night", True, "a dog, at night"),
+        ("in <fox> style", True, "a picture"),
+    ],
+)
+def test_captions_without_the_subject(caption: str, is_style: bool, without: str) -> None:
+    assert class_caption(caption, "<fox>", "red fox", is_style=is_style) == without
 
 
 def test_two_subjects_share_factors_and_have_words_of_their_own(

@@ -12,6 +12,8 @@ KindName = Literal["lora", "dora", "loha", "lokr", "full"]
 InitName = Literal["kaiming", "gaussian", "pissa"]
 PAIRED: tuple[KindName, ...] = ("lora", "dora")
 """Kinds that are a pair of factors, inner and outer: what PEFT calls LoRA."""
+LINEAR: tuple[KindName, ...] = ("lora", "loha", "lokr")
+"""Kinds whose change goes with their scale, so that a smaller scale lies straight between the base and what learned."""
 
 
 @dataclass(frozen=True)

@@ -256,18 +256,22 @@ def load_concept(path: Path) -> Concept:
         ) from error
 
 
-def taken_from(concept: Concept, adapters: Mapping[str, LoRA]) -> Concept:
+def taken_from(concept: Concept, adapters: Mapping[str, LoRA], strength: float = 1.0) -> Concept:
     """Return the concept with copies of the factors of live adapters.
 
     Args:
         concept: Everything but the factors.
         adapters: Live adapters by part.
+        strength: How much of their change the concept holds; other than 1 for kinds in `LINEAR` only. The factors are
+            theirs, and alpha is smaller.
 
     Returns:
         The concept; its targets are the exact module names.
     """
     factors = {part: {n: t.detach().clone() for n, t in lora.stored().items()} for part, lora in adapters.items()}
     configs = {part: replace(lora.config.stored, targets=lora.names) for part, lora in adapters.items()}
+    if strength != 1:
+        configs = {part: replace(one, alpha=one.numerator * strength) for part, one in configs.items()}
     return replace(concept, factors=factors, configs=configs)
 
 

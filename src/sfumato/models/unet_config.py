@@ -93,6 +93,11 @@ class UNetConfig:
         return int(2 ** (len(self.channels) - 1))
 
     @property
+    def widest(self) -> int:
+        """Channels where they are most."""
+        return max(self.channels)
+
+    @property
     def time_width(self) -> int:
         """Length of the time vector."""
         return 4 * self.channels[0]

@@ -69,6 +69,9 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         "rank": "method",
         "targets": "method and base",
         "output": "word",
+        "loop.steps": "method and base",
+        "strength": "method, base and adapter",
+        "objective.shift": "method and base",
         "loop.save_every": "steps",
         **{f"optim.{name}": "optimizer" for name in suited},
     }

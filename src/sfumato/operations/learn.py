@@ -194,9 +194,6 @@ def _check_plan(request: LearnRequest) -> None:
 
 def _config(request: LearnRequest, output: Path) -> LearnConfig:
     """Translate a request for the trainer; what it does not name keeps the trainer's default, for `with_settings`."""
-    usual = LearnConfig.model_fields["loop"].default
-    save_every = request.save_every or max(usual.save_every, -(-request.steps // 4))
-    loop = usual.model_copy(update={"steps": request.steps, "save_every": save_every})
     return LearnConfig(
         method=request.method,
         kind="style" if request.style else "subject",
@@ -221,8 +218,8 @@ def _config(request: LearnRequest, output: Path) -> LearnConfig:
         text_encoder=request.text_encoder,
         prior_weight=request.prior_weight,
         num_class_images=request.num_class_images,
+        class_prompts=request.class_prompts,
         batch_size=request.batch_size,
         flip=request.flip,
         seed=request.seed,
-        loop=loop,
     )

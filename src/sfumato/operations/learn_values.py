@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sfumato.adapters.config import LINEAR
 from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.overrides import key_and_value
 from sfumato.requests import LearnRequest
@@ -37,6 +38,7 @@ PLACES: Mapping[str, str] = {
     "jitter": "pictures.jitter",
     "word": "word",
     "say_class": "say_class",
+    "strength": "strength",
     "preview_prompts": "preview_prompts",
 }
 """Where a field of the request stands among the trainer's settings."""
@@ -49,7 +51,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     Args:
         config: The trainer's settings so far.
         request: What was asked for; fields that were not given change nothing.
-        unet: That of the base, whose width decides the usual learning rate and layers.
+        unet: That of the base, whose width decides what is usual.
 
     Raises:
         ConfigError: A key is unknown, or a value is out of range or does not fit another.
@@ -59,10 +61,14 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     name = overrides.get("optim.name") or request.optimizer or request.optim.get("name") or config.optim.name
     suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
     factor = suited.pop("lr_factor", 1.0)
-    method, width = METHODS[config.method], max(unet.channels)
-    content["optim"] |= {"lr": method.lr_for(width) * factor, "schedule": method.schedule, **suited}
+    method = METHODS[config.method]
+    usual = method.usual(unet.widest)
+    content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
+    content["objective"]["shift"] = usual.shift
+    steps = request.steps or usual.steps
+    content["loop"] |= {"steps": steps, "save_every": request.save_every or max(config.loop.save_every, -(-steps // 4))}
     content["rank"] = request.rank or method.rank
-    content["targets"] = request.targets or method.targets_for(width)
+    content["targets"] = request.targets or usual.targets
     for table in TABLES:
         content[table] |= getattr(request, table)
     for field, place in PLACES.items():
@@ -71,6 +77,8 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
             _put(content, place, value)
     for key, text in overrides.items():
         set_value(content, key, text)
+    if request.strength is None and "strength" not in overrides:
+        content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     return parse_recipe(content, LearnConfig, "settings")
 
 

@@ -22,6 +22,7 @@ from sfumato.events import Event, Notice, Progress, Step
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
+from sfumato.operations.learn import lesson_config
 from sfumato.operations.measured_lesson import Teach, learn_measured
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
@@ -176,14 +177,14 @@ def _trial(
     request: BenchmarkRequest, case: Case, arm: Arm | None, pipeline: Pipeline, teach: Teach
 ) -> Generator[Event, None, Trial]:
     """Learn and draw, or read what an earlier run has drawn; without an arm it is the base that draws."""
-    base, concept, cost, key, folder = pipeline.bundle.base_hash, None, None, "", _slug(BASELINE)
+    concept, cost, key, folder = None, None, "", _slug(BASELINE)
     if arm is not None:
-        concept, key = _lesson_file(request, case, arm, base)
+        concept, key = _lesson_file(request, case, arm, pipeline.bundle)
         cost = yield from _learned(request, case, arm, concept, teach)
         folder = concept.parent.name
     texts = texts_of(case, in_words=concept is None)
     settings = drawing_of(request)
-    plan = _hash([base, key, case.name, texts, request.pictures, request.seed, repr(settings)])
+    plan = _hash([pipeline.bundle.base_hash, key, case.name, texts, request.pictures, request.seed, repr(settings)])
     place = request.output / "pictures" / folder / f"{case.name}-{plan[:8]}"
     files = {name: [place / f"{name}-{number}.png" for number in range(request.pictures)] for name in texts}
     missing = [name for name, paths in files.items() if not all(path.is_file() for path in paths)]
@@ -198,7 +199,7 @@ def _trial(
     return Trial(case, BASELINE if arm is None else arm.label, pictures, shown, cost)
 
 
-def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, base: str) -> tuple[Path, str]:
+def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, bundle: Bundle) -> tuple[Path, str]:
     """Name the concept file of a lesson by everything that decides it; also return that as a hash.
 
     The label is not part of it: arms that ask for the same lesson share it.
@@ -208,7 +209,9 @@ def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, base: str) -> 
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
         for entry in list_entries(lesson.folder)
     ]
-    key = _hash([base, lesson.model_dump(mode="json", exclude=_NOT_DECIDING), entries])
+    asked = lesson.model_dump(mode="json", exclude=_NOT_DECIDING)
+    usual = lesson_config(lesson, bundle).model_dump(mode="json", exclude=_NOT_DECIDING)  # defaults may change
+    key = _hash([bundle.base_hash, asked, usual, entries])
     folder = _slug(f"{lesson.method}{PRIOR if lesson.prior_weight else ''}")
     return request.output / "lessons" / folder / f"{case.name}-{key[:8]}.safetensors", key
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from sfumato.adapters.config import PAIRED, LoRAConfig
+from sfumato.adapters.config import LINEAR, PAIRED, LoRAConfig
 from sfumato.adapters.kinds import KINDS
 from sfumato.adapters.lora import LoRA
 from sfumato.adapters.targets import find_targets
@@ -17,7 +17,7 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 
-_OF_FACTORS = ("adapter", "rank", "init", "rank_stabilised", "alpha", "targets", "lora_plus", "dropout")
+_OF_FACTORS = ("adapter", "rank", "init", "rank_stabilised", "alpha", "targets", "lora_plus", "dropout", "strength")
 
 
 def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None:
@@ -44,6 +44,12 @@ def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None
             )
     if method.has_factors:
         find_targets(modules["unet"], config.targets)
+    if config.strength != 1 and config.adapter not in LINEAR:
+        raise ConfigError(
+            f"strength is {config.strength:g} but the change of '{config.adapter}' does not go with a scale.",
+            field="strength",
+            hint=f"Leave it out, or use one of the adapters {', '.join(LINEAR)}.",
+        )
     if config.lora_plus is not None:
         _check_ratio(config, config.lora_plus)
 

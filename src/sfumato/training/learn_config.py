@@ -66,8 +66,11 @@ class LearnConfig(Section):
         targets: Layers of the U-Net that learn.
         lora_plus: Learning rate of `up` over that of `down` ([hayou2024] LoRA+); None for the same.
         text_encoder: Learn in the text encoder too.
+        strength: How much of what factors have learned the file holds, see `Usual`.
         prior_weight: Weight of the class pictures that keep the class as it was; 0 for none.
         num_class_images: How many of them.
+        class_prompts: What they are asked by: the plain noun ([ruiz2023] 3.2), or the captions of the subject's
+            pictures with the noun in place of the word.
         batch_size: Pictures of the subject per step, and as many of the class.
         flip: Add every picture mirrored; not for subjects whose sides differ.
         seed: Seed of everything drawn.
@@ -106,8 +109,10 @@ class LearnConfig(Section):
     targets: tuple[str, ...] = ("attention",)
     lora_plus: float | None = Field(default=None, gt=0)
     text_encoder: bool = True
+    strength: float = Field(default=1.0, gt=0, le=2)
     prior_weight: float = Field(default=0.0, ge=0)
     num_class_images: int = Field(default=32, ge=1)
+    class_prompts: Literal["noun", "captions"] = "noun"
     batch_size: int = Field(default=4, ge=1)
     flip: bool = False
     seed: int = 0

@@ -155,7 +155,7 @@ class Learner:
             },
         )
         if not self.method.weights:
-            return taken_from(bare, self.adapters)
+            return taken_from(bare, self.adapters, config.strength)
         adapters, share = self.whole.extract(config.rank)
         return taken_from(replace(bare, lineage={**bare.lineage, "change_held": share}), adapters)
 

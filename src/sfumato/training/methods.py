@@ -17,6 +17,27 @@ WIDE = 640
 
 
 @dataclass(frozen=True)
+class Usual:
+    """What a lesson gets on bases of a size unless told otherwise.
+
+    Attributes:
+        lr: Peak learning rate.
+        steps: Steps, of 4 pictures each.
+        targets: Layers of the U-Net that get factors. In a small base, where factors in the attention alone learned the
+            colours of a subject and not its outlines, these are all layers of its blocks.
+        shift: See `DenoisingConfig`: below 1 for cleaner times.
+        strength: How much of what factors have learned the file holds: between the base and what fits the pictures
+            best lies what fits other pictures best ([wortsman2022]).
+    """
+
+    lr: float
+    steps: int
+    targets: tuple[str, ...] = ("attention",)
+    shift: float = 1.0
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Method:
     """One row.
 
@@ -25,8 +46,8 @@ class Method:
         rows: Whether vectors of the placeholder learn ([gal2022]): `always`, `never`, or `wanted` where the identifier
             is `new`.
         says_class: The placeholder is followed by the class noun in every text, as in DreamBooth ([ruiz2023] 3.1).
-        lr: Peak learning rate unless another is given, tried on the embedded base.
-        wide_lr: The same for U-Nets of the size of Stable Diffusion's, see `WIDE`: what the field uses for them.
+        small: What is usual on U-Nets below `WIDE`, tried on the embedded base.
+        wide: The same on those of the size of Stable Diffusion's: what the field uses for them.
         schedule: Course of the learning rate unless another is given; vectors of a word have far to go and little to
             unlearn, so theirs stays ([gal2022] 4.1).
         rank: Rank of the factors in its file unless another is given; the change of all weights needs more than what
@@ -39,8 +60,8 @@ class Method:
     factors: bool
     rows: Literal["always", "wanted", "never"]
     says_class: bool
-    lr: float
-    wide_lr: float
+    small: Usual
+    wide: Usual
     schedule: Literal["constant", "cosine"] = "cosine"
     rank: int = 8
     weights: bool = False
@@ -56,24 +77,13 @@ class Method:
         """Whether its file holds factors of a chosen rank: what learned, or what is nearest to the change of all."""
         return self.weights or self.has_factors
 
-    def lr_for(self, width: int) -> float:
-        """Return the learning rate for a base.
+    def usual(self, width: int) -> Usual:
+        """Return what is usual on a base.
 
         Args:
             width: Channels of its U-Net where they are most.
         """
-        return self.wide_lr if width >= WIDE else self.lr
-
-    def targets_for(self, width: int) -> tuple[str, ...]:
-        """Return the layers of the U-Net that get factors unless others are named.
-
-        In a small base, where factors in the attention alone learned the colours of a subject and not its outlines,
-        these are all layers of its blocks; in a wide one the attention, as is usual.
-
-        Args:
-            width: As for `lr_for`.
-        """
-        return ("attention",) if width >= WIDE or not self.has_factors else ("blocks",)
+        return self.wide if width >= WIDE else self.small
 
     @property
     def identifier(self) -> Identifier:
@@ -81,15 +91,34 @@ class Method:
         return "rare" if self.rows == "never" else "new"
 
 
+_SMALL_FACTORS = Usual(2e-3, 100, ("blocks",), shift=0.4, strength=0.8)
 METHODS: Mapping[MethodName, Method] = {
-    "lora": Method(factors=True, rows="wanted", says_class=True, lr=1e-3, wide_lr=1e-4),
-    "pivotal": Method(factors=True, rows="always", says_class=True, lr=1e-3, wide_lr=1e-4),
+    "lora": Method(factors=True, rows="wanted", says_class=True, small=_SMALL_FACTORS, wide=Usual(1e-4, 500)),
+    "pivotal": Method(factors=True, rows="always", says_class=True, small=_SMALL_FACTORS, wide=Usual(1e-4, 500)),
     "textual-inversion": Method(
-        factors=False, rows="always", says_class=False, lr=5e-3, wide_lr=5e-3, schedule="constant"
+        factors=False,
+        rows="always",
+        says_class=False,
+        small=Usual(5e-3, 150),
+        wide=Usual(5e-3, 3000),
+        schedule="constant",
     ),
     "custom-diffusion": Method(
-        factors=True, rows="always", says_class=True, lr=3e-4, wide_lr=1e-5, full=("cross-attention-kv",)
+        factors=True,
+        rows="always",
+        says_class=True,
+        small=Usual(3e-4, 150),
+        wide=Usual(1e-5, 250),
+        full=("cross-attention-kv",),
     ),
-    "dreambooth": Method(factors=False, rows="never", says_class=True, lr=1e-4, wide_lr=5e-6, rank=16, weights=True),
+    "dreambooth": Method(
+        factors=False,
+        rows="never",
+        says_class=True,
+        small=Usual(1e-4, 150),
+        wide=Usual(5e-6, 400),
+        rank=16,
+        weights=True,
+    ),
 }
 """Every method by name."""

@@ -17,7 +17,7 @@ from sfumato.training.loop import train
 from sfumato.training.methods import METHODS
 from sfumato.training.probe import Probe, Trial
 from sfumato.training.sample_set import AnySamples
-from sfumato.training.subject import Samples, class_samples, joined, read_subject
+from sfumato.training.subject import Samples, class_prompts, class_samples, joined, read_subject
 
 
 def learn(
@@ -56,6 +56,7 @@ def learn(
     """
     _check_output(config)
     _check_pictures(config)
+    _check_class_prompts(config)
     _check_base(config, bundle)
     check_factors(config, bundle.modules)
     bundle.freeze()
@@ -83,7 +84,7 @@ def learn(
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
     prior = None
     if config.prior_weight:
-        prior = yield from _class_pictures(config, bundle, kept)
+        prior = yield from _class_pictures(config, samples, bundle, kept)
     if probe is not None:
         yield from probe.begin(Pipeline(bundle))
     learner = Learner(config, bundle, samples, prior, kept)
@@ -94,12 +95,15 @@ def learn(
         learner.close()
 
 
-def _class_pictures(config: LearnConfig, bundle: Bundle, cache: TensorCache) -> Generator[Event, None, AnySamples]:
+def _class_pictures(
+    config: LearnConfig, samples: AnySamples, bundle: Bundle, cache: TensorCache
+) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
-    prompts = ["a picture" if config.kind == "style" else f"a {one.class_noun}" for one in config.subjects]
-    for prompt in dict.fromkeys(prompts):
-        for event in class_samples(Pipeline(bundle), prompt, config.num_class_images, config.seed, cache):
+    captions = samples if config.class_prompts == "captions" else None
+    asked = [class_prompts(one, captions, is_style=config.kind == "style") for one in config.subjects]
+    for prompts in dict.fromkeys(asked):
+        for event in class_samples(Pipeline(bundle), prompts, config.num_class_images, config.seed, cache):
             if isinstance(event, Samples):
                 drawn.append(event)
             else:
@@ -128,6 +132,16 @@ def _check_pictures(config: LearnConfig) -> None:
             "holds the masks of one.",
             field="mask_folder",
             hint="Leave it out and put the masks beside the pictures, as NAME.mask.png.",
+        )
+
+
+def _check_class_prompts(config: LearnConfig) -> None:
+    """Refuse captions for class pictures where the subject's pictures are not learned by theirs."""
+    if config.class_prompts == "captions" and config.templates != "none":
+        raise ConfigError(
+            f"class_prompts is 'captions' but templates is '{config.templates}': captions are not said.",
+            field="class_prompts",
+            hint="Leave one of them out.",
         )
 
 

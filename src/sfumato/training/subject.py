@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training.cache import TensorCache
 from sfumato.training.encoded import PictureEncoder
+from sfumato.training.learn_config import SubjectConfig
 from sfumato.training.picture_config import PictureConfig
-from sfumato.training.sample_set import BucketedSamples, Samples, joined, pick
+from sfumato.training.sample_set import AnySamples, BucketedSamples, Samples, joined, pick
 
 __all__ = ["BucketedSamples", "Samples", "class_samples", "joined", "pick", "read_subject", "subject_caption"]
 
@@ -159,8 +160,44 @@ def style_caption(caption: str, placeholder: str) -> str:
     return f"{caption}, {placeholder} style"
 
 
+def class_caption(caption: str, placeholder: str, class_noun: str, *, is_style: bool = False) -> str:
+    """Say the caption of a picture without its subject: what a picture of the class in the same setting is asked by.
+
+    Args:
+        caption: Such as `a <fox> in the snow`.
+        placeholder: Such as `<fox>`.
+        class_noun: Such as `fox`.
+        is_style: The word stands for a style and is left out with what belongs to it.
+
+    Returns:
+        Such as `a fox in the snow`.
+    """
+    if not is_style:
+        return expand_placeholder(caption, placeholder, class_noun, class_noun)
+    said = rf"[\s,]*(?:\bin\s+)?(?:\bthe\s+)?{re.escape(placeholder)}(?!\w)(?:\s+style\b)?"
+    return re.sub(said, "", caption, flags=re.IGNORECASE).strip(" ,") or "a picture"
+
+
+def class_prompts(subject: SubjectConfig, samples: AnySamples | None, *, is_style: bool = False) -> tuple[str, ...]:
+    """Return what pictures of the class of a subject are asked by, each once.
+
+    Args:
+        subject: The subject.
+        samples: Its pictures, perhaps beside others, whose captions are said without it; None for the plain noun.
+        is_style: See `class_caption`.
+    """
+    if samples is None:
+        return ("a picture" if is_style else f"a {subject.class_noun}",)
+    captions = [
+        class_caption(caption, word, subject.class_noun, is_style=is_style)
+        for caption, word in zip(samples.captions, samples.words, strict=True)
+        if word == subject.placeholder
+    ]
+    return tuple(dict.fromkeys(captions))
+
+
 def class_samples(
-    pipeline: Pipeline, prompt: str, count: int, seed: int, cache: TensorCache
+    pipeline: Pipeline, prompts: Sequence[str], count: int, seed: int, cache: TensorCache
 ) -> Iterator[Event | Samples]:
     """Let the base draw its own idea of the class, once ([ruiz2023] 3.2).
 
@@ -169,7 +206,7 @@ def class_samples(
 
     Args:
         pipeline: The base, without any adapter.
-        prompt: Such as `a fox`.
+        prompts: Such as `a fox`; several take turns.
         count: Number of pictures.
         seed: Seed of the set.
         cache: Where they are kept.
@@ -179,15 +216,16 @@ def class_samples(
     """
     base = pipeline.bundle
     held = "" if base.held_in == "fp32" else f"/{base.held_in}"
-    key = f"{base.base_hash}{held}/{prompt}/{count}/{seed}/{CLASS_SETTINGS}/{base.native_size}"
+    captions = tuple(prompts[index % len(prompts)] for index in range(count))
+    key = f"{base.base_hash}{held}/{'/'.join(prompts)}/{count}/{seed}/{CLASS_SETTINGS}/{base.native_size}"
     kept = cache.find("class", key)
     if kept is None:
         drawn: list[Tensor] = []
         seeds = [derive_seed(seed, "class pictures", index) for index in range(count)]
-        for event in pipeline.generate([prompt], seeds, CLASS_SETTINGS, decode=False):
+        for event in pipeline.generate(captions, seeds, CLASS_SETTINGS, decode=False):
             if isinstance(event, Step) and event.step == event.steps - 1:
                 drawn.append(event.x_t)
                 yield Progress("class pictures", sum(map(len, drawn)), count)
         kept = cache.keep("class", key, {"mean": torch.cat(drawn)})
     names = tuple(f"class picture {index}" for index in range(count))
-    yield Samples(kept["mean"], None, (prompt,) * count, names)
+    yield Samples(kept["mean"], None, captions, names)
