@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfumato.events import Progress, Verdict
 from sfumato.formats.concept import load_concept
-from sfumato.operations.learn import _config, learn
+from sfumato.operations.learn import learn, lesson_config
 from sfumato.requests import LearnRequest
 
 Run = Callable[..., Any]
@@ -128,6 +128,6 @@ def test_without_a_verdict_the_last_step_is_written(sfumato: Run, base: Path, ph
 def test_long_lessons_are_saved_four_times(photos: Path) -> None:
     def every(**words: Any) -> int:
         request = LearnRequest(folder=photos, placeholder="<fox>", class_noun="fox", **words)
-        return _config(request, Path("fox.safetensors")).loop.save_every
+        return lesson_config(request).loop.save_every
 
     assert [every(), every(steps=1000), every(steps=1001), every(steps=1000, save_every=10)] == [50, 250, 251, 10]
