@@ -92,9 +92,10 @@ class Method:
 
 
 _SMALL_FACTORS = Usual(2e-3, 100, ("blocks",), shift=0.4, strength=0.8)
+_WIDE_FACTORS = Usual(1e-4, 500)
 METHODS: Mapping[MethodName, Method] = {
-    "lora": Method(factors=True, rows="wanted", says_class=True, small=_SMALL_FACTORS, wide=Usual(1e-4, 500)),
-    "pivotal": Method(factors=True, rows="always", says_class=True, small=_SMALL_FACTORS, wide=Usual(1e-4, 500)),
+    "lora": Method(factors=True, rows="wanted", says_class=True, small=_SMALL_FACTORS, wide=_WIDE_FACTORS),
+    "pivotal": Method(factors=True, rows="always", says_class=True, small=_SMALL_FACTORS, wide=_WIDE_FACTORS),
     "textual-inversion": Method(
         factors=False,
         rows="always",
