@@ -27,6 +27,7 @@ from sfumato.nn.blocks import (
     zero_parameters,
 )
 from sfumato.nn.embeddings import TimeEmbedding, sinusoidal
+from sfumato.nn.recomputed import norm_silu
 from sfumato.tensors import Context, Latents
 
 __all__ = ["UNet", "UNetConfig"]
@@ -170,8 +171,8 @@ class UpLevel(Level):
     ) -> FeatureMap:
         """Join each block's input with the last map of `skips`, which is removed there."""
         for index, resnet in enumerate(self.resnets):
-            joined = torch.cat((h, skips.pop()), dim=1)
-            h = self._attend(index, run(resnet, joined, time), context, run)
+            h = torch.cat((h, skips.pop()), dim=1)
+            h = self._attend(index, run(resnet, h, time), context, run)
         for upsampler in self.upsamplers:
             h = run(upsampler, h, time)
         return h
@@ -272,7 +273,7 @@ class UNet(nn.Module):
         h = self.mid_block(h, time, context, run)
         for up in self.up_blocks:
             h = up(h, time, context, run, skips)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
+        out: Tensor = self.conv_out(norm_silu(self.conv_norm_out, h))
         return out.contiguous()
 
     def _time_vector(self, x_t: Latents, t: AnyTimes, class_labels: Tensor | None, vector: Tensor | None) -> TimeVector:

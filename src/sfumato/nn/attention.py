@@ -17,12 +17,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sfumato.errors import ConfigError, ShapeError
+from sfumato.nn.recomputed import geglu
 
 TRANSFORMER_NORM_EPS = 1e-6
 """GroupNorm epsilon in front of a spatial transformer; residual blocks use 1e-5."""
 
 _MOST_SCORES, _PART_SCORES = 2**26, 2**21
 """Scores of an attention that are kept for the gradient, and scores in a part where there are more."""
+
+_PART_NUMBERS = 2**22
+"""Numbers of one picture in the widest map of a feed-forward that exist at a time."""
 
 
 def to_tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:
@@ -216,9 +220,7 @@ class GatedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "b l d_in"]) -> Float[Tensor, "b l d_out"]:
         """Project, split, gate."""
-        hidden, gate = self.proj(x).chunk(2, dim=-1)
-        out: Tensor = hidden * F.gelu(gate)
-        return out
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -234,9 +236,12 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GatedLinear(width, 4 * width), nn.Dropout(dropout), nn.Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        """Apply the layers."""
-        out: Tensor = self.net(x)
-        return out
+        """Apply the layers; where no gradient is asked for, to a part of the tokens at a time if they are many."""
+        parts = 1 if torch.is_grad_enabled() else -(-x.shape[1] * 8 * x.shape[2] // _PART_NUMBERS)
+        if parts < 2:
+            out: Tensor = self.net(x)
+            return out
+        return torch.cat([self.net(some) for some in x.chunk(parts, dim=1)], dim=1)
 
 
 class TransformerBlock(nn.Module):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.nn.blocks import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+from sfumato.nn.recomputed import norm_silu
 
 _EPS = 1e-6
 _IMAGE_CHANNELS = 3
@@ -118,7 +118,7 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down_blocks:
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        out: Tensor = self.conv_out(norm_silu(self.conv_norm_out, self.mid_block(x)))
         return out
 
 
@@ -161,5 +161,5 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(norm_silu(self.conv_norm_out, x))
         return out

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
 from sfumato.nn.attention import attend, check_heads, split_heads, to_map, to_tokens
+from sfumato.nn.convolution import Conv3x3
+from sfumato.nn.recomputed import norm_silu
 
 Resample = Literal["up", "down"]
 
@@ -79,12 +81,12 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = resample
         self.norm1 = group_norm(in_channels, groups, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels)
         if time_width is not None:
             self.time_emb_proj = nn.Linear(time_width, (2 if scale_shift else 1) * out_channels)
         self.norm2 = group_norm(out_channels, groups, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         if zero_init:
             zero_parameters(self.conv2)
@@ -102,18 +104,18 @@ class ResBlock(nn.Module):
         Returns:
             The new map.
         """
-        h = F.silu(self.norm1(x))
+        h = norm_silu(self.norm1, x)
         if self.resample is not None:
             h, x = resized(h, self.resample), resized(x, self.resample)
         h = self.conv1(h)
-        if time is None:
-            h = self.norm2(h)
-        elif self.scale_shift:
+        if time is not None and self.scale_shift:
             scale, shift = self.time_emb_proj(time)[:, :, None, None].chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = F.silu(self.norm2(h) * (1 + scale) + shift)
         else:
-            h = self.norm2(h + self.time_emb_proj(time)[:, :, None, None])
-        h = self.conv2(self.dropout(F.silu(h)))
+            if time is not None:
+                h += self.time_emb_proj(time)[:, :, None, None]
+            h = norm_silu(self.norm2, h)
+        h = self.conv2(self.dropout(h))
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out: Tensor = shortcut + h
         return out
@@ -156,7 +158,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels)
 
     def forward(
         self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "_b d"] | None = None

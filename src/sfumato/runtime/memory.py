@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 # Numbers of glibc's mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-_LARGEST = 2**31 - 1
+_NEVER = -1  # a threshold can be told up to 2 GiB only, and more than that lies free after a step of a large network
 _PAD_BYTES = 256 * 2**20
 
 
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
     mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return False
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD_BYTES))
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _PAD_BYTES))
     return all(mallopt(key, value) == 1 for key, value in settings)
 
 
