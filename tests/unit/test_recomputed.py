@@ -42,6 +42,9 @@ def test_norm_and_silu(dtype: torch.dtype, autocast: bool, memory: torch.memory_
     nn.init.normal_(norm.bias)
     x = torch.randn(3, 16, 6, 5, dtype=dtype).contiguous(memory_format=memory).requires_grad_()
     same_bits(lambda: norm_silu(norm, x), lambda: F.silu(norm(x)), [x, norm.weight, norm.bias], autocast)
+    part = x[:, :, 1:, ::2]  # a view with gaps
+    with computing(autocast):
+        assert torch.equal(norm_silu(norm, part), F.silu(norm(part)))
 
 
 @pytest.mark.parametrize(("dtype", "autocast"), PRECISIONS)

@@ -86,14 +86,14 @@ class _Kernels(threading.local):
     """
 
     def __init__(self) -> None:
-        self._numbers = torch.empty(0)
+        self._numbers = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def memory(self, *shape: int) -> Tensor:
         """Return memory with whatever is in it, the same at every call."""
         count = math.prod(shape)
         if len(self._numbers) < count:
             with torch.inference_mode(mode=False):  # else it could not be written outside of that mode
-                self._numbers = torch.empty(count)
+                self._numbers = torch.empty(count, dtype=torch.float32, device="cpu")
         return self._numbers[:count].view(shape)
 
 
