@@ -320,6 +320,36 @@ def test_memory_that_runs_out_is_a_plan_too(folder: Path) -> None:
     assert "Add: --batch-size 2 --accumulate 2" in text
 
 
+@pytest.mark.parametrize(
+    ("asked", "steps", "save_every"),
+    [
+        ({}, 100, 50),
+        ({"steps": 400}, 400, 100),
+        ({"overrides": ("loop.steps=400",)}, 400, 100),
+        ({"loop": {"steps": 400}}, 400, 100),
+        ({"steps": 20, "overrides": ("loop.steps=400",)}, 400, 100),
+        ({"steps": 400, "save_every": 7}, 400, 7),
+        ({"steps": 400, "overrides": ("loop.save_every=9",)}, 400, 9),
+        ({"steps": 400, "loop": {"save_every": 11}}, 400, 11),
+    ],
+)
+def test_saved_steps_go_by_the_steps_however_these_are_given(
+    asked: dict[str, Any], steps: int, save_every: int
+) -> None:
+    request = LearnRequest(folder=Path("photos"), placeholder="<fox>", class_noun="fox", **asked)
+    loop = lesson_config(request).loop
+    assert (loop.steps, loop.save_every) == (steps, save_every)
+
+
+@pytest.mark.parametrize("steps", ["0", "-4", "many", "1.5"])
+def test_steps_that_are_no_number_of_steps_are_refused(steps: str) -> None:
+    request = LearnRequest(
+        folder=Path("photos"), placeholder="<fox>", class_noun="fox", overrides=(f"loop.steps={steps}",)
+    )
+    with pytest.raises(ConfigError, match="steps"):
+        lesson_config(request)
+
+
 def test_every_value_has_its_source(folder: Path) -> None:
     Path("how.toml").write_text("seed = 3\n[optim]\neps = 1e-6\n[loop.guard]\nmax_bad = 3\n")
     flags = {"folder": "photos", "placeholder": "<fox>", "class_noun": "fox", "optimizer": "lion", "steps": "20"}

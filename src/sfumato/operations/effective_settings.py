@@ -13,7 +13,7 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.optim_library import SUITED
 from sfumato.training.state import flattened
 
-_OTHER_NAMES = {"kind": "style", "further": "also", "loop.save_every": "save_every"}
+_OTHER_NAMES = {"kind": "style", "further": "also"}
 _SAME_NAMES = {name: name for name in LearnConfig.model_fields if name in LearnRequest.model_fields}
 FIELD_OF: Mapping[str, str] = {
     **{name: field for name, field in _SAME_NAMES.items() if name not in TABLES},

@@ -17,6 +17,7 @@ from sfumato.training.recipe_file import parse_recipe, set_value
 PLACES: Mapping[str, str] = {
     "lr": "optim.lr",
     "steps": "loop.steps",
+    "save_every": "loop.save_every",
     "optimizer": "optim.name",
     "schedule": "optim.schedule",
     "warmup": "optim.warmup_steps",
@@ -65,8 +66,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     usual = method.usual(unet.widest)
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
     content["objective"]["shift"] = usual.shift
-    steps = request.steps or usual.steps
-    content["loop"] |= {"steps": steps, "save_every": request.save_every or max(config.loop.save_every, -(-steps // 4))}
+    content["loop"]["steps"] = usual.steps
     content["rank"] = request.rank or method.rank
     content["targets"] = request.targets or usual.targets
     for table in TABLES:
@@ -77,9 +77,17 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
             _put(content, place, value)
     for key, text in overrides.items():
         set_value(content, key, text)
+    steps = content["loop"]["steps"]
+    if not ("loop.save_every" in overrides or "save_every" in request.loop or request.save_every) and _is_count(steps):
+        content["loop"]["save_every"] = max(config.loop.save_every, -(-steps // 4))
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     return parse_recipe(content, LearnConfig, "settings")
+
+
+def _is_count(value: object) -> bool:
+    """Tell whether a value that is not checked yet can be a number of steps."""
+    return isinstance(value, int) and value > 0
 
 
 def _put(content: dict[str, Any], place: str, value: Any) -> None:
