@@ -25,7 +25,18 @@ from sfumato.training.learn_config import SubjectConfig
 from sfumato.training.picture_config import PictureConfig
 from sfumato.training.sample_set import AnySamples, BucketedSamples, Samples, joined, pick
 
-__all__ = ["BucketedSamples", "Samples", "class_samples", "joined", "pick", "read_subject", "subject_caption"]
+__all__ = [
+    "BucketedSamples",
+    "Samples",
+    "class_caption",
+    "class_prompts",
+    "class_samples",
+    "joined",
+    "pick",
+    "read_subject",
+    "style_caption",
+    "subject_caption",
+]
 
 DEFAULT, NO_CACHE = PictureConfig(), TensorCache(None)
 CLASS_SETTINGS = Settings(steps=20, guidance_scale=4.0, batch_size=4)
