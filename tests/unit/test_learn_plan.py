@@ -350,6 +350,12 @@ def test_steps_that_are_no_number_of_steps_are_refused(steps: str) -> None:
         lesson_config(request)
 
 
+def test_a_loop_that_is_no_table_is_refused() -> None:
+    request = LearnRequest(folder=Path("photos"), placeholder="<fox>", class_noun="fox", overrides=("loop=3",))
+    with pytest.raises(ConfigError, match="loop"):
+        lesson_config(request)
+
+
 def test_every_value_has_its_source(folder: Path) -> None:
     Path("how.toml").write_text("seed = 3\n[optim]\neps = 1e-6\n[loop.guard]\nmax_bad = 3\n")
     flags = {"folder": "photos", "placeholder": "<fox>", "class_noun": "fox", "optimizer": "lion", "steps": "20"}

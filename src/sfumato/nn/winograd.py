@@ -78,7 +78,7 @@ _TRANSFORMS: dict[Tile, Transforms] = {
 """The points ±√½ and ±√2 round a fifth as much as the usual ±1 and ±2 (decision 0013)."""
 
 
-class _Kernels(threading.local):
+class _KernelMemory(threading.local):
     """Memory for transformed kernels, kept by each thread from one convolution to the next.
 
     Taken anew each time, pieces of this size leave holes between what is kept in between: 0.1 GiB in a network of the
@@ -88,7 +88,7 @@ class _Kernels(threading.local):
     def __init__(self) -> None:
         self._numbers = torch.empty(0, dtype=torch.float32, device="cpu")
 
-    def memory(self, *shape: int) -> Tensor:
+    def take(self, *shape: int) -> Tensor:
         """Return memory with whatever is in it, the same at every call."""
         count = math.prod(shape)
         if len(self._numbers) < count:
@@ -97,13 +97,13 @@ class _Kernels(threading.local):
         return self._numbers[:count].view(shape)
 
 
-_KERNELS = _Kernels()
+_KERNEL_MEMORY = _KernelMemory()
 
 
 def convolve(
     x: Float[Tensor, "b c_in h w"],
     weight: Float[Tensor, "c_out c_kernel 3 3"],
-    bias: Float[Tensor, " c_out"] | None,
+    bias: Float[Tensor, " c_out"],
     tile: Tile,
 ) -> Float[Tensor, "b c_out h w"]:
     """Convolve with a 3x3 kernel, stride 1, one row of zeros around the map.
@@ -117,8 +117,7 @@ def convolve(
     Returns:
         The new map, in channels-last memory.
     """
-    out = _filtered(x, weight, tile, adjoint=False)
-    return out if bias is None else out.add_(bias[:, None, None])
+    return _filtered(x, weight, tile, adjoint=False).add_(bias[:, None, None])
 
 
 def convolve_back(
@@ -183,5 +182,5 @@ def _kernels(weight: Tensor, tile: Tile, part: slice, *, adjoint: bool) -> Float
     some = taps[:, :, part] if adjoint else taps[part]
     # As the kernel lies in memory: nine rows of channels for each channel out.
     transform = (transform.flip(1) if adjoint else transform).expand(len(some), -1, -1)
-    kernels = torch.bmm(transform, some, out=_KERNELS.memory(len(some), transform.shape[1], some.shape[2]))
+    kernels = torch.bmm(transform, some, out=_KERNEL_MEMORY.take(len(some), transform.shape[1], some.shape[2]))
     return kernels.permute(1, 0, 2) if adjoint else kernels.permute(1, 2, 0)

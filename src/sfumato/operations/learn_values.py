@@ -67,6 +67,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
     content["objective"]["shift"] = usual.shift
     content["loop"]["steps"] = usual.steps
+    del content["loop"]["save_every"]
     content["rank"] = request.rank or method.rank
     content["targets"] = request.targets or usual.targets
     for table in TABLES:
@@ -77,17 +78,17 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
             _put(content, place, value)
     for key, text in overrides.items():
         set_value(content, key, text)
-    steps = content["loop"]["steps"]
-    if not ("loop.save_every" in overrides or "save_every" in request.loop or request.save_every) and _is_count(steps):
-        content["loop"]["save_every"] = max(config.loop.save_every, -(-steps // 4))
+    if isinstance(content["loop"], dict):  # what is no table is refused below
+        quarter = _quarter(content["loop"].get("steps"))
+        content["loop"].setdefault("save_every", max(config.loop.save_every, quarter))
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     return parse_recipe(content, LearnConfig, "settings")
 
 
-def _is_count(value: object) -> bool:
-    """Tell whether a value that is not checked yet can be a number of steps."""
-    return isinstance(value, int) and value > 0
+def _quarter(steps: object) -> int:
+    """Return a quarter of a number of steps, rounded up; 0 of what is none, which is refused later."""
+    return -(-steps // 4) if isinstance(steps, int) else 0
 
 
 def _put(content: dict[str, Any], place: str, value: Any) -> None:
