@@ -16,7 +16,7 @@ from sfumato.data.primer.build import read_records
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, natural_label, read_concepts, slug, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render, render_all
 from sfumato.data.primer.library import Primer
-from sfumato.errors import DataError, StorageError, UnreadableImage
+from sfumato.errors import ConfigError, DataError, StorageError, UnreadableImage
 from sfumato.events import Artifact, Done, Notice, Progress
 from tiny_primer import CONCEPTS, build_tiny_primer, write_json, write_packages
 
@@ -106,6 +106,9 @@ def test_an_unfinished_set_is_not_opened(tmp_path: Path) -> None:
     build.close()  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"out is not a finished training set: manifest\.json cannot be read"):
         Primer.open(tmp_path / "out")
+    list(build_primer(tmp_path / "out", packages_dir=modules, characters=False, workers=1))
+    assert Primer.open(tmp_path / "out").icons
+    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_building_again_replaces_what_was_there(tmp_path: Path) -> None:
@@ -115,6 +118,17 @@ def test_building_again_replaces_what_was_there(tmp_path: Path) -> None:
     assert not (out / "icons/noto/stale.png").exists()
     assert not (out / "characters").exists()
     assert Primer.open(out).characters == ()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "icons").mkdir()
+    (tmp_path / "icons" / "logo.svg").write_text("<svg/>")
+    for manifest in (None, "[", '{"name": "my app"}'):
+        if manifest is not None:
+            (tmp_path / "manifest.json").write_text(manifest)
+        with pytest.raises(ConfigError, match="is not empty and holds no training set; needed: a new folder"):
+            list(build_primer(tmp_path, packages_dir=tmp_path))
+    assert (tmp_path / "icons" / "logo.svg").is_file()
 
 
 def test_a_held_out_concept_must_exist(tmp_path: Path) -> None:

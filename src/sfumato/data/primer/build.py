@@ -18,10 +18,12 @@ from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, Concept, read_concep
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render_all
 from sfumato.data.primer.looks import load_styles
 from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages
-from sfumato.errors import DataError, StorageError
+from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Notice, Progress
 
 FORMAT = 1
+NAME = "primer"
+_MANIFEST, _UNFINISHED = "manifest.json", "unfinished"
 
 
 def build_primer(
@@ -39,7 +41,7 @@ def build_primer(
     `manifest.json`: a folder without it is unfinished and is not opened.
 
     Args:
-        out: Folder to write; what an earlier build left there is replaced.
+        out: Folder to write: a new one, or one that an earlier build made or left unfinished, which is replaced.
         seed: Decides what is held out, and the drawn people.
         cache: Where the npm packages are kept; `None` takes the user's cache folder.
         packages_dir: A `node_modules` folder to use instead of installing.
@@ -50,10 +52,12 @@ def build_primer(
         `Progress` for each phase, `Notice` for everything that was skipped, one `Artifact`, `Done`.
 
     Raises:
+        ConfigError: The folder holds something else.
         DataError: The renderer or packages are missing or unreadable, or a held-out concept is in no icon set.
         StorageError: The folder cannot be written.
     """
     begun = time.monotonic()
+    _check_place(out)
     renderer = _renderer()
     if packages_dir is None:
         modules = yield from ensure_packages(cache)
@@ -68,7 +72,8 @@ def build_primer(
         yield from build_characters(out, modules, seed=seed, workers=workers)
         people = read_records(out / "characters.jsonl")
     manifest = _manifest(out, seed, renderer, icons, people if characters else None)
-    _write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    _write_text(out / _MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    (out / _UNFINISHED).unlink(missing_ok=True)
     yield Artifact(out, "dataset", manifest["counts"])
     yield Done(time.monotonic() - begun, manifest["counts"])
 
@@ -111,11 +116,28 @@ def _renderer() -> str:
         ) from error
 
 
+def _check_place(out: Path) -> None:
+    """Refuse a folder with files that no build has made: icons of somebody else would be removed."""
+    if not out.is_dir() or not any(out.iterdir()) or (out / _UNFINISHED).is_file():
+        return
+    try:
+        manifest = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("name") != NAME:
+        raise ConfigError(
+            f"'{out}' is not empty and holds no training set; needed: a new folder, or one that was built before.",
+            field="out",
+            hint="Nothing was changed.",
+        )
+
+
 def _start(out: Path) -> None:
     """Make the folder, and take away what an earlier build left in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in ("manifest.json", "icons.jsonl", "characters.jsonl"):
+        (out / _UNFINISHED).touch()
+        for name in (_MANIFEST, "icons.jsonl", "characters.jsonl"):
             (out / name).unlink(missing_ok=True)
         for name in ("icons", "characters"):
             if (out / name).is_dir():
@@ -208,7 +230,7 @@ def _manifest(
         digest.update((out / record["file"]).read_bytes())
     return {
         "format": FORMAT,
-        "name": "primer",
+        "name": NAME,
         "seed": seed,
         "characters": people is not None,
         "vocabulary": vocabulary_hash(),
