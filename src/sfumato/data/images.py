@@ -146,14 +146,19 @@ def crop_box(width: int, height: int, aspect: float = 1.0) -> tuple[int, int, in
 
 
 def resize(
-    pixels: UInt8[np.ndarray, "H W 3"], width: int, height: int | None = None
+    pixels: UInt8[np.ndarray, "H W 3"],
+    width: int,
+    height: int | None = None,
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> UInt8[np.ndarray, "height_out width_out 3"]:
-    """Crop the middle to the wanted proportions and scale it with the Lanczos filter.
+    """Crop the middle to the wanted proportions and scale it.
 
     Args:
         pixels: The picture.
         width: Width of the result, in pixels.
         height: Height of the result; `None` makes a square.
+        resampling: Lanczos keeps pictures sharp; with `BOX` no pixel takes from outside its own area, so that black
+            parts of a mask stay black.
 
     Returns:
         The picture in the new size.
@@ -168,7 +173,7 @@ def resize(
         )
     image = Image.fromarray(pixels)
     box = crop_box(image.width, image.height, width / height)
-    return np.asarray(image.crop(box).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(image.crop(box).resize((width, height), resampling))
 
 
 def to_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 H W"]:

@@ -83,17 +83,26 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
     Raises:
         SfumatoError: A file cannot be read, the base or a concept is not usable, or values do not fit together.
     """
-    if request.mask is not None and request.init_image is None:
-        raise ConfigError(
-            f"--mask {request.mask} was given without --init-image.",
-            field="mask",
-            hint="Name the picture that is changed with --init-image.",
-        )
+    _check_starts_from_a_picture(request)
     inputs = _Inputs.read(request)
     concepts = [(load_concept(use.path), use.strength) for use in request.concepts]
     pipeline = pipeline or Pipeline(load_bundle(request.base))
     recipe = _recipe(request, pipeline, inputs)
     yield from _drawn(request, pipeline, concepts, inputs, recipe)
+
+
+def _check_starts_from_a_picture(request: GenerateRequest) -> None:
+    """Refuse what only changes a picture where there is none."""
+    if request.init_image is not None:
+        return
+    usual = GenerateRequest.model_fields["strength"].default
+    given = f"--mask {request.mask}" if request.mask is not None else f"--strength {request.strength:g}"
+    if request.mask is not None or request.strength != usual:
+        raise ConfigError(
+            f"{given} was given without --init-image.",
+            field="mask" if request.mask is not None else "strength",
+            hint="Name the picture that is changed with --init-image.",
+        )
 
 
 @dataclass(frozen=True)
@@ -124,8 +133,10 @@ class _Inputs:
     def fitted(self, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         """Crop the middle and scale it: picture `(1, 3, H, W)` in [-1, 1], mask `(1, 1, H, W)` in [0, 1]."""
         picture = None if self.picture is None else to_tensor(resize(self.picture, *size))[None]
-        mask = None if self.mask is None else (to_tensor(resize(self.mask, *size)).mean(0)[None, None] + 1) / 2
-        return picture, mask
+        if self.mask is None:
+            return picture, None
+        mask = to_tensor(resize(self.mask, *size, Image.Resampling.BOX))
+        return picture, (mask.mean(0)[None, None] + 1) / 2
 
 
 def _drawn(
@@ -145,11 +156,8 @@ def _drawn(
             if isinstance(event, Step):
                 yield event
             elif isinstance(event, Drawn):
-                image = event.image
-                if init_image is not None and mask is not None:
-                    image = torch.lerp(init_image[0], image, mask[0])  # black parts stay bit for bit
                 own = {**recipe, "request": {**recipe["request"], "seed": event.seed}}
-                yield Picture(Image.fromarray(to_pixels(image)), event.seed, own)
+                yield Picture(Image.fromarray(to_pixels(event.image)), event.seed, own)
 
 
 def _size(request: GenerateRequest, pipeline: Pipeline) -> tuple[int, int]:
