@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sfumato.training.guard import Guard, GuardConfig, finite, locate
 from sfumato.training.loop import train
 from sfumato.training.optim import OptimConfig
 from sfumato.training.task import LossReport, Phase, Task
-from training_task import Net, last_checkpoint, metrics, notices, run, short, tensor_bytes, tiny_task
+from training_task import Net, last_checkpoint, metrics, notices, run, short, stop_after, tensor_bytes, tiny_task
 
 
 def poisoned(draws: set[int], row: int = 2) -> object:
@@ -54,15 +55,34 @@ def test_a_dropped_step_changes_neither_weights_nor_moments_nor_averages_nor_sta
     assert tensor_bytes(last_checkpoint(before)) == tensor_bytes(last_checkpoint(after))
 
 
-def test_a_run_with_a_dropped_step_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    spoil = poisoned({2, 3, 7})
-    config = short(steps=10, save_every=4)
-    whole = run(tmp_path / "a", config, spoil=spoil)
-    settings = {"loop": config.model_dump()}
-    run(tmp_path / "b", short(steps=10, save_every=4, max_seconds=1e-9), spoil=spoil, settings=settings)
-    again = run(tmp_path / "b", config, spoil=spoil, settings=settings, resume=True)
+@pytest.mark.parametrize("stops", [(1,), (3,), (4,), (5,), (8,), (9,), (1, 2, 5, 6, 7, 9)])
+@pytest.mark.parametrize("bad", [{2, 3}, {4, 5}, {6, 7, 8}])
+def test_a_run_that_goes_back_resumes_to_the_same_bytes(bad: set[int], stops: tuple[int, ...], tmp_path: Path) -> None:
+    config = short(steps=10, save_every=4, keep=1)
+    whole = run(tmp_path / "a", config, spoil=poisoned(bad))
+    for number, step in enumerate(stops):
+        task = tiny_task(spoil=poisoned(bad))
+        settings = {"loop": config.model_dump()}
+        stop_after(train(task, config, tmp_path / "b", settings=settings, resume=number > 0), step)
+    again = run(tmp_path / "b", config, spoil=poisoned(bad), resume=True)
     assert tensor_bytes(last_checkpoint(whole)) == tensor_bytes(last_checkpoint(again))
-    assert metrics(again, "dropped_steps")[10] == 3.0
+    assert metrics(again, "dropped_steps")[10] == len(bad)
+
+
+def test_the_last_good_state_stays_and_is_the_newest_that_a_good_step_was_taken_from(tmp_path: Path) -> None:
+    events = run(tmp_path, short(steps=8, save_every=2, keep=1), spoil=poisoned({4, 5}))
+    assert "the state of step 2 brought back" in notices(events)[1]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+
+
+def test_a_good_state_that_is_gone_is_replaced_by_the_one_at_hand(tmp_path: Path) -> None:
+    config = short(steps=8, save_every=2, keep=3)
+    settings = {"loop": config.model_dump()}
+    stop_after(train(tiny_task(), config, tmp_path, settings=settings), 5)
+    for folder in ("step-00000002", "step-00000004"):
+        shutil.rmtree(tmp_path / "checkpoints" / folder)
+    again = run(tmp_path, config, spoil=poisoned({6, 7}), resume=True)
+    assert "the state of step 5 brought back" in notices(again)[2]
 
 
 def test_only_the_bad_batch_of_an_accumulated_step_is_named(tmp_path: Path) -> None:
@@ -123,13 +143,14 @@ def test_a_bad_second_phase_leaves_the_first_one_done_and_the_average_alone(tmp_
     task.phases = [task.phases[0], Phase("critic", critic.modules, loss, critic.optim, critic.active)]
     events = run(tmp_path, short(steps=6), task=task)
     (message,) = notices(events)
-    assert message.startswith("Step 5 was dropped") and "the samples have no names" in message
+    assert message.startswith("Step 5 was dropped but for the part of main: the loss was nan")
+    assert "the samples have no names" in message
     assert task.ema is not None and task.ema.updates == 5
     assert all_finite(last_checkpoint(events))
 
 
 def test_bad_steps_are_forgotten_after_calm() -> None:
-    guard = Guard(GuardConfig(max_bad=3, calm_steps=2, snapshot_every=0), {})
+    guard = Guard(GuardConfig(max_bad=3, calm_steps=2), {}, lambda step: None)
     for step in range(10):
         guard.bad(step, "x")
         guard.good()
@@ -140,14 +161,6 @@ def test_bad_steps_are_forgotten_after_calm() -> None:
     with pytest.raises(Diverged, match=r"3 steps up to step 12 were not finite: the cause\."):
         guard.bad(12, "the cause")
     assert guard.counters["dropped"] == 13
-
-
-def test_without_snapshots_steps_are_only_dropped() -> None:
-    net = nn.Linear(1, 1)
-    guard = Guard(GuardConfig(snapshot_every=0), {"net": net})
-    guard.keep(0)
-    guard.bad(1, "x")
-    assert "no weight moved" in guard.bad(2, "x")
 
 
 def test_finite() -> None:

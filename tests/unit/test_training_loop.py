@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfumato.errors import CannotResume, OutOfMemory
+from sfumato.errors import CannotResume, OutOfMemory, StorageError
 from sfumato.events import Artifact, Checkpoint, Event, Notice, Preview
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
@@ -147,8 +147,23 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
         run(tmp_path, short(steps=1))
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_place_that_cannot_be_a_folder_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=rf"Could not write '{tmp_path / place}'"):
+        run(tmp_path / place, short())
+
+
+def test_a_record_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    with pytest.raises(StorageError, match=r"Could not write '.*events\.jsonl'"):
+        run(tmp_path, short())
+
+
 def test_resume_without_a_checkpoint_begins(tmp_path: Path) -> None:
-    assert done(run(tmp_path, short(steps=1), resume=True)).info["step"] == 1
+    events = run(tmp_path, short(steps=1), resume=True)
+    assert done(events).info["step"] == 1
+    assert notices(events) == [f"There is no checkpoint in '{tmp_path}' to go on from: the run begins."]
 
 
 def test_resume_of_a_finished_run_only_finishes_again(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000010"]
 
 
+def test_what_is_needed_stays_and_what_comes_after_goes(tmp_path: Path) -> None:
+    for step in (1, 4, 9):
+        saved(tmp_path, step)
+    (tmp_path / "checkpoints" / "step-00000009" / "manifest.json").unlink()
+    part = nn.Linear(3, 2)
+    save(tmp_path, RunState(6, {}), {"net": part}, keep=1, needed=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000001", "step-00000006"]
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [

@@ -2,12 +2,15 @@
 
 Loss and gradient norm are checked before the optimizer moves anything. A bad step is dropped; if the next one is bad
 too, the weights themselves are suspect and the last good state comes back; after several the run ends with the cause.
+
+The last good state is the newest checkpoint from which a good step was taken, or the beginning. It is read from the
+disk, so that a run that was interrupted goes back to the same state as one that was not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,35 +30,41 @@ class GuardConfig(Section):
     Attributes:
         max_bad: Bad steps after which the run ends, unless `calm_steps` good ones in a row lie between.
         calm_steps: Good steps in a row after which earlier bad ones are forgotten.
-        snapshot_every: Steps between copies of the good state, kept in memory; 0 keeps none.
     """
 
     max_bad: int = Field(default=8, ge=1)
     calm_steps: int = Field(default=20, ge=1)
-    snapshot_every: int = Field(default=100, ge=0)
 
 
 class Guard:
-    """Counts bad steps and holds the last good state.
+    """Counts bad steps and brings the last good state back.
 
     Args:
         config: When to give up.
-        parts: What has tensors: modules, averages, moments.
+        parts: What has tensors: modules, averages, moments; at the beginning of the run.
+        load: Puts the checkpoint of a step into the parts.
     """
 
-    def __init__(self, config: GuardConfig, parts: Mapping[str, Saved]) -> None:
+    def __init__(self, config: GuardConfig, parts: Mapping[str, Saved], load: Callable[[int], None]) -> None:
         self.config = config
-        self.counters = {"bad": 0.0, "bad_in_a_row": 0.0, "good_in_a_row": 0.0, "dropped": 0.0}
-        self._parts = parts
-        self._snapshot: dict[str, dict[str, Any]] = {}
-        self._snapshot_step = 0
+        self.counters = {"bad": 0.0, "bad_in_a_row": 0.0, "good_in_a_row": 0.0, "dropped": 0.0, "good_step": 0.0}
+        self._parts, self._load = parts, load
+        self._beginning = {name: _copies(part.state_dict()) for name, part in parts.items()}
 
-    def keep(self, step: int, due: bool = False) -> None:
-        """Copy the state if it is time to; call it when loss and gradient are known to be finite, before the update."""
-        every = self.config.snapshot_every
-        if every and (due or not self._snapshot or step % every == 0):
-            self._snapshot = {name: _copies(part.state_dict()) for name, part in self._parts.items()}
-            self._snapshot_step = step
+    @property
+    def good_step(self) -> int:
+        """The step whose checkpoint is the last good state; 0 is the beginning."""
+        return int(self.counters["good_step"])
+
+    def resume(self, step: int, counters: Mapping[str, float]) -> None:
+        """Take over the counters of a checkpoint; one from before good steps were counted is taken as good itself."""
+        self.counters |= {"good_step": float(step), **counters}
+        self._forget_beginning()
+
+    def trust(self, step: int) -> None:
+        """Take the checkpoint of a step as the last good state; call it when the next step is known to be good."""
+        self.counters["good_step"] = float(step)
+        self._forget_beginning()
 
     def good(self) -> None:
         """Note a good step."""
@@ -64,12 +73,13 @@ class Guard:
         if self.counters["good_in_a_row"] >= self.config.calm_steps:
             self.counters["bad"] = 0.0
 
-    def bad(self, step: int, cause: str) -> str:
+    def bad(self, step: int, cause: str, moved: Sequence[str] = ()) -> str:
         """Note a bad step; from the second in a row on bring the last good state back.
 
         Args:
             step: The step that was dropped.
             cause: What was not finite, where, in which samples.
+            moved: Phases of the step that were taken before.
 
         Returns:
             What happened and what was done, for the user.
@@ -80,18 +90,32 @@ class Guard:
         for counter in ("bad", "bad_in_a_row", "dropped"):
             self.counters[counter] += 1
         self.counters["good_in_a_row"] = 0.0
-        restored = self.counters["bad_in_a_row"] > 1 and bool(self._snapshot)
+        restored = self.counters["bad_in_a_row"] > 1
         if restored:
-            for name, state in self._snapshot.items():
-                self._parts[name].load_state_dict(state)
+            self._bring_back()
         if self.counters["bad"] >= self.config.max_bad:
             raise Diverged(
                 f"{self.counters['bad']:.0f} steps up to step {step} were not finite: {cause}.",
                 hint="Lower the learning rate, lengthen the warm-up or look at the samples named.",
             )
         if restored:
-            return f"Step {step} was dropped and the state of step {self._snapshot_step} brought back: {cause}."
+            return f"Step {step} was dropped and the state of step {self.good_step} brought back: {cause}."
+        if moved:
+            return f"Step {step} was dropped but for the part of {', '.join(moved)}: {cause}."
         return f"Step {step} was dropped and no weight moved: {cause}."
+
+    def _bring_back(self) -> None:
+        """Put the last good state into the parts."""
+        if self.good_step:
+            self._load(self.good_step)
+            return
+        for name, state in self._beginning.items():
+            self._parts[name].load_state_dict(state)
+
+    def _forget_beginning(self) -> None:
+        """Let go of the copy of the first state as soon as the run never returns to it."""
+        if self.good_step:
+            self._beginning = {}
 
 
 def finite(*numbers: float) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.events import Event
-from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.formats.atomic import atomic_write_bytes, storage_error
 
 EVENTS = "events.jsonl"
 
@@ -28,8 +28,11 @@ class Journal:
 
     def __init__(self, run_dir: Path, resumed: int, tensorboard: bool) -> None:
         self._path = run_dir / EVENTS
-        self._truncate(resumed)
-        self._file = self._path.open("a", encoding="utf-8")
+        try:
+            self._truncate(resumed)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise storage_error(error, self._path, 0) from error
         self._board = _board(run_dir, resumed) if tensorboard else None
         self._failed = False
 

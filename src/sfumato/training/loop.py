@@ -20,6 +20,7 @@ from pydantic import Field
 
 from sfumato.errors import CannotResume, ConfigError, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
+from sfumato.formats.atomic import storage_error
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
@@ -175,7 +176,7 @@ class _Run:
                 field="ema.decay",
                 hint="Set ema.decay to 0, or take another optimizer.",
             )
-        self.guard = Guard(config.guard, self.parts)
+        self.guard = Guard(config.guard, self.parts, self._load_step)
         self.watched = task.watched or {k: m for phase in task.phases for k, m in phase.modules.items()}
         self.step = 0
         self.saved_step = -1
@@ -244,6 +245,7 @@ class _Run:
     def _one_step(self) -> list[Event]:
         """Take one optimizer step in every active phase; a bad one is dropped with the phases after it."""
         buffers = copies_of_buffers(self.task.saved)
+        taken: list[str] = []
         for phase in self.task.phases:
             if not phase.active(self.step):
                 continue
@@ -251,7 +253,8 @@ class _Run:
             if cause is not None:
                 self.optimizers[phase.name].zero_grad()
                 put_back(buffers)
-                return [Notice(self.step + 1, self.guard.bad(self.step + 1, cause))]
+                return [Notice(self.step + 1, self.guard.bad(self.step + 1, cause, taken))]
+            taken.append(phase.name)
         self.guard.good()
         if self.task.ema is not None:
             self.task.ema.update()
@@ -274,7 +277,8 @@ class _Run:
         norm = self._clipped_norm(optimizer)
         if not finite(norm):
             return self._bad_gradient(phase, norm)
-        self.guard.keep(self.step, due=self.step % self.config.save_every == 0)
+        if self.step == self.saved_step and self.step % self.config.save_every == 0:
+            self.guard.trust(self.step)
         optimizer.step()
         optimizer.zero_grad()
         self.interval.add({f"{phase.name}/gradient_norm": norm, f"{phase.name}/lr": lr})
@@ -355,13 +359,20 @@ class _Run:
     def _save(self) -> Checkpoint:
         """Write a checkpoint of the present step."""
         content = states.RunState(self.step, dict(self.settings), dict(self.guard.counters))
-        path = states.save(self.run_dir, content, self.parts, self.config.keep)
+        path = states.save(self.run_dir, content, self.parts, self.config.keep, self.guard.good_step)
         self.saved_step = self.step
         return Checkpoint(self.step, path)
 
+    def _load_step(self, step: int) -> None:
+        """Bring the checkpoint of a step back."""
+        states.load(states.folder_of(self.run_dir, step), self.parts)
+
     def _restore(self, resume: bool) -> Iterator[Event]:
         """Bring the newest checkpoint back, if there is one and it is wanted."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.run_dir, 0) from error
         found = states.latest(self.run_dir)
         if (found.path or found.rejected) and not resume:
             raise CannotResume(
@@ -370,10 +381,16 @@ class _Run:
         for problem in found.rejected:
             yield Notice(0, problem)
         if found.path is None:
+            if resume:
+                yield Notice(0, f"There is no checkpoint in '{self.run_dir}' to go on from: the run begins.")
             return
         saved = states.read_state(found.path)
         states.check_settings(saved.settings, self.settings, MAY_CHANGE, self.defaults)
         states.load(found.path, self.parts)
-        self.guard.counters |= saved.counters
+        counters = dict(saved.counters)
+        good = int(counters.get("good_step", 0))
+        if good and states.broken(states.folder_of(self.run_dir, good)) is not None:
+            del counters["good_step"]
+        self.guard.resume(saved.step, counters)
         self.step = self.saved_step = saved.step
         yield Notice(self.step, f"Resumed from '{found.path}' after step {self.step}.")

@@ -65,14 +65,20 @@ class Found:
     rejected: tuple[str, ...] = ()
 
 
-def save(run_dir: Path, state: RunState, parts: Mapping[str, Saved], keep: int) -> Path:
-    """Write a checkpoint and remove the oldest ones.
+def folder_of(run_dir: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return run_dir / CHECKPOINTS / f"step-{step:08d}"
+
+
+def save(run_dir: Path, state: RunState, parts: Mapping[str, Saved], keep: int, needed: int = 0) -> Path:
+    """Write a checkpoint and remove the oldest ones, and later ones too: the run was resumed from before them.
 
     Args:
         run_dir: Folder of the run.
         state: Step, settings and counters.
         parts: What has tensors, by the name of its file.
         keep: How many checkpoints stay.
+        needed: Step of one that stays however old it is.
 
     Returns:
         The folder of the checkpoint.
@@ -80,7 +86,7 @@ def save(run_dir: Path, state: RunState, parts: Mapping[str, Saved], keep: int) 
     Raises:
         StorageError: The disk is full or not writable; older checkpoints stay as they were.
     """
-    folder = run_dir / CHECKPOINTS / f"step-{state.step:08d}"
+    folder = folder_of(run_dir, state.step)
     with atomic_folder(folder) as stage:
         for name, part in parts.items():
             write_safetensors(stage / f"{name}.safetensors", part.state_dict())
@@ -90,9 +96,17 @@ def save(run_dir: Path, state: RunState, parts: Mapping[str, Saved], keep: int) 
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(stage.iterdir())
         }
         (stage / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for _, old in _folders(run_dir)[max(1, keep) :]:
-        _remove(old)
+    older = [step for step, _ in _folders(run_dir) if step < state.step]
+    staying = {state.step, needed, *older[: max(1, keep) - 1]}
+    for step, one in _folders(run_dir):
+        if step not in staying:
+            _remove(one)
     return folder
+
+
+def has_checkpoints(run_dir: Path) -> bool:
+    """Say whether a run has saved something, whole or not."""
+    return bool(_folders(run_dir))
 
 
 def latest(run_dir: Path) -> Found:
