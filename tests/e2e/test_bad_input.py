@@ -48,6 +48,7 @@ def test_mask_alone_and_mask_of_other_proportions(sfumato: Run, base: Path) -> N
     Image.new("L", (10, 20)).save("mask.png")
     Image.new("RGB", (20, 20)).save("photo.png")
     refused(sfumato(*GENERATE, "--base", base, "--mask", "mask.png"), "--mask mask.png was given without --init-image")
+    refused(sfumato(*GENERATE, "--base", base, "--strength", 0.5), "--strength 0.5 was given without --init-image")
     answer = sfumato(*GENERATE, "--base", base, "--mask", "mask.png", "--init-image", "photo.png")
     refused(answer, "The mask mask.png is 10x20, the picture photo.png is 20x20; needed: the same proportions")
 
@@ -130,4 +131,6 @@ def test_full_disk(sfumato: Run, base: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_output_in_the_way(sfumato: Run, base: Path) -> None:
     Path("file").write_text("x")
     refused(sfumato(*GENERATE, "--base", base, "-o", "file"), "file")
+    recipe = Path(__file__).parents[2] / "recipes" / "tiny.toml"
+    refused(sfumato("train", "denoiser", recipe, "-o", "file"), "Could not write 'file")
     assert Path("file").read_text() == "x"

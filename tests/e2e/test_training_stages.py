@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import CannotResume, CheckpointError, ConfigError, UnknownFormat
 from sfumato.events import Artifact, Checkpoint, Event, Preview, Progress
 from sfumato.formats.bundle import load_bundle
+from sfumato.models.tokenizer import Tokenizer
 from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder
 from sfumato.training.denoiser import DenoiserTrainer, train_denoiser
 from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
@@ -282,6 +283,34 @@ def test_one_recipe_can_train_both_stages(tmp_path: Path) -> None:
     assert next(event.phase for event in events if isinstance(event, Progress)) == "autoencoder"
     assert done(events).info["step"] == 1
     assert not any(event.path.parent.parent.name == "autoencoder" for event in events if isinstance(event, Checkpoint))
+    (tmp_path / "first.toml").write_text(short.replace("steps = 2", "steps = 3"))
+    assert done(list(train_denoiser(recipe, tmp_path / "run", resume=True))).info["step"] == 1
+    (tmp_path / "first.toml").write_text(short.replace("lr = ", "weight_decay = 0.5\nlr = ", 1))
+    with pytest.raises(CannotResume, match=r"optim\.weight_decay: 0\.01 → 0\.5"):
+        list(train_denoiser(recipe, tmp_path / "run", resume=True))
+
+
+def test_a_start_that_failed_leaves_no_tokenizer_behind(tmp_path: Path, autoencoder: Path) -> None:
+    with pytest.raises(ConfigError):
+        list(train_denoiser(second(autoencoder, unet={**SECOND["unet"], "in_channels": 3}), tmp_path))
+    other = second(autoencoder, tokenizer={"vocab_size": 560, "context_length": 20, "captions": 128})
+    list(train_denoiser(other, tmp_path))
+    kept = Tokenizer.load(tmp_path / "tokenizer")
+    assert kept.context_length == 20 and kept.vocab_size <= 560
+
+
+def test_a_run_keeps_to_the_tokenizer_it_began_with(tmp_path: Path, autoencoder: Path) -> None:
+    for name, size in (("one", 560), ("two", 600)):
+        list(train_denoiser(second(autoencoder, tokenizer={"vocab_size": size, "captions": 128}), tmp_path / name))
+    given = {"folder": str(tmp_path / "one" / "tokenizer")}
+    list(train_denoiser(second(autoencoder, tokenizer=given), tmp_path / "run"))
+    again = second(autoencoder, tokenizer=given, loop={**LOOP, "steps": 5})
+    assert done(list(train_denoiser(again, tmp_path / "run", resume=True))).info["step"] == 5
+    before = (tmp_path / "run" / "tokenizer" / "vocab.json").read_bytes()
+    given = {"folder": str(tmp_path / "two" / "tokenizer")}
+    with pytest.raises(CannotResume, match=r"two/tokenizer' holds another tokenizer than '.*run/tokenizer'"):
+        list(train_denoiser(second(autoencoder, tokenizer=given), tmp_path / "run", resume=True))
+    assert (tmp_path / "run" / "tokenizer" / "vocab.json").read_bytes() == before
 
 
 def test_gradient_checkpointing_reaches_the_network(tmp_path: Path, autoencoder: Path) -> None:
@@ -305,13 +334,14 @@ def test_gradient_checkpointing_gives_the_same_bytes(tmp_path: Path, autoencoder
         ({"autoencoder": None}, r"Neither autoencoder nor autoencoder_recipe is given"),
         ({"unet": {**SECOND["unet"], "in_channels": 3}}, r"unet\.in_channels is 3; the autoencoder .* need 4"),
         ({"unet": {**SECOND["unet"], "context_dim": 64}}, r"unet\.context_dim is 64; .* need 32"),
+        ({"unet": {**SECOND["unet"], "resblock_updown": True}}, r"cannot express resblock_updown=True"),
         ({"init_from": "/nowhere"}, r"init_from is '/nowhere', which has no weights of 'unet'"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_anything_is_computed(
     tmp_path: Path, autoencoder: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, UnknownFormat), match=message):
         list(train_denoiser(second(autoencoder, **changes), tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 

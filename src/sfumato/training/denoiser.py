@@ -15,6 +15,8 @@ from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError, DataError
 from sfumato.events import Artifact, Done, Event, Metric, Notice, Preview, Progress
 from sfumato.formats.bundle import Bundle, save_bundle
+from sfumato.formats.diffusers_config import write_autoencoder_config
+from sfumato.formats.diffusers_unet import write_unet_config
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import TextEncoder
@@ -27,13 +29,14 @@ from sfumato.training.alignment import Aligner, build_projector
 from sfumato.training.autoencoder import train_autoencoder
 from sfumato.training.ema import Ema
 from sfumato.training.latents import LatentPool, Shard
-from sfumato.training.loop import train
+from sfumato.training.loop import MAY_CHANGE, train
 from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
 from sfumato.training.parts import encoder_hash, load_autoencoder, load_weights, seeded, start_weights
 from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, defaults_of, load_recipe, settings_of
 from sfumato.training.samples import sample_images
 from sfumato.training.sheets import save_sheet
+from sfumato.training.state import check_settings, latest, read_state
 from sfumato.training.stream import Prefetched
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.text import learned_tokenizer, text_encoder_config, tokenizer_hash
@@ -77,11 +80,19 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
 
 
 def _first_stage(recipe_file: Path, run_dir: Path) -> Iterator[Event]:
-    """Train the autoencoder that the denoiser's recipe names, unless that is done; `Done` only if it was stopped."""
-    if (run_dir / "autoencoder").is_dir():
-        return
+    """Train the autoencoder that the denoiser's recipe names, unless that is done; `Done` only if it was stopped.
+
+    Raises:
+        CannotResume: It was trained by another recipe.
+    """
     recipe = load_recipe(recipe_file, AutoencoderRecipe)
-    for event in train_autoencoder(recipe, run_dir, resume=True):
+    found = latest(run_dir).path
+    if (run_dir / "autoencoder").is_dir():
+        if found is not None:
+            now = {**settings_of(recipe), "facts": {}}
+            check_settings({**read_state(found).settings, "facts": {}}, now, MAY_CHANGE, defaults_of(recipe))
+        return
+    for event in train_autoencoder(recipe, run_dir, resume=found is not None):
         if isinstance(event, Metric):
             yield Progress("autoencoder", event.step, recipe.loop.steps)
         elif isinstance(event, Notice) or (isinstance(event, Done) and not (run_dir / "autoencoder").is_dir()):
@@ -122,7 +133,9 @@ class DenoiserTrainer:
         if self.aligner is not None:
             self.modules["projector"] = self.aligner.projector.to(self.device)
         facts: dict[str, Any] = {"data": fingerprint(recipe.data), "autoencoder": encoder_hash(autoencoder)}
-        identity = facts if self.aligner is None else {**facts, "features": recipe.alignment.stage}
+        identity = {**facts, "precision": recipe.precision}
+        if self.aligner is not None:
+            identity["features"] = recipe.alignment.stage
         batches = PictureBatches(recipe.data, recipe.latents.encode_batch)
         self._pictures = Prefetched(batches, recipe.data.workers)
         folder = recipe.latents.folder or run_dir / "latents"
@@ -352,3 +365,6 @@ def _check_fit(recipe: DenoiserRecipe, autoencoder: Autoencoder) -> None:
                 field=f"unet.{key}",
                 hint="Change it in the recipe, or name the autoencoder that belongs to it.",
             )
+    if recipe.text_encoder is not None:  # what ends as a model folder must be one that can be written
+        write_unet_config(recipe.unet, 1)
+        write_autoencoder_config(autoencoder.config, 1)

@@ -129,12 +129,22 @@ def fingerprint(config: DataConfig) -> Mapping[str, Any]:
     facts = config.model_dump(mode="json", exclude={"folder", "workers", *only_for_folders})
     if config.kind == "folder" and config.folder is not None:
         facts |= only_for_folders
-        sizes = "".join(f"{path.name} {path.stat().st_size}\n" for path in list_images(config.folder))
-        facts["files"] = hashlib.sha256(sizes.encode()).hexdigest()
+        facts["files"] = _hash_of_pictures(config.folder)
     manifest = None if config.folder is None else config.folder / "manifest.json"
     if config.kind == "primer" and manifest is not None and manifest.is_file():
         facts["manifest"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
     return facts
+
+
+def _hash_of_pictures(folder: Path) -> str:
+    """Hash names, pictures and captions of a folder."""
+    digest = hashlib.sha256()
+    for path in list_images(folder):
+        caption = path.with_suffix(".txt")
+        for part in (path, caption) if caption.is_file() else (path,):
+            content = hashlib.sha256(part.read_bytes()).hexdigest()
+            digest.update(f"{part.name} {content}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from sfumato.errors import CannotResume
+from sfumato.formats.atomic import atomic_folder
 from sfumato.models.text_encoder import TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.training.pictures import PictureBatches
 from sfumato.training.recipe_file import DenoiserRecipe, DualEncoderRecipe, TextEncoderTable
+from sfumato.training.state import has_checkpoints
 from sfumato.training.stream import Prefetched
 
 _CAPTION_BATCH = 64
@@ -20,23 +24,45 @@ def learned_tokenizer(recipe: DenoiserRecipe | DualEncoderRecipe, run_dir: Path)
 
     Args:
         recipe: The recipe.
-        run_dir: Folder of the run, where a learned tokenizer is kept.
+        run_dir: Folder of the run, where its tokenizer is kept; what a start without a checkpoint left there does not
+            count, since the recipe may have changed.
 
     Returns:
         The tokenizer, or `None` when the recipe has no text encoder.
+
+    Raises:
+        CannotResume: The run has another tokenizer than the one given.
+        StorageError: The folder cannot be written.
     """
     if recipe.text_encoder is None:
         return None
-    kept = run_dir / "tokenizer"
-    place = recipe.tokenizer.folder or next((place for place in (kept, *_origins(recipe)) if place.is_dir()), None)
+    table, kept = recipe.tokenizer, run_dir / "tokenizer"
+    is_kept = kept.is_dir() and has_checkpoints(run_dir)
+    if is_kept and table.folder is None:
+        return Tokenizer.load(kept)
+    place = table.folder or next((place for place in _origins(recipe) if place.is_dir()), None)
     if place is not None:
         tokenizer = Tokenizer.load(place)
     else:
-        table = recipe.tokenizer
         tokenizer = Tokenizer.train(_captions(recipe), table.vocab_size, table.context_length)
-    if not kept.is_dir():
-        tokenizer.save(kept)
+    if is_kept:
+        _check_same(tokenizer, recipe, kept)
+        return tokenizer
+    with atomic_folder(kept) as stage:
+        tokenizer.save(stage)
     return tokenizer
+
+
+def _check_same(tokenizer: Tokenizer, recipe: DenoiserRecipe | DualEncoderRecipe, kept: Path) -> None:
+    """Refuse to go on with another tokenizer than the one that a run began with."""
+    with TemporaryDirectory() as place:
+        tokenizer.save(place)
+        if tokenizer_hash(Path(place)) != tokenizer_hash(kept):
+            raise CannotResume(
+                f"'{recipe.tokenizer.folder}' holds another tokenizer than '{kept}', with which the run began.",
+                field="tokenizer.folder",
+                hint="Leave it out, or start a new run folder.",
+            )
 
 
 def tokenizer_hash(folder: Path) -> str:
