@@ -27,11 +27,10 @@ _TOLERANCE = 2e-3
 
 
 def step_of(
-    unet: nn.Module, config: UNetConfig, batch: int, precision: Precision, read: Callable[..., Tensor]
+    unet: nn.Module, config: UNetConfig, batch: int, precision: Precision, read: Callable[..., Tensor], side: int = 8
 ) -> Callable[[], Tensor]:
-    """Return one training step on fixed inputs; it returns the loss before the update."""
+    """Return one training step on fixed inputs of `side` cells along a side; it returns the loss before the update."""
     draw = torch.Generator().manual_seed(0)
-    side = 8 * config.downsample_factor // 2
     x_t = torch.randn(batch, config.in_channels, side, side, generator=draw)
     wanted = torch.randn(x_t.shape, generator=draw)
     t = torch.randint(1000, (batch,), generator=draw)
@@ -51,13 +50,13 @@ def step_of(
     return step
 
 
-def sfumato_work(config: UNetConfig, batch: int, precision: Precision) -> Callable[[], Tensor]:
+def sfumato_work(config: UNetConfig, batch: int, precision: Precision, side: int = 8) -> Callable[[], Tensor]:
     """Return our step."""
     unet = UNet(config)
     fill(unet)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keep_freed_memory()
-    return step_of(unet, config, batch, precision, lambda unet, *inputs: unet(*inputs))
+    return step_of(unet, config, batch, precision, lambda unet, *inputs: unet(*inputs), side)
 
 
 def diffusers_work(

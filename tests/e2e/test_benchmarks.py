@@ -21,10 +21,15 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_an_unknown_benchmark_is_answered_with_the_list() -> None:
     done = run("generat")
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == f"Unknown benchmark 'generat'; there are {', '.join(NAMES)}, diffusers_scripts, paper, verdict.\n"
-    )
+    there = ", ".join((*NAMES, "diffusers_scripts", "first_stage", "paper", "verdict"))
+    assert done.stderr == f"Unknown benchmark 'generat'; there are {there}.\n"
+
+
+@pytest.mark.slow
+def test_first_stages_are_trained_and_measured() -> None:
+    done = run("first_stage", "--tiny", "--threads", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("U-Net learns") == 2 and "f = 4, 4×8×8" in done.stdout
 
 
 @pytest.mark.slow
