@@ -106,6 +106,13 @@ def _near(folder: Path) -> None:
     photo(0).resize((96, 96), Image.Resampling.LANCZOS).save(folder / "x.jpg", quality=80)
 
 
+def _outside(folder: Path) -> None:
+    photo(9, SIDE * 3 // 2).save(folder / "x.png")
+    mask = Image.new("L", (SIDE * 3 // 2, SIDE))
+    mask.paste(255, (0, 0, SIDE // 4, SIDE))
+    mask.save(folder / "x.mask.png")
+
+
 def _lines(*lines: object) -> Callable[[Path], object]:
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     return lambda folder: (folder / "metadata.jsonl").write_text(text + "\n", encoding="utf-8")
@@ -269,6 +276,7 @@ BROKEN = (
         "not a readable picture: its 10 bytes",
         lambda f: (f / "0.mask.png").write_bytes(b"no picture"),
     ),
+    Broken("mask-outside", "warning", "x.mask.png", "nothing white in the middle 64 × 64 of 96 × 64 pixels", _outside),
     Broken("mask-missing", "warning", "3.png", "3 of 4 pictures have one", lambda f: masks(f, 0, 1, 2)),
     Broken("caption-unread", "warning", "0.caption", "ends in .caption", lambda f: (f / "0.caption").write_text("a")),
     Broken(
@@ -287,10 +295,10 @@ BROKEN = (
     ),
     Broken(
         "caption-long",
-        "warning",
+        "error",
         "0.png",
-        f"76 words: '{'very ' * 7}very…'",
-        lambda f: _captions(f, "very " * 76, "a", "b", "c"),
+        "42 tokens with start and end, the limit is 32; this would be cut: '1 1 1 1 1 1 1 1 1 1'",
+        lambda f: _captions(f, "1 " * 40, "a", "b", "c"),  # one token a digit, whatever the base
     ),
     Broken("bad-repeats", "error", "x_dog", "'x_dog' has no number of repeats in front", _numbered("x_dog")),
     Broken(

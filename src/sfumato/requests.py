@@ -225,8 +225,9 @@ class LearnRequest(LearnSettings):
     targets: Annotated[
         tuple[str, ...],
         Field(
-            description="Layers of the U-Net that learn, such as attention, 'to_k' or '!mid_block.*'; may be given "
-            "again; default: blocks, in U-Nets as wide as Stable Diffusion's attention."
+            description="Layers of the U-Net that learn, such as attention, 'to_k' or '!mid_block.*', or of the text "
+            "encoder, such as text_encoder.all; may be given again; default: blocks, in U-Nets as wide as Stable "
+            "Diffusion's attention; attention in the text encoder."
         ),
         Flag(metavar="PATTERN"),
     ] = ()
@@ -331,9 +332,11 @@ class DoctorRequest(Request):
     """Check a folder of pictures and captions before anything is learned from it."""
 
     folder: Annotated[Path, Field(description="The folder to check; nothing in it is changed."), Flag((), "DIR", True)]
+    base: BaseName = "primer"
     size: Annotated[
-        int, Field(ge=16, le=4096, description="Side in pixels of the squares that will be learned from.")
-    ] = 128
+        int | None,
+        Field(ge=16, le=4096, description="Side in pixels of the squares to learn from; default: the base's own."),
+    ] = None
     batch_size: Annotated[int, Field(ge=1, le=4096, description="Pictures per step, for the count of batches.")] = 4
     fix: Annotated[
         Path | None,

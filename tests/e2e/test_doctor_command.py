@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from PIL import Image
 import sfumato as package
 from broken_folders import BROKEN, SIDE, Broken, good_folder, masks, photo
 from sfumato.errors import DataError
-from sfumato.events import Progress
-from sfumato.formats.bundle import Bundle
+from sfumato.events import Progress, Table
+from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.operations import corrected_copy
 from sfumato.requests import DoctorRequest
+from sfumato.training.cache import TensorCache
+from sfumato.training.encoded import PictureEncoder
 from sfumato.training.picture_config import PictureConfig
 from sfumato.training.sample_set import Samples
 from sfumato.training.subject import read_subject
@@ -60,8 +64,10 @@ def test_learning_stops_at_errors_and_at_nothing_else(broken: Broken, bundle: Bu
         assert len(read_subject(folder, "<fox>", "fox", bundle)) >= 4
         return
     with pytest.raises(DataError) as caught:
-        read_subject(folder, "<fox>", "fox", bundle)
-    assert str(folder / broken.where) in caught.value.message
+        samples = read_subject(folder, "<fox>", "fox", bundle)
+        bundle.tokenizer.encode(samples.captions)  # as a lesson does before its first step
+    expected = "this would be cut: " if broken.kind == "caption-long" else str(folder / broken.where)
+    assert expected in caught.value.message
 
 
 def test_at_least_fifteen_kinds_are_tested() -> None:
@@ -75,21 +81,54 @@ def test_a_good_folder(sfumato: Run) -> None:
     assert answer.out.splitlines()[:-1] == [
         "Nothing was found that could spoil the result.",
         "6 pictures can be read; at batch size 4 a round is 1 full batch and one of 2.",
-        "Middle squares are learned; trainers that sort by proportions would make these buckets:",
+        "Middle squares are learned; with --buckets it would be these sizes:",
         "bucket   pictures  with repeats  batches  not full",
         "64 × 64         6             6        2         1",
     ]
 
 
-def test_repeats_count_in_the_arithmetic(sfumato: Run) -> None:
+def test_repeats_count_in_the_arithmetic(sfumato: Run, base: Path) -> None:
     good_folder(Path("data/10_sks fox"), 2)
     photo(9, 160, 96).save(good_folder(Path("data/3_fox"), 0) / "x.png")
-    answer = sfumato(*CHECK, "data", "--size", SIDE, "--batch-size", 5)
+    answer = sfumato(*CHECK, "data", "--base", base, "--size", SIDE, "--batch-size", 5)
     assert "3 pictures can be read, 23 with their repeats; at batch size 5 a round is 4 full batches and one of 3." in (
         answer.out
     )
     assert "80 × 48         1             3        1         1" in answer.out
     assert answer.code == 0
+
+
+def test_the_buckets_are_those_that_learning_makes(sfumato: Run) -> None:
+    good_folder(Path("data"), 1)
+    for number, (width, height) in enumerate(((160, 120), (120, 160), (150, 128), (300, 100)), 1):
+        photo(number, width, height).save(f"data/{number}.png")
+    (table,) = [event for event in package.run(DoctorRequest(folder=Path("data"))) if isinstance(event, Table)]
+    learned = PictureEncoder(load_bundle("primer"), PictureConfig(buckets=True), 0, TensorCache(None))
+    sizes = Counter(learned.read(path).size for path in Path("data").iterdir())
+    assert {row[0]: row[1] for row in table.rows} == {f"{w} × {h}": count for (w, h), count in sizes.items()}
+    assert sizes == {(128, 128): 2, (160, 96): 1, (96, 160): 1, (256, 64): 1}
+
+
+def test_captions_are_measured_by_the_base(sfumato: Run, base: Path) -> None:
+    good_folder(Path("data"), 2)
+    Path("data/0.txt").write_text("the fox " * 20)
+    Path("data/1.txt").write_text("a fox")
+    answer = sfumato(*CHECK, "data")  # the embedded base, where both words are one token
+    assert answer.code == 2 and "caption longer than the base reads\n" in answer.out
+    cut = "this would be cut: 'the fox the fox the fox the fox the fox'"
+    assert f"data/0.png  42 tokens with start and end, the limit is 32; {cut}\n" in answer.out
+    shutil.copytree(base, "wide")
+    file = Path("wide/tokenizer/tokenizer_config.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 200}))
+    answer = sfumato(*CHECK, "data", "--base", "wide")
+    assert answer.code == 0 and "32 × 32" in answer.out, "squares of its own size"
+
+
+def test_a_base_that_is_not_there(sfumato: Run) -> None:
+    good_folder(Path("data"), 2)
+    answer = sfumato(*CHECK, "data", "--base", "premier")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("sfumato: There is no base 'premier': it is neither built in (primer) nor a folder.")
 
 
 def test_one_summary_message(sfumato: Run) -> None:

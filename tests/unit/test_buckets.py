@@ -44,3 +44,4 @@ def test_batches_are_counted_with_repeats() -> None:
         Bucket(96, 160, 1, 1, 1, 1),
     ]
     assert fill_buckets([], 128, 4) == []
+    assert fill_buckets(pictures[2:], 128, 4, multiple=64) == [Bucket(128, 128, 2, 9, 3, 1)]

@@ -24,6 +24,7 @@ from sfumato.errors import (
     UnusedKeys,
 )
 from sfumato.formats.bundle import Bundle, Word, find_bundle, load_bundle, save_bundle
+from sfumato.formats.bundle_outline import read_bundle_outline
 from sfumato.formats.diffusers_config import read_scheduler, write_scheduler
 from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
@@ -48,6 +49,21 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def test_an_outline_says_without_weights_what_the_bundle_says(folder: Path) -> None:
+    loaded = load_bundle(folder)
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    outline = read_bundle_outline(folder)
+    assert (outline.native_size, outline.downsample_factor) == (loaded.native_size, loaded.downsample_factor) == (32, 8)
+    assert outline.tokenizer.vocabulary == loaded.tokenizer.vocabulary
+    assert outline.tokenizer.context_length == loaded.tokenizer.context_length
+    edit(folder / "unet/config.json", lambda content: content.pop("sample_size"))
+    assert read_bundle_outline(folder).native_size == 64 * 4
+    (folder / "vae/config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"vae/config\.json' is missing"):
+        read_bundle_outline(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -266,6 +282,16 @@ def test_things_that_are_no_base(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormat, match="LoRA file in kohya layout") as caught:
         load_bundle(tmp_path / "l.safetensors")
     assert "--concept" in (caught.value.hint or "")
+
+
+def test_a_folder_of_the_same_name_hides_the_embedded_base_only_if_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "primer").mkdir()
+    assert find_bundle("primer").is_absolute()
+    save_bundle(tiny_bundle(), tmp_path / "primer")
+    assert find_bundle("primer") == Path("primer")
 
 
 def test_embedded_base_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,21 @@ from PIL import Image
 
 import sfumato.data.images as images
 from broken_folders import BROKEN, SIDE, Broken, good_folder, photo
-from sfumato.data.caption_checks import decode_caption
+from sfumato.data.caption_checks import Excess, decode_caption
 from sfumato.data.doctor import Examined, examine
 from sfumato.data.findings import KINDS, finding, refusal
 from sfumato.data.inspection import has_16_bits, inspect_picture, name_content
 from sfumato.errors import DataError
 from sfumato.events import Finding, Progress
+from tiny import tiny_tokenizer
+
+EXCESS = tiny_tokenizer().excess
 
 
-def examined(folder: Path, size: int = SIDE) -> tuple[list[Finding], list[Examined]]:
+def examined(folder: Path, size: int = SIDE, excess: Excess = EXCESS) -> tuple[list[Finding], list[Examined]]:
     """Run the examination to its end; return findings and pictures."""
     found: list[Finding] = []
-    work = examine(folder, size)
+    work = examine(folder, size, excess)
     while True:
         try:
             event = next(work)
@@ -155,8 +158,38 @@ def test_the_same_drawing_on_another_ground_is_another_picture(tmp_path: Path) -
     assert [item.kind for item in examined(tmp_path)[0]] == []
 
 
+def test_how_long_a_caption_may_be_is_said_by_the_base(tmp_path: Path) -> None:
+    photo(0).save(good_folder(tmp_path / f"3_{'1 ' * 31}", 1) / "1.png")
+    (tmp_path / f"3_{'1 ' * 31}" / "1.txt").write_text("1 " * 30)
+    kinds = [(item.kind, item.path) for item in examined(tmp_path)[0] if item.kind.startswith("caption")]
+    assert kinds == [("caption-long", tmp_path / f"3_{'1 ' * 31}")], "a folder is named once, 30 tokens fit"
+    assert "caption-long" not in {item.kind for item in examined(tmp_path, excess=tiny_tokenizer(77).excess)[0]}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "white", "size", "found"),
+    [
+        (96, 64, (0, 0, 16, 64), 64, "nothing white in the middle 64 × 64 of 96 × 64 pixels"),
+        (96, 64, (0, 0, 17, 1), 64, None),
+        (64, 96, (0, 80, 64, 96), 32, "nothing white in the middle 64 × 64 of 64 × 96 pixels"),
+        (64, 96, (63, 79, 64, 96), 32, None),
+        (64, 64, (0, 0, 1, 1), 32, None),
+    ],
+)
+def test_masks_that_miss_the_middle_are_named(
+    tmp_path: Path, width: int, height: int, white: tuple[int, int, int, int], size: int, found: str | None
+) -> None:
+    photo(0, width, height).save(tmp_path / "x.png")
+    mask = Image.new("L", (width, height))
+    mask.paste(255, white)
+    mask.save(tmp_path / "x.mask.png")
+    findings, (picture,) = examined(tmp_path, size)
+    assert [item.found for item in findings if item.kind == "mask-outside"] == ([] if found is None else [found])
+    assert picture.mask == tmp_path / "x.mask.png", "buckets may still use it"
+
+
 def test_progress_counts_the_pictures(tmp_path: Path) -> None:
-    events = list(examine(good_folder(tmp_path / "a", 3), SIDE))
+    events = list(examine(good_folder(tmp_path / "a", 3), SIDE, EXCESS))
     assert [event for event in events if isinstance(event, Progress)] == [Progress("looking", n, 3) for n in (1, 2, 3)]
 
 

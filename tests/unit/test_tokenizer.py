@@ -75,7 +75,11 @@ def test_over_long_text_is_refused_with_what_would_be_cut() -> None:
     assert caught.value.message == (
         "Text 1 has 9 tokens with start and end, the limit is 5; this would be cut: 'and a blue bird'."
     )
-    assert caught.value.hint == "Shorten the text, or allow cutting with truncate=True."
+    assert caught.value.hint == "Shorten it: no text is cut unasked (Python: Tokenizer.encode with truncate=True cuts)."
+    with pytest.raises(DataError, match=r"^The text has 9 tokens with start and end, the limit is 5; this would be"):
+        tokenizer.encode(["a red fox and a blue bird"])
+    assert tokenizer.excess("a red fox and a blue bird") == caught.value.message.removeprefix("Text 1 has ")[:-1]
+    assert tokenizer.excess("a red fox") is None
     cut = tokenizer.encode(["a red fox and a blue bird"], truncate=True)
     assert cut.tolist() == tokenizer.encode(["a red fox"]).tolist()
 

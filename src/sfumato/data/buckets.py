@@ -63,18 +63,21 @@ def nearest_bucket(width: int, height: int, sizes: Sequence[tuple[int, int]]) ->
     return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
 
 
-def fill_buckets(pictures: Sequence[tuple[int, int, int]], size: int, batch_size: int) -> list[Bucket]:
+def fill_buckets(
+    pictures: Sequence[tuple[int, int, int]], size: int, batch_size: int, multiple: int = 1
+) -> list[Bucket]:
     """Sort pictures into buckets and count their batches.
 
     Args:
         pictures: Width, height and repeats of each.
         size: Side of the square bucket in pixels.
         batch_size: Pictures in a batch.
+        multiple: See `bucket_sizes`.
 
     Returns:
         The buckets that hold pictures, the fullest first.
     """
-    sizes = bucket_sizes(size)
+    sizes = bucket_sizes(size, multiple)
     held: dict[tuple[int, int], list[int]] = {}
     for width, height, repeats in pictures:
         held.setdefault(nearest_bucket(width, height, sizes), []).append(repeats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from sfumato.data.images import is_picture
 from sfumato.data.listing import Entry
 from sfumato.events import Finding
 
-MAX_WORDS = 75
+Excess = Callable[[str], str | None]
+"""Says what of a text is more than a base reads; `None` where it fits."""
+
 _PLACEHOLDER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\bsks\b")
 _OTHER_TEXTS = ("readme", "license", "licence", "requirements")
 
@@ -71,12 +73,16 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
     return captions, found
 
 
-def check_captions(entries: Sequence[Entry], captions: dict[Path, str]) -> list[Finding]:
-    """Compare the captions with one another.
+def check_captions(entries: Sequence[Entry], captions: dict[Path, str], excess: Excess) -> list[Finding]:
+    """Compare the captions with one another and with what the base reads.
+
+    Why their length is that of the text as it stands: what the word of `--as` becomes is not known here. It may take
+    more or fewer tokens than what stands for it, so a caption near the limit may still fit, or not.
 
     Args:
         entries: The pictures.
         captions: The captions that `read_captions` gave.
+        excess: The limit of the base.
 
     Returns:
         Gaps, words that most captions have, repeated texts, long texts.
@@ -95,10 +101,8 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str]) -> list[
         if count > 1:
             first = next(path for path, other in own.items() if other == text)
             found.append(finding("caption-repeated", first, f"{count} of {len(own)} captions are '{_short(text)}'"))
-    for path, text in own.items():
-        words = len(text.split())
-        if words > MAX_WORDS:
-            found.append(finding("caption-long", path, f"{words} words: '{_short(text)}'"))
+    places = {path if path in own else path.parent: text for path, text in captions.items()}
+    found += [finding("caption-long", path, what) for path, text in places.items() if (what := excess(text))]
     return found
 
 

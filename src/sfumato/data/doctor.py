@@ -7,13 +7,13 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.data.caption_checks import check_captions, check_other_files, read_captions
+from sfumato.data.caption_checks import Excess, check_captions, check_other_files, read_captions
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
 from sfumato.data.images import is_mask, is_picture, load_image
 from sfumato.data.inspection import Facts, inspect_picture
 from sfumato.data.listing import Entry, scan_folder, visible
-from sfumato.data.masks import check_masks, fault_of, mask_file
+from sfumato.data.masks import check_masks, fault_of, is_outside, mask_file
 from sfumato.errors import UnreadableImage
 from sfumato.events import Finding, Progress
 
@@ -46,12 +46,13 @@ class Examined:
     same_as: str | None
 
 
-def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list[Examined]]:
+def examine(folder: Path, size: int, excess: Excess) -> Generator[Progress | Finding, None, list[Examined]]:
     """Examine a folder.
 
     Args:
         folder: The folder.
         size: Side in pixels of the squares that would be learned.
+        excess: What of a caption is more than the base reads.
 
     Yields:
         Progress and findings.
@@ -70,7 +71,7 @@ def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list
     yield from _unread(folder, files, listing.entries, listing.problems)
     captions, found = read_captions(listing.entries)
     yield from found
-    yield from check_captions(listing.entries, captions)
+    yield from check_captions(listing.entries, captions, excess)
     yield from check_other_files(files)
     masks = {entry.path: mask for entry in listing.entries if (mask := mask_file(entry.path)) is not None}
     yield from check_masks([path for path in files if is_mask(path)], set(masks.values()))
@@ -81,7 +82,7 @@ def examine(folder: Path, size: int) -> Generator[Progress | Finding, None, list
         if facts is not None:
             read.append((entry, facts))
         yield Progress("looking", number, len(listing.entries))
-    usable = yield from _usable(masks, read)
+    usable = yield from _usable(masks, read, size)
     yield from _blurred(read, size)
     same_as = _duplicates(read, captions)
     for entry, _ in read:
@@ -119,8 +120,14 @@ def _unread(
         yield finding("unread-folder", place, f"{count} picture{'s' if count > 1 else ''}")
 
 
-def _usable(masks: dict[Path, Path], read: list[tuple[Entry, Facts]]) -> Generator[Finding, None, dict[Path, Path]]:
-    """Name masks that cannot be used, and pictures without one where others have one; return the usable ones."""
+def _usable(
+    masks: dict[Path, Path], read: list[tuple[Entry, Facts]], size: int
+) -> Generator[Finding, None, dict[Path, Path]]:
+    """Name masks that cannot be used or miss the crop, and pictures without one where others have one.
+
+    Returns:
+        The masks that can be used.
+    """
     usable = {}
     for entry, facts in read:
         mask = masks.get(entry.path)
@@ -129,13 +136,17 @@ def _usable(masks: dict[Path, Path], read: list[tuple[Entry, Facts]]) -> Generat
                 yield finding("mask-missing", entry.path, f"{len(masks)} of {len(read)} pictures have one")
             continue
         try:
-            fault = fault_of(load_image(mask).rgb[..., 0], facts.width, facts.height)
+            pixels = load_image(mask).rgb[..., 0]
+            fault = fault_of(pixels, facts.width, facts.height)
         except UnreadableImage as error:
             fault = error.message.removeprefix(f"{mask} is ").rstrip(".")
-        if fault is None:
-            usable[entry.path] = mask
-        else:
+        if fault is not None:
             yield finding("mask-unusable", mask, fault)
+            continue
+        usable[entry.path] = mask
+        if is_outside(pixels, size):
+            side, whole = min(facts.width, facts.height), f"{facts.width} × {facts.height} pixels"
+            yield finding("mask-outside", mask, f"nothing white in the middle {side} × {side} of {whole}")
     return usable
 
 

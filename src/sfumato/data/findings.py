@@ -147,9 +147,9 @@ KINDS: dict[str, Kind] = {
         "Describe what differs: place, pose, light.",
     ),
     "caption-long": Kind(
-        "warning",
-        "long caption",
-        "The text encoders of Stable Diffusion read 75 tokens, and every word takes at least one.",
+        "error",
+        "caption longer than the base reads",
+        "Learning would stop at it; the word of --as may take some tokens more or fewer than what stands for it.",
         "Shorten it.",
     ),
     # ── masks
@@ -164,6 +164,12 @@ KINDS: dict[str, Kind] = {
         "mask that cannot be used",
         "Learning with --masks file would stop at it.",
         "Save it in the size of its picture, white where the subject is.",
+    ),
+    "mask-outside": Kind(
+        "warning",
+        "mask without white in the middle square",
+        "With --masks file only the ground would count, and with --unmasked-weight 0 learning would stop at it.",
+        "Cut picture and mask so that the subject stays in, or use --buckets, which cuts another part.",
     ),
     "mask-missing": Kind(
         "warning",

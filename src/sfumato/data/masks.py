@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sfumato.data.findings import finding, refusal
-from sfumato.data.images import EXTENSIONS, MASK_ENDINGS, Picture, is_mask, load_image, require_folder
+from sfumato.data.images import EXTENSIONS, MASK_ENDINGS, Picture, crop_box, is_mask, load_image, require_folder
 from sfumato.data.listing import visible
+from sfumato.data.variants import scaled_mask
 from sfumato.errors import DataError
 from sfumato.events import Finding
 
@@ -126,6 +127,12 @@ def fault_of(mask: UInt8[np.ndarray, "_h _w"], width: int, height: int) -> str |
     if mask.shape != (height, width):
         return f"{mask.shape[1]} × {mask.shape[0]} pixels, its picture {width} × {height}"
     return None if mask.any() else "black everywhere, nothing would be learned"
+
+
+def is_outside(mask: UInt8[np.ndarray, "H W"], size: int) -> bool:
+    """Say whether nothing of a mask is left in the middle square, scaled to a side in pixels."""
+    box = crop_box(mask.shape[1], mask.shape[0])
+    return not bool(scaled_mask(mask, box, (size, size)).any())
 
 
 def _owner(mask: Path) -> str:

@@ -64,9 +64,25 @@ def frame(
     scaled = np.asarray(image.crop(box).resize(size, Image.Resampling.LANCZOS))
     if mask is None:
         return Frame(to_tensor(scaled), None)
+    return Frame(to_tensor(scaled), scaled_mask(mask, box, size))
+
+
+def scaled_mask(
+    mask: UInt8[np.ndarray, "_H _W"], box: tuple[int, int, int, int], size: tuple[int, int]
+) -> Float[Tensor, "1 H W"]:
+    """Cut a box out of a mask and scale it by area.
+
+    Args:
+        mask: How much each pixel counts, 0 to 255.
+        box: Left, top, right, bottom in pixels.
+        size: Width and height of the result, in pixels.
+
+    Returns:
+        How much each place counts, in [0, 1].
+    """
     part = torch.from_numpy(mask[box[1] : box[3], box[0] : box[2]] / np.float32(255))
     area = _areas(part.shape[0], size[1]) @ part @ _areas(part.shape[1], size[0]).T
-    return Frame(to_tensor(scaled), (area * _FINENESS).round()[None] / _FINENESS)  # what is all white stays 1
+    return (area * _FINENESS).round()[None] / _FINENESS  # what is all white stays 1
 
 
 def latent_mask(mask: Float[Tensor, "1 H W"], factor: int) -> Float[Tensor, "1 h w"]:

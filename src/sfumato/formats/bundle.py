@@ -29,7 +29,7 @@ from sfumato.formats.diffusers_config import (
     write_scheduler,
     write_text_config,
 )
-from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
+from sfumato.formats.diffusers_unet import read_sample_size, read_unet_config, write_unet_config
 from sfumato.formats.diffusers_weights import modernised, read_weights
 from sfumato.formats.safe_io import content_hash, write_safetensors
 from sfumato.formats.strict_json import Json, read_json
@@ -158,7 +158,8 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """Find the folder of a base model.
 
     Args:
-        name_or_path: `primer`, or a folder in diffusers layout.
+        name_or_path: `primer`, or a folder in diffusers layout. A folder of the embedded base's name counts only if it
+            holds a model.
 
     Returns:
         The folder.
@@ -168,7 +169,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
         UnknownFormat: It is something else; the message says what.
         UnsafeFile: It is a pickle.
     """
-    if str(name_or_path) in EMBEDDED and not Path(name_or_path).is_dir():
+    if str(name_or_path) in EMBEDDED and not (Path(name_or_path) / "model_index.json").is_file():
         folder = _BASES / str(name_or_path)
         if not (folder / "model_index.json").is_file():
             raise CheckpointError(
@@ -236,7 +237,6 @@ def load_bundle(name_or_path: str | Path, *, held_in: Precision = "fp32") -> Bun
         stored_hash = _hash_of_files(folder, autoencoder=autoencoder, unet=unet, text_encoder=text_encoder)
         for network in (unet, text_encoder):
             hold(network, held_in)
-    sample_size = configs["unet"][0].get("sample_size") or 64
     bundle = Bundle(
         autoencoder=_filled(autoencoder, folder / "vae"),
         unet=_filled(unet, folder / "unet"),
@@ -245,7 +245,7 @@ def load_bundle(name_or_path: str | Path, *, held_in: Precision = "fp32") -> Bun
         schedule=Schedule(schedule),
         prediction=prediction,
         name=str(index.get("_sfumato_name") or folder.resolve().name),
-        native_size=int(sample_size) * autoencoder.downsample_factor,
+        native_size=read_sample_size(configs["unet"][0]) * autoencoder.downsample_factor,
         source=folder,
         words=_read_words(folder / _WORDS),
         held_in=held_in,

@@ -111,6 +111,11 @@ def read_unet_config(given: Mapping[str, Any], source: str) -> UNetConfig:
     )
 
 
+def read_sample_size(given: Mapping[str, Any]) -> int:
+    """Read the side of the latents that a U-Net was trained on from `unet/config.json`; 64 where it is not said."""
+    return int(given.get("sample_size") or 64)
+
+
 def write_unet_config(config: UNetConfig, sample_size: int) -> Json:
     """Write `unet/config.json`.
 

@@ -243,16 +243,31 @@ class Tokenizer:
         tokens = torch.full((len(texts), self.context_length), self.pad_id)
         for row, text in enumerate(texts):
             pieces = self.pieces(text)
-            if len(pieces) > room and not truncate:
+            excess = None if truncate else self._excess(text, pieces)
+            if excess is not None:
                 raise DataError(
-                    f"Text {row} has {len(pieces) + 2} tokens with start and end, the limit is "
-                    f"{self.context_length}; this would be cut: {cut_words(text, pieces[room].start)!r}.",
+                    f"{'The text' if len(texts) == 1 else f'Text {row}'} has {excess}.",
                     field="texts",
-                    hint="Shorten the text, or allow cutting with truncate=True.",
+                    hint="Shorten it: no text is cut unasked (Python: Tokenizer.encode with truncate=True cuts).",
                 )
             ids = [self.bos_id, *(piece.id for piece in pieces[:room]), self.eos_id]
             tokens[row, : len(ids)] = torch.tensor(ids)
         return tokens
+
+    def excess(self, text: str) -> str | None:
+        """Say how many tokens a text has and which words `encode` would have to cut; `None` if it fits."""
+        return self._excess(text, self.pieces(text))
+
+    def _excess(self, text: str, pieces: Sequence[Piece]) -> str | None:
+        """See `excess`; the pieces are those of the text."""
+        room = self.context_length - 2
+        if len(pieces) <= room:
+            return None
+        cut = cut_words(text, pieces[room].start)
+        return (
+            f"{len(pieces) + 2} tokens with start and end, the limit is {self.context_length}; "
+            f"this would be cut: {cut!r}"
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, in the tokenizer's spelling, without start, end and padding."""

@@ -10,6 +10,7 @@ from sfumato.data.buckets import fill_buckets
 from sfumato.data.doctor import Examined, examine
 from sfumato.errors import ConfigError, DataError
 from sfumato.events import Done, Finding, Notice, Table
+from sfumato.formats.bundle_outline import read_bundle_outline
 from sfumato.operations.corrected_copy import write_copy
 from sfumato.operations.stream import Events
 from sfumato.requests import DoctorRequest
@@ -19,13 +20,14 @@ def doctor(request: DoctorRequest) -> Events:
     """Examine a folder; nothing in it is changed.
 
     Args:
-        request: The folder, the size and the batch that are planned, where a corrected copy goes.
+        request: The folder, the base, the size and the batch that are planned, where a corrected copy goes.
 
     Yields:
         A `Finding` for everything that was found, a `Notice` and a `Table` with the arithmetic of batches, an
         `Artifact` of kind `dataset` for the copy, `Done`.
 
     Raises:
+        CheckpointError: The base is not there, or not complete; its weights are not looked at.
         ConfigError: The place of the copy exists or lies within the folder.
         DataError: The folder does not exist, or something in it is an error: raised last, after all findings.
         StorageError: The copy cannot be written.
@@ -34,7 +36,9 @@ def doctor(request: DoctorRequest) -> Events:
     if request.fix is not None:
         _check_place(request.fix, request.folder)
     counts: Counter[str] = Counter()
-    examination = examine(request.folder, request.size)
+    base = read_bundle_outline(request.base)
+    size = base.native_size if request.size is None else request.size
+    examination = examine(request.folder, size, base.tokenizer.excess)
     while True:
         try:
             event = next(examination)
@@ -48,7 +52,7 @@ def doctor(request: DoctorRequest) -> Events:
         yield Notice(0, "Nothing was found that could spoil the result.")
     if pictures:
         yield Notice(0, _arithmetic(pictures, request.batch_size))
-        yield _buckets(pictures, request.size, request.batch_size)
+        yield _buckets(pictures, size, request.batch_size, base.downsample_factor)
     if request.fix is not None and pictures:
         yield from write_copy(pictures, request.fix)
     yield Done(time.perf_counter() - started, {"pictures": len(pictures), **_totals(counts)})
@@ -94,14 +98,14 @@ def _number(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _buckets(pictures: list[Examined], size: int, batch_size: int) -> Table:
-    """Count the buckets for trainers that sort pictures by their proportions."""
+def _buckets(pictures: list[Examined], size: int, batch_size: int, multiple: int) -> Table:
+    """Count the buckets that `learn --buckets` makes on a base whose sides are multiples of some pixels."""
     sizes = [(picture.facts.width, picture.facts.height, picture.entry.repeats) for picture in pictures]
     rows = tuple(
         (f"{bucket.width} × {bucket.height}", bucket.pictures, bucket.draws, bucket.batches, bucket.not_full)
-        for bucket in fill_buckets(sizes, size, batch_size)
+        for bucket in fill_buckets(sizes, size, batch_size, multiple)
     )
-    title = "Middle squares are learned; trainers that sort by proportions would make these buckets:"
+    title = "Middle squares are learned; with --buckets it would be these sizes:"
     return Table(title, ("bucket", "pictures", "with repeats", "batches", "not full"), rows)
 
 

@@ -20,7 +20,7 @@ from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training.cache import TensorCache
-from sfumato.training.encoded import PictureEncoder
+from sfumato.training.encoded import PictureEncoder, latent_weights
 from sfumato.training.learn_config import SubjectConfig
 from sfumato.training.picture_config import PictureConfig
 from sfumato.training.sample_set import AnySamples, BucketedSamples, Samples, joined, pick
@@ -79,8 +79,8 @@ def read_subject(
     Raises:
         EmptyDataset: There is no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption or mask is missing or cannot be read, a mask has no picture, `metadata.jsonl` or the name
-            of a folder is wrong.
+        DataError: A caption or mask is missing or cannot be read, a mask has no picture or leaves nothing of it,
+            latents are not finite, `metadata.jsonl` or the name of a folder is wrong.
     """
     changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json(exclude={'mask_folder'})}/{seed}"
     digest = hashlib.sha256(f"{bundle.native_size}/{flip}{changed}".encode())
@@ -123,7 +123,7 @@ class _Group:
         """Put the pictures together; a mask becomes weights with the floor that is asked for."""
         whole = {name: torch.cat([part[name] for part in self.tensors]) for name in self.tensors[0]}
         mask = whole.get("mask")
-        weights = None if mask is None else 1 - (1 - pictures.unmasked_weight) * (1 - mask)
+        weights = None if mask is None else latent_weights(mask, pictures.unmasked_weight)
         return Samples(
             whole["mean"],
             whole.get("std"),

@@ -1,0 +1,50 @@
+"""How a base reads captions and in which sizes it takes pictures, without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.formats.bundle import find_bundle
+from sfumato.formats.bundle_unet import read_bundle_unet
+from sfumato.formats.diffusers_config import read_autoencoder_config
+from sfumato.formats.diffusers_unet import read_sample_size
+from sfumato.formats.strict_json import read_json
+from sfumato.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class BundleOutline:
+    """What of a base decides which captions and pictures fit.
+
+    Attributes:
+        tokenizer: Text to token ids.
+        native_size: Side in pixels of the pictures that it was trained on.
+        downsample_factor: Pixels that a side of a picture must be a multiple of.
+    """
+
+    tokenizer: Tokenizer
+    native_size: int
+    downsample_factor: int
+
+
+def read_bundle_outline(name_or_path: str | Path) -> BundleOutline:
+    """Read the tokenizer and the sizes of a base, in a moment; `load_bundle` gives the same with the networks.
+
+    Args:
+        name_or_path: `primer`, or a folder in diffusers layout.
+
+    Raises:
+        CheckpointError: There is no such base, or a file of it is missing.
+        UnknownFormat: It is something else, or a configuration that our networks cannot follow.
+        UnsafeFile: It is a pickle.
+    """
+    folder, unet = find_bundle(name_or_path), read_bundle_unet(name_or_path)
+    file = folder / "vae" / "config.json"
+    autoencoder = read_autoencoder_config(read_json(file), str(file))
+    side = read_sample_size(read_json(folder / "unet" / "config.json"))
+    return BundleOutline(
+        tokenizer=Tokenizer.load(folder / "tokenizer"),
+        native_size=side * autoencoder.downsample_factor,
+        downsample_factor=autoencoder.downsample_factor * unet.downsample_factor,
+    )
