@@ -3,7 +3,7 @@
 Prior preservation, class noun, rank, learning rate of a word, its vectors, number of pictures: each is a group of rows
 in one table, with a sentence whether the ordering that the paper reports is found, not found, or within chance. Lessons
 and pictures are kept in the output folder: the same command goes on where it stopped, and experiments share their
-lessons.
+lessons. A figure for each experiment shows what its rows reach, with intervals.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.budget import offer_budget, run_on_budget
 from benchmarks.options import parser
 from benchmarks.paper_experiments import EXPERIMENTS, Setup, arms_of, choose
+from benchmarks.paper_figures import figure, figure_name
 from benchmarks.paper_report import SLACK, PaperReport, Values, gather
 from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.data.benchmark.schema import Benchmark, open_benchmark
@@ -53,7 +54,7 @@ _READ = (
 
 
 def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
-    """Run experiments and write `paper.json` and `paper.md`.
+    """Run experiments and write `paper.json`, `paper.md` and a figure for each experiment.
 
     Args:
         request: Benchmark, base and budget.
@@ -102,13 +103,17 @@ def _notes() -> list[str]:
 
 
 def _written(report: PaperReport, request: BenchmarkRequest) -> Generator[Event, None, None]:
-    """Show the table and the sentences, and write both files."""
+    """Show the table and the sentences, and write the files."""
     titles, rows = report.table()
     yield Table(report.title, titles, tuple(rows))
     for experiment in report.experiments:
         yield Notice(0, report.sentence(experiment))
-    for name, content in (("paper.json", report.to_json()), ("paper.md", report.to_markdown())):
-        atomic_write_bytes(request.output / name, content.encode())
+    drawn = {figure_name(experiment): figure(report, experiment) for experiment in report.experiments}
+    figures = [f"![{one.title}]({figure_name(one)})" for one in report.experiments]
+    page = "\n\n".join([report.to_markdown().rstrip("\n"), "## Figures", *figures]) + "\n"
+    written = {**drawn, "paper.json": report.to_json().encode(), "paper.md": page.encode()}
+    for name, content in written.items():
+        atomic_write_bytes(request.output / name, content)
         yield Artifact(request.output / name, "report")
 
 

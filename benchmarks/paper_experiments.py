@@ -21,7 +21,7 @@ SUBJECT, TEXT, PRES, DIV = "subject", "text", "pres", "div"
 _LORA = Arm("lora", {"method": "lora"})
 _DREAMBOOTH = Arm("dreambooth", {"method": "dreambooth"})
 _WORD = Arm("textual-inversion", {"method": "textual-inversion"})
-_RANKS, _RATES, _COUNTS = (1, 4, 8, 64), (1e-4, 1e-3, 5e-3, 2e-2), (1, 2, 4)
+_RANKS, _RATES, _MOST = (1, 4, 8, 64), (1e-4, 1e-3, 5e-3, 2e-2), 5
 
 
 @dataclass(frozen=True)
@@ -187,15 +187,19 @@ def vectors(setup: Setup) -> Experiment:
 
 
 def pictures(setup: Setup) -> Experiment:
-    """How many pictures of a subject there are to learn from; 4 takes all where it has fewer."""
-    arms = {}
-    for count in _COUNTS:
+    """How many pictures of a subject there are to learn from: one to five, or as many as the subjects have.
+
+    A subject that has fewer than another is learned from all of them.
+    """
+    most = min(_MOST, max(len(list_entries(case.folder)) for case in setup.cases))
+    counts, arms = range(1, most + 1), {}
+    for count in counts:
         title = f"{count} picture{'s' if count > 1 else ''}"
         folders = {case.name: {"folder": _fewer(case, count, setup.request.output)} for case in setup.cases}
         arms[title] = Arm(title, _LORA.settings, folders)
     titles = list(arms)
     links = tuple(Link(titles[place + 1], titles[place], SUBJECT) for place in range(len(titles) - 1))
-    claims = (Claim("subject fidelity: 4 > 2 > 1", links),)
+    claims = (Claim(f"subject fidelity: {' > '.join(map(str, reversed(counts)))}", links),)
     return Experiment("pictures", "number of pictures (DreamBooth supplement, table 5)", arms, claims)
 
 

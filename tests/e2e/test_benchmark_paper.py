@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks.paper import main
-from benchmarks.paper_experiments import EXPERIMENTS, Setup, noun
+from benchmarks.paper_experiments import EXPERIMENTS, Setup, noun, pictures
+from PIL import Image
 
 from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.data.benchmark.schema import FILE, Benchmark
@@ -38,9 +41,15 @@ def test_all_experiments_to_the_end(
         assert all(row["means"]["subject"] is not None for row in experiment["rows"])
         assert all(claim["differences"] for claim in experiment["claims"]), "every column was measured"
     rows = {row["label"]: row for experiment in report["experiments"] for row in experiment["rows"]}
-    assert len(rows) == 22, "the plain lessons are shared"
+    assert len(rows) == 23, "the plain lessons are shared"
     lessons = sorted((tmp_path / "lessons").rglob("*.safetensors"))
-    assert len(lessons) == 21, "four pictures are all that there are: the plain lesson once more"
+    assert len(lessons) == 22, "four pictures are all that there are: the plain lesson once more"
+    assert [row["title"] for row in report["experiments"][-1]["rows"]] == [
+        "1 picture",
+        "2 pictures",
+        "3 pictures",
+        "4 pictures",
+    ]
     assert report["pictures"]["4 pictures"]["subject"] == report["pictures"]["lora"]["subject"]
     for label, settings in (("rank 4", {"rank": 4, "alpha": 8}), ("no class noun", {"say_class": False})):
         assert settings.items() <= rows[label]["settings"].items()
@@ -51,6 +60,10 @@ def test_all_experiments_to_the_end(
     assert sum(" " not in words for words in said) == 1 and any(words.endswith(" robot") for words in said)
     page = (tmp_path / "paper.md").read_text(encoding="utf-8")
     assert "| rank | rank 1 |" in page and "## What the papers report" in page
+    for name in EXPERIMENTS:
+        assert f"(paper-{name}.png)" in page
+        with Image.open(tmp_path / f"paper-{name}.png") as sheet:
+            assert sheet.width == 2160 and np.asarray(sheet.convert("RGB")).std() > 0
     before = {path: path.stat().st_mtime_ns for path in lessons}
     assert main([*command, "--only", "rank,noun"]) == 0
     assert "lora" not in capsys.readouterr().out.split("The papers' experiments")[0], "nothing is learned again"
@@ -73,6 +86,29 @@ def test_a_wrong_noun_is_learned_with_captions_that_do_not_say_the_right_one(cha
     alone = benchmark.model_copy(update={"subjects": benchmark.subjects[:1]})
     with pytest.raises(ConfigError, match="All subjects of the benchmark are called 'person'"):
         noun(Setup(request, alone, setup.cases[:1], 8))
+
+
+@pytest.mark.parametrize(("count", "claim"), [(1, "3 > 2 > 1"), (5, "5 > 4 > 3 > 2 > 1"), (6, "5 > 4 > 3 > 2 > 1")])
+def test_one_to_five_pictures_where_a_subject_has_them(
+    count: int, claim: str, characters: Path, tmp_path: Path
+) -> None:
+    benchmark = Benchmark.model_validate_json((characters / FILE).read_text(encoding="utf-8"))
+    cases = []
+    for case, most in zip(cases_of(characters, benchmark), (count, 3), strict=True):
+        folder = tmp_path / case.name
+        folder.mkdir()
+        for number in range(most):
+            Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(folder / f"{number}.png")
+        cases.append(replace(case, folder=folder))
+    request = BenchmarkRequest(folder=characters, output=tmp_path / "out")
+    experiment = pictures(Setup(request, benchmark, cases, 8))
+    assert experiment.claims[0].text == f"subject fidelity: {claim}"
+    held = [
+        [len(list_entries(Path(str(arm.by_subject[case.name]["folder"])))) for arm in experiment.arms.values()]
+        for case in cases
+    ]
+    numbers = range(1, len(experiment.arms) + 1)
+    assert held == [[min(number, count) for number in numbers], [min(number, 3) for number in numbers]]
 
 
 @pytest.mark.parametrize(

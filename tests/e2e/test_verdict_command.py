@@ -46,21 +46,41 @@ def test_verdict_report_and_interruption(sfumato: Run, base: Path, photos: Path)
     words = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "steps": 4, "save_every": 2}
     words |= {"batch_size": 1, "rank": 1, "lr": 0.05, "verdict_steps": 2, "base": str(base)}
     words |= {"output": Path("again/fox.safetensors")}
-    run = learn(LearnRequest.model_validate(words))
-    for event in run:
-        if isinstance(event, Progress) and event.phase.startswith("step 4") and event.done == 5:
-            break
-    run.close()
+    interrupted(words)
     assert Path("again/fox.run").exists() and not Path("again/fox.safetensors").exists()
     resumed = (*LESSON, "--base", base, "--lr", 0.05, "--resume", "-o", "again/fox.safetensors")
     changed = sfumato("learn", photos, *resumed, "--verdict-steps", 3)
-    assert changed.code == 2 and "Step 2 was scored with plan" in changed.err
+    assert (
+        changed.code == 2
+        and "Step 2 was scored otherwise than is asked for now: sampler steps 2, now 3." in changed.err
+    )
     assert "resume with --no-verdict" in changed.err
     events = list(learn(LearnRequest.model_validate(words | {"resume": True})))
     (repeated,) = [event for event in events if isinstance(event, Verdict)]
     assert (repeated.step, repeated.reason, repeated.scores) == (verdict["step"], verdict["reason"], verdict["scores"])
     assert Path("again/fox.safetensors").read_bytes() == concept
     assert {name: Path("again/fox.verdict", name).read_bytes() for name in FILES} == before
+
+
+def interrupted(words: dict[str, Any]) -> None:
+    """Begin a lesson and leave it while the second saved step draws."""
+    run = learn(LearnRequest.model_validate(words))
+    for event in run:
+        if isinstance(event, Progress) and event.phase.startswith("step 4") and event.done == 5:
+            break
+    run.close()
+
+
+def test_an_interrupted_lesson_goes_on_with_other_bounds(sfumato: Run, base: Path, photos: Path) -> None:
+    words = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "steps": 4, "save_every": 2}
+    words |= {"batch_size": 1, "rank": 1, "verdict_steps": 2, "base": str(base), "output": Path("fox.safetensors")}
+    interrupted(words)
+    resumed = ("learn", photos, *LESSON, *SHORT, "--base", base, "--resume", "-o", "fox.safetensors")
+    answer = sfumato(*resumed, "--max-drift", 0.9, "--min-prompt", 0.1, "--no-early-stop")
+    assert answer.code == 0, answer.err
+    assert "of at most 0.9" in answer.out
+    looks = json.loads(Path("fox.verdict/scores.json").read_text())["steps"]
+    assert [look["step"] for look in looks] == [2, 4]
 
 
 def assert_report_is_whole(folder: Path, verdict: dict[str, Any]) -> None:
@@ -96,11 +116,29 @@ def test_a_style_is_judged_as_one(sfumato: Run, base: Path, photos: Path) -> Non
     assert all("{} style" in prompt for prompt in plan["prompts"])
 
 
-def test_of_several_subjects_the_first_is_judged_and_that_is_said(sfumato: Run, base: Path, photos: Path) -> None:
-    also = ("--also", f"{photos}:<robot>:robot", "--method", "pivotal")
-    answer = sfumato("learn", photos, *LESSON, *SHORT, "--base", base, "--steps", 2, *also)
-    assert answer.code == 0, answer.err
-    assert "The verdict looks at <fox> alone, not at the subjects given with --also." in answer.out
+def test_several_subjects_are_judged_together(sfumato: Run, base: Path, photos: Path) -> None:
+    words = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "also": (f"{photos}:<robot>:robot",)}
+    words |= {"method": "pivotal", "steps": 4, "save_every": 2, "batch_size": 1, "rank": 1, "verdict_steps": 2}
+    words |= {"base": str(base), "early_stop": False, "output": Path("both.safetensors")}
+    events = list(learn(LearnRequest.model_validate(words)))
+    (verdict,) = [event for event in events if isinstance(event, Verdict)]
+    assert {"<fox>/subject_fidelity", "<robot>/subject_fidelity", "<robot>/pres_high"} <= set(verdict.scores)
+    assert "<fox>: " in verdict.reason and "<robot>: " in verdict.reason
+    lineage = load_concept(Path("both.safetensors")).lineage
+    assert lineage["steps"] == verdict.step and lineage["verdict"]["scores"] == verdict.scores
+    assert sorted(path.name for path in Path("both.verdict").iterdir()) == FILES
+    content = json.loads(Path("both.verdict/scores.json").read_text())
+    assert [one["placeholder"] for one in content["subjects"]] == ["<fox>", "<robot>"]
+    interrupted(words | {"output": Path("again/both.safetensors")})
+    look = Path("again/both.run/looks/step-00000002")
+    assert [sorted(path.name for path in (look / f"subject-{n}").iterdir()) for n in (1, 2)] == [
+        ["pictures.png", "scores.json"]
+    ] * 2
+    list(learn(LearnRequest.model_validate(words | {"output": Path("again/both.safetensors"), "resume": True})))
+    assert Path("again/both.safetensors").read_bytes() == Path("both.safetensors").read_bytes()
+    assert [Path("again/both.verdict", name).read_bytes() for name in FILES] == [
+        Path("both.verdict", name).read_bytes() for name in FILES
+    ]
 
 
 @pytest.mark.parametrize(

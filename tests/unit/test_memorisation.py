@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.evaluation.fidelity import cosines
 from sfumato.evaluation.memorisation import (
     SHIFT,
     SIDE,
     Kin,
     Nearest,
     copy_alarm,
+    different_pictures,
     kin_of,
     leak_alarm,
     leaked,
@@ -107,6 +109,33 @@ def test_kin_is_the_median_of_the_leave_one_out_distances() -> None:
     greys = [np.full((64, 64, 3), value, np.uint8) for value in (0, 51, 204)]
     found = kin_of(at, greys, at, greys)
     assert found.features == pytest.approx(0.2) and found.pixels == pytest.approx(0.2) and found.source == "set"
+
+
+def test_near_duplicates_count_once() -> None:
+    """Two bursts of two: the nearest other picture of each is its neighbour in time, not another picture."""
+    burst = [SET[0], noisy(SET[0]), SET[1], noisy(SET[1]), SET[2], SET[2][:, ::-1].copy()]
+    assert different_pictures(burst) == [0, 2, 4]
+    ours = kin_of(features(burst), burst, features(SET), SET)
+    assert ours == kin_of(features(SET[:3]), SET[:3], features(SET), SET) and ours.source == "set"
+    copies = [noisy(picture) for picture in SET[:3]]
+    found = nearest_pictures(features(copies), copies, features(burst), burst)
+    assert "3 of 3 pictures" in str(copy_alarm(found, ours))
+
+
+def test_different_pictures_are_measured_as_ever() -> None:
+    assert different_pictures(SET) == [0, 1, 2, 3]
+    far = 1 - cosines(features(SET), features(SET))
+    far.fill_diagonal_(torch.inf)
+    pixels = pixel_distances(SET, SET)
+    np.fill_diagonal(pixels, np.inf)
+    assert kin() == Kin(float(np.median(far.min(dim=1).values.numpy())), float(np.median(pixels.min(axis=1))))
+
+
+def test_twins_have_no_kin_and_are_compared_with_what_the_base_draws() -> None:
+    twins, drawn = [SET[0], SET[0].copy(), noisy(SET[0])], [scene(8, (60, 60, 60)), scene(24, (240, 240, 240))]
+    ours = kin_of(features(twins), twins, features(drawn), drawn)
+    assert ours == kin_of(features(SET[:1]), SET[:1], features(drawn), drawn) and ours.source == "class"
+    assert not ours.is_blind and Kin(0.0, 0.2).is_blind and Kin(0.2, 0.0).is_blind
 
 
 def test_one_picture_is_compared_with_what_the_base_draws() -> None:

@@ -3,104 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
-from sfumato.data.images import to_tensor
-from sfumato.errors import CheckpointError
+from painted_lesson import CLASS, COLOURS, PROMPTS, SUBJECT, Grid, Painter, paint, random_eye, write_photos
+from sfumato.errors import CannotResume, CheckpointError
 from sfumato.evaluation.encoders import Encoders, NamedEncoder
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.scores import columns
+from sfumato.evaluation.verdict import Rule
 from sfumato.evaluation.verdict_plan import VerdictPlan
 from sfumato.evaluation.verdict_report import write_report
 from sfumato.events import Artifact, Event, Metric, Notice
-from sfumato.models.efficientnet import EfficientNetLite0
-from sfumato.pipeline import Drawn, Pipeline, Settings
-
-COLOURS = {"purple": (130, 60, 170), "green": (60, 160, 70), "grey": (140, 140, 140), "white": (255, 255, 255)}
-SUBJECT, CLASS = (230, 30, 40), (30, 40, 60)
-PROMPTS = ("a {} on purple", "a {} on green", "a {} on grey")
-
-
-def paint(ground: tuple[int, int, int], thing: tuple[int, int, int], seed: int, stripes: bool) -> np.ndarray:
-    """A thing in the middle, somewhat moved by the seed; the subject has stripes."""
-    picture = np.full((32, 32, 3), ground, np.uint8)
-    at = 8 + seed % 3
-    picture[8:24, at : at + 16] = thing
-    if stripes:
-        picture[8:24:4, at : at + 16] = (250, 220, 60)
-    return picture
-
-
-class Painter(Pipeline):
-    """Paints what a step of a lesson would: `obeys` the prompt or not, the class `leaks`, photographs are `copied`."""
-
-    def __init__(
-        self, knows: float = 0, *, obeys: bool = True, leaks: bool = False, copied: Sequence[Any] = ()
-    ) -> None:
-        self.bundle: Any = SimpleNamespace(native_size=32)
-        self.knows, self.obeys, self.leaks, self.copied = knows, obeys, leaks, copied
-
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], settings: Any = None, **_: Any) -> Iterator[Event]:
-        assert isinstance(settings, Settings)
-        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-            yield Drawn(index, prompt, seed, to_tensor(self.picture(prompt, seed)))
-
-    def picture(self, prompt: str, seed: int) -> np.ndarray:
-        word = "<fox>" in prompt
-        if self.copied and word:
-            return self.copied[seed % len(self.copied)]
-        ground = next((COLOURS[name] for name in COLOURS if name in prompt and self.obeys), COLOURS["white"])
-        share = self.knows if word or self.leaks else 0.0
-        thing = tuple(round((1 - share) * a + share * b) for a, b in zip(CLASS, SUBJECT, strict=True))
-        return paint(ground, thing, seed, stripes=share > 0.5)  # type: ignore[arg-type]
-
-
-class Grid:
-    """Features that are the colours of a coarse grid, around grey; a text is the colour that it names, everywhere."""
-
-    def embed_pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        rows = [torch.from_numpy(picture[1::3, 1::3].astype(np.float32)).flatten() - 128 for picture in pictures]
-        return torch.nn.functional.normalize(torch.stack(rows), dim=1)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        grounds = [next(COLOURS[name] for name in COLOURS if name in text) for text in texts]
-        return self.embed_pictures([np.full((32, 32, 3), ground, np.uint8) for ground in grounds])
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index, ground in enumerate(((52, 112, 224), (252, 216, 62), (20, 150, 150))):
-        Image.fromarray(paint(ground, SUBJECT, index, True)).save(folder / f"{index}.png")
-    return folder
+    return write_photos(tmp_path_factory.mktemp("photos"), SUBJECT)
 
 
 @pytest.fixture(scope="module")
 def eye() -> FeatureExtractor:
-    torch.manual_seed(0)
-    network = EfficientNetLite0()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return FeatureExtractor(network, side=32)
+    return random_eye()
 
 
 def judged(
-    photos: Path, eye: FeatureExtractor, folder: Path, painters: dict[int, Painter], *, texts: bool = False
+    photos: Path,
+    eye: FeatureExtractor,
+    folder: Path,
+    painters: dict[int, Painter],
+    *,
+    texts: bool = False,
+    **asked: Any,
 ) -> tuple[SubjectProbe, list[Event]]:
     """Let a probe look at what painters paint."""
     grid = NamedEncoder("grid", Grid())
-    plan = VerdictPlan(prompts=PROMPTS)
+    plan = VerdictPlan.model_validate({"prompts": PROMPTS, **asked})
     encoders = Encoders(grid, grid if texts else None)
     probe = SubjectProbe(plan, photos, "<fox>", "fox", lambda: (encoders, eye))
     events = list(probe.begin(Painter()))
@@ -158,6 +102,81 @@ def test_recalled_scores_are_the_same(photos: Path, eye: FeatureExtractor, tmp_p
     assert other.verdict() == probe.verdict()
     for a, b in zip(other.drawn[100], probe.drawn[100], strict=True):
         assert np.array_equal(a, b)
+
+
+def test_another_rule_goes_on_with_the_same_scores(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
+    probe, _ = judged(photos, eye, tmp_path, {50: Painter(0.4), 100: Painter(0.5, leaks=True)})
+    assert probe.verdict().step == 50
+    other, _ = judged(photos, eye, tmp_path / "other", {}, rule=Rule(max_drift=1, patience=0))
+    for step in (50, 100):
+        other.recall(step, tmp_path / str(step))
+    assert other.steps == probe.steps and other.verdict().step == 100
+
+
+def test_what_was_scored_otherwise_is_named_in_words(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
+    judged(photos, eye, tmp_path, {50: Painter(0.4)})
+    changed = {"rule": Rule(max_drift=1), "seeds": 3, "drawing": {"steps": 9, "batch_size": 4}}
+    other, _ = judged(photos, eye, tmp_path / "other", {}, **changed)
+    with pytest.raises(CannotResume) as caught:
+        other.recall(50, tmp_path / "50")
+    assert caught.value.message == (
+        "Step 50 was scored otherwise than is asked for now: pictures of each prompt 2, now 3; sampler steps 8, now 9."
+    )
+    assert caught.value.field == "verdict_seeds" and "--no-verdict" in str(caught.value)
+    seeded, _ = judged(photos, eye, tmp_path / "seeded", {}, seed=7)
+    with pytest.raises(CannotResume, match=r"Step 50 was .* for now: plan\.seed 0, now 7\.") as caught:
+        seeded.recall(50, tmp_path / "50")
+    assert caught.value.field is None, "no option sets it"
+
+
+def bursts(photos: Path, folder: Path, copies: int) -> Path:
+    """Write every photograph, and beside it the same with a little noise."""
+    folder.mkdir()
+    for path in sorted(photos.iterdir()):
+        pixels = np.asarray(Image.open(path)).astype(np.int16)
+        for number in range(copies + 1):
+            noise = np.random.default_rng(number).integers(-3, 4, pixels.shape) if number else 0
+            Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(folder / f"{path.stem}-{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("copies", [0, 1, 2])
+def test_bursts_do_not_switch_the_alarm_off(copies: int, photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
+    known = [np.asarray(Image.open(path)) for path in sorted(photos.iterdir())]
+    folder = bursts(photos, tmp_path / "bursts", copies)
+    probe, events = judged(folder, eye, tmp_path, {100: Painter(copied=known)})
+    assert "6 of 6 pictures in new settings" in probe.verdict().alarms[0]
+    alone, _ = judged(photos, eye, tmp_path / "alone", {})
+    assert probe.yardstick.kin == alone.yardstick.kin
+    said = [event.message for event in events if isinstance(event, Notice)][1:]
+    note = (
+        f"Only 3 of the {3 * copies + 3} pictures of the subject are different, the others are nearly the same as one "
+        "of these; how near a copy lies is measured among the different ones."
+    )
+    assert said == ([note] if copies else [])
+
+
+def test_twins_alone_are_as_a_single_picture(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/0.png").write_bytes((photos / "0.png").read_bytes())
+    single, _ = judged(tmp_path / "one", eye, tmp_path / "single", {})
+    (tmp_path / "one/1.png").write_bytes((photos / "0.png").read_bytes())
+    probe, events = judged(tmp_path / "one", eye, tmp_path, {})
+    assert probe.yardstick.kin == single.yardstick.kin and probe.yardstick.kin.source == "class"
+    assert (
+        "All 2 pictures of the subject are nearly the same; how near a copy lies is measured against what the base "
+        "draws of the class, as for a single picture."
+    ) in [event.message for event in events if isinstance(event, Notice)]
+
+
+def test_where_copies_cannot_be_told_that_is_said(eye: FeatureExtractor, tmp_path: Path) -> None:
+    """The base draws the subject already, to the pixel."""
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(Painter().picture("a fox", 0)).save(tmp_path / "photos/0.png")
+    probe, events = judged(tmp_path / "photos", eye, tmp_path, {}, class_seeds=2)
+    note = "Copies cannot be told: the picture and the base's class lie at no distance from each other."
+    assert probe.yardstick.kin.is_blind
+    assert note in [event.message for event in events if isinstance(event, Notice)]
 
 
 def test_a_report_leaves_open_what_a_step_could_not_tell(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:

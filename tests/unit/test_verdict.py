@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sfumato.evaluation.memorisation import Kin, Nearest
 from sfumato.evaluation.scores import StepScores, Yardstick, columns
-from sfumato.evaluation.verdict import Candidate, Rule, best, excess, pareto_front, reason, settled
+from sfumato.evaluation.verdict import Candidate, Joint, Rule, best, excess, pareto_front, reason, settled
 
 RULE = Rule(min_prompt=0.6, max_drift=0.5, max_copies=0.25, patience=2)
 SPREAD = (-0.02, 0.0, 0.02, 0.0)
@@ -106,7 +107,7 @@ def test_a_run_ends_when_two_steps_are_lost() -> None:
     lost = [at(50, 0.5), at(100, 0.8), at(150, 0.79, drift=0.8), at(200, 0.8, drift=0.9)]
     assert settled(lost, RULE) == (
         "No later step can win: steps 150, 200 lie outside the bounds with their whole intervals, and none of them is "
-        "nearer to the subject than step 100."
+        "provably nearer to the subject than step 100."
     )
     assert settled(lost[:3], RULE) is None  # one lost step is not two
     assert settled(lost, Rule(patience=0)) is None
@@ -137,6 +138,74 @@ def test_the_reason_names_what_speaks_against() -> None:
     close = [Candidate(100, [0.5] * 4, [0.9], [0.1]), Candidate(50, [0.6, 0.4, 0.55, 0.41], [0.9], [0.1])]
     assert "Step 50 cannot be told from it in fidelity with this few pictures (difference 0.01," in reason(close, RULE)
     assert reason([at(50, 0.5)], RULE).startswith("It is the only saved step; it keeps the bounds")
+
+
+# ── several subjects ─────────────────────────────────────────────────────────────────────────────
+
+
+def both(fox: Candidate, cat: Candidate) -> Joint:
+    return Joint({"<fox>": fox, "<cat>": cat})
+
+
+def test_a_step_must_keep_the_bounds_for_every_subject() -> None:
+    steps = [
+        both(at(50, 0.3), at(50, 0.3)),
+        both(at(100, 0.4), at(100, 0.8)),
+        both(at(150, 0.9), at(150, 0.9, drift=0.6)),
+        both(at(200, 0.9, 0.5), at(200, 0.9, drift=0.7)),
+    ]
+    assert [one.step for one in steps] == [50, 100, 150, 200] and best(steps, RULE).step == 100
+    assert best(steps[2:], RULE).step == 150  # out by 0.1, not by 0.1 and 0.2
+    assert excess(steps[3], RULE) == {
+        "prompt fidelity of <fox>": pytest.approx(0.1),
+        "drift of <cat>": pytest.approx(0.2),
+    }
+    assert pareto_front(steps) == [100, 150]
+    assert reason(steps, RULE) == (
+        "It has the highest subject fidelity (0.60 of the way from the class to the subject, the mean of 2 subjects) "
+        "of the 2 of 4 saved steps that keep the bounds (<fox>: prompt 0.90 of at least 0.6, drift 0.10 of at most "
+        "0.5, copies 0% of less than 25%; <cat>: prompt 0.90 of at least 0.6, drift 0.10 of at most 0.5, copies 0% of "
+        "less than 25%). Step 150 is nearer to the subjects in the mean, but out by drift of "
+        "<cat>."
+    )
+
+
+def test_the_mean_over_subjects_decides_and_a_cosine_does_not_count_beside_shares() -> None:
+    steps = [both(at(50, 0.9), at(50, 0.5)), both(at(100, 0.7), at(100, 0.8))]
+    assert best(steps, RULE).step == 100
+    raw = [replace(at(50, 0.5), is_scaled=False), replace(at(100, 0.8), is_scaled=False)]
+    mixed = [both(at(50, 0.9), raw[0]), both(at(100, 0.7), raw[1])]
+    assert best(mixed, RULE).step == 50 and mixed[0].is_scaled
+    assert "subject fidelity (0.90 of the way from the class to the subject) of" in reason(mixed, RULE)
+    alone = [both(*raw[:1] * 2), both(*raw[1:] * 2)]
+    assert best(alone, RULE).step == 100 and "(0.80 (cosine), the mean of 2 subjects)" in reason(alone, RULE)
+
+
+def test_one_subject_out_ends_the_run_unless_another_comes_nearer() -> None:
+    kept, out = [at(50, 0.5), at(100, 0.8)], [at(150, 0.8, drift=0.8), at(200, 0.8, drift=0.9)]
+    still = [at(50, 0.5), at(100, 0.8), at(150, 0.8), at(200, 0.8)]
+    assert settled([both(*pair) for pair in zip([*kept, *out], still, strict=True)], RULE) == (
+        "No later step can win: steps 150, 200 lie outside the bounds with their whole intervals, and none of them is "
+        "provably nearer to any subject than step 100."
+    )
+    rising = [*still[:3], at(200, 0.95)]
+    assert settled([both(*pair) for pair in zip([*kept, *out], rising, strict=True)], RULE) is None
+    inside = [both(*pair) for pair in zip([*kept, out[0], at(200, 0.8)], still, strict=True)]
+    assert settled(inside, RULE) is None
+
+
+steps_of_two = st.lists(st.tuples(*[numbers] * 6), min_size=2, max_size=6)
+
+
+@settings(max_examples=40)
+@given(steps_of_two, st.integers(1, 5))
+def test_only_the_leader_of_several_subjects_need_be_kept(values: list[tuple[float, ...]], cut: int) -> None:
+    steps = [
+        both(Candidate(n, [row[0]], [row[1]], [row[2]]), Candidate(n, [row[3]], [row[4]], [row[5]]))
+        for n, row in enumerate(values)
+    ]
+    early, late = steps[:cut], steps[cut:]
+    assert best([best(early, RULE), *late], RULE) == best(steps, RULE)
 
 
 # ── the scale from 0 to 1 ────────────────────────────────────────────────────────────────────────
@@ -186,6 +255,31 @@ def test_what_cannot_be_measured_is_left_out() -> None:
     assert (one.prompt, one.drift, one.is_scaled, list(one.fidelity)) == (None, None, False, [0.4, 0.4])
     assert not {"prompt_share", "drift_share", "subject_share", "leaks"} & set(columns(scores(50), stick))
     assert "subject fidelity 0.40 (cosine)" in reason([one], RULE)
+
+
+@pytest.mark.parametrize(
+    ("own", "fidelity", "preservation", "scaled", "drifts"),
+    [
+        ((0.5, 0.502), (0.498, 0.502), (0.498, 0.502), False, False),  # 0.001 apart, within what pictures spread
+        ((0.5, 0.502), (0.499, 0.4995), (0.498, 0.502), True, False),
+        ((0.5, 0.502), (0.498, 0.502), (0.499, 0.4995), False, True),
+        ((0.6, 0.6), (0.4, 0.7), (0.5, 0.59), False, True),
+        ((1.0,), (0.9, 0.98), (0.95, 0.99), True, True),  # a single picture: 1 without a spread of its own
+        ((1.0,), (1.0, 1.0), (0.95, 1.0), False, False),
+    ],
+)
+def test_a_scale_needs_ends_that_can_be_told_apart(
+    own: tuple[float, ...],
+    fidelity: tuple[float, ...],
+    preservation: tuple[float, ...],
+    scaled: bool,
+    drifts: bool,
+) -> None:
+    stick = Yardstick(scores(0, fidelity=fidelity, preservation=preservation), own, Kin(0.2, 0.2), "a fox")
+    now = scores(50, preservation=tuple(value + 0.0005 for value in preservation))
+    one = stick.candidate(now)
+    assert (one.is_scaled, one.drift is not None) == (scaled, drifts)
+    assert one == stick.candidate(now)
 
 
 def test_scores_survive_json() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sfumato.evaluation.canvas import Canvas
-from sfumato.evaluation.charts import CHOSEN, Curve, Frame, draw_curve, draw_plane, ticks
+from sfumato.evaluation.charts import CHOSEN, Curve, Frame, Rows, draw_curve, draw_plane, draw_rows, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -81,6 +81,22 @@ def test_one_step_alone_can_be_drawn() -> None:
     draw_plane(canvas, (0, 0, 200, 160), [(50, 0.5, 0.5)], [50], 50, ("front", "prompt", "subject"))
     assert len(ET.fromstring(canvas.svg()).findall(f"{SVG}circle")) == 2
     assert pixels(canvas).std() > 0
+
+
+def test_rows_side_by_side_with_their_intervals() -> None:
+    canvas, box = Canvas(180, 160), (0, 0, 180, 160)
+    rows = Rows("PRES", ["rank 1", "rank 4 of blocks"], [0.2, 0.6], [(0.1, 0.3), (0.5, 0.8)], {"the truth": 0.7})
+    draw_rows(canvas, box, rows)
+    root = ET.fromstring(canvas.svg())
+    first, second = root.findall(f"{SVG}circle")
+    across, down = ([float(dot.get(key, 0)) for dot in (first, second)] for key in ("cx", "cy"))
+    assert across[0] < across[1] and down[0] > down[1]
+    texts = [text.text for text in root.findall(f"{SVG}text")]
+    assert {"PRES", "rank 1", "rank 4 of", "blocks", "the truth"} <= set(texts)
+    whiskers = [line for line in root.findall(f"{SVG}polyline") if line.get("stroke-width") == "2"]
+    for line, height in zip(whiskers, down, strict=True):
+        low, high = (float(point.split(",")[1]) for point in str(line.get("points")).split())
+        assert low > height > high
 
 
 def test_a_frame_puts_its_corners_into_the_box() -> None:

@@ -1,9 +1,10 @@
-"""Two kinds of charts on a canvas: a curve over steps with its interval and bound, and a plane with the front."""
+"""Charts on a canvas: a curve over steps with its interval and bound, a plane with the front, and rows side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sfumato.evaluation.canvas import Canvas, Number, Point
@@ -33,6 +34,25 @@ class Curve:
     intervals: Sequence[tuple[Number, Number]]
     bound: Number | None = None
     is_floor: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of rows of a table, side by side.
+
+    Attributes:
+        title: What is shown.
+        names: Name of each row.
+        values: One value each.
+        intervals: Low and high end of each.
+        marks: Values to compare with, by name.
+    """
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[Number]
+    intervals: Sequence[tuple[Number, Number]]
+    marks: Mapping[str, Number]
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,33 @@ def draw_plane(
         colour = CHOSEN if step == chosen else LINE if step in front else FAINT
         canvas.dot(place, 4.5 if step == chosen else 3, colour)
         canvas.text((place[0] + 7, place[1] + 3), str(step), 9, colour)
+
+
+def draw_rows(canvas: Canvas, box: Box, rows: Rows) -> None:
+    """Draw a dot for each row with its interval as an upright line, and a dashed line for each value to compare with.
+
+    Why dots: the scale ends at what is shown and not at 0, where bars would have to stand.
+
+    Args:
+        canvas: Where.
+        box: Left, top, width and height.
+        rows: What.
+    """
+    ends = [end for pair in rows.intervals for end in pair]
+    places = range(len(rows.names))
+    frame = Frame(box, (-0.5, len(rows.names) - 0.5), _padded([*ends, *rows.values, *rows.marks.values()], 0.08))
+    _axes(canvas, frame, rows.title, "")
+    for number, (name, value) in enumerate(rows.marks.items()):
+        canvas.line([frame.at(frame.x[0], value), frame.at(frame.x[1], value)], FAINT, 1, dashed=True)
+        x, y = frame.at(frame.x[number % 2], value)  # left and right in turns: two may lie close together
+        canvas.text((x, y - 3), name, 9, FAINT, "end" if number % 2 else "start")
+    letters = max(4, int((box[2] - _LEFT - _RIGHT) / len(rows.names) / 5.1))
+    for place, name, value, (low, high) in zip(places, rows.names, rows.values, rows.intervals, strict=True):
+        canvas.line([frame.at(place, low), frame.at(place, high)], LINE, 2)
+        canvas.dot(frame.at(place, value), 3.5, LINE)
+        x, y = frame.at(place, frame.y[0])
+        for line, text in enumerate(textwrap.wrap(name, letters, max_lines=2, placeholder="…")):
+            canvas.text((x, y + 12 + 10 * line), text, 9, INK, "middle")
 
 
 def ticks(low: Number, high: Number) -> list[float]:

@@ -121,6 +121,23 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
     return mean_interval([one - other for one, other in zip(a, b, strict=True)], seed)
 
 
+def unpaired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """Return the 95 % bootstrap interval of mean(a) - mean(b), where no row of one belongs to a row of the other.
+
+    Args:
+        a: Values of one group; a single one has no spread, so that the interval is that of the other group alone.
+        b: Values of the other.
+        seed: Decides the resampling.
+    """
+    means = []
+    for name, values in (("a", a), ("b", b)):
+        rng = np.random.default_rng(derive_seed(seed, f"bootstrap/unpaired/{name}", len(values)))
+        numbers = np.array(values, dtype=np.float64)
+        means.append(numbers[rng.integers(len(numbers), size=(_RESAMPLES, len(numbers)))].mean(axis=1))
+    low, high = np.percentile(means[0] - means[1], (2.5, 97.5))
+    return float(low), float(high)
+
+
 def nested_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> Interval:
     """Return the 95 % bootstrap interval of the mean of the groups' means.
 

@@ -2,7 +2,8 @@
 
 A copy lies nearer to one training picture than two genuine pictures of the subject lie to each other. How near those
 are is measured on the set itself (leave-one-out), so the rule needs no constant of an encoder and holds for sets whose
-pictures differ much or little.
+pictures differ much or little. Pictures that are nearly the same count once: bursts and twins lie at no distance from
+each other, and nothing lies nearer than that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from sfumato.data.fingerprint import NEAR_BITS, NEAR_COLOUR, Fingerprint, colour_distance, fingerprint, hash_distances
 from sfumato.evaluation.fidelity import PerPicture, cosines
 from sfumato.evaluation.measures import mean_interval
 
@@ -27,6 +29,9 @@ KIN = 0.5
 
 ALARM = 0.25
 """Share of pictures from which on an alarm is raised."""
+
+_NOTHING = 1e-6
+"""Distances below this are rounding errors."""
 
 SIDE = 32
 SHIFT = 2
@@ -56,12 +61,17 @@ class Kin:
         features: Median over pictures of the distance to the nearest other one, in features.
         pixels: The same in pixels.
         source: `set`: the subject's pictures among themselves; `class`: a single picture against what the base draws
-            of its class, since one picture has no kin.
+            of its class, since one picture has no kin, and several that are nearly the same have none either.
     """
 
     features: float
     pixels: float
     source: str = "set"
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing can be told to be a copy, because genuine pictures lie at no distance from each other."""
+        return min(self.features, self.pixels) < _NOTHING
 
     def is_copy(self, nearest: Nearest) -> bool:
         """Say whether a picture is a copy: nearer than `KIN` of the distance of genuine ones, in both views.
@@ -93,20 +103,44 @@ def nearest_pictures(
     ]
 
 
+def different_pictures(known: Sequence[Picture]) -> list[int]:
+    """Return the numbers of the pictures of which no earlier one is nearly the same, mirrored or not.
+
+    Two pictures are nearly the same as the check of a folder has it (`data.fingerprint`).
+
+    Args:
+        known: The training pictures.
+
+    Returns:
+        Ascending; at least 0 where there is a picture.
+    """
+    seen: list[Fingerprint] = []
+    different = []
+    for index, picture in enumerate(known):
+        plain, mirrored = fingerprint(picture), fingerprint(np.ascontiguousarray(picture[:, ::-1]))
+        if not any(_are_near(one, earlier) for earlier in seen for one in (plain, mirrored)):
+            different.append(index)
+        seen.append(plain)
+    return different
+
+
 def kin_of(
     known_features: Float[Tensor, "m d"],
     known: Sequence[Picture],
     class_features: Float[Tensor, "n d"],
     class_pictures: Sequence[Picture],
 ) -> Kin:
-    """Measure how far genuine pictures of the subject lie from each other.
+    """Measure how far genuine pictures of the subject lie from each other, those that are nearly the same taken once.
 
     Args:
         known_features: Features of the training pictures.
         known: The training pictures.
-        class_features: Features of pictures of the class that the base draws; used where there is one training picture.
+        class_features: Features of pictures of the class that the base draws; used where the training pictures are one,
+            or nearly the same.
         class_pictures: These pictures.
     """
+    kept = different_pictures(known)
+    known_features, known = known_features[kept], [known[index] for index in kept]
     if len(known) == 1:
         found = nearest_pictures(class_features, class_pictures, known_features, known)
         return Kin(
@@ -184,6 +218,12 @@ def leak_alarm(answers: Sequence[bool] | None, class_prompt: str) -> str | None:
         f"Leaked (rule 'half as far as the word'): {count} of {len(answers)} pictures of '{class_prompt}', without the "
         "learned word, have come at least half as much nearer to the subject as those with it."
     )
+
+
+def _are_near(one: Fingerprint, other: Fingerprint) -> bool:
+    """Say whether two pictures are nearly the same."""
+    bits = int(hash_distances(one.edges, other.edges[None])[0])
+    return bits <= NEAR_BITS and colour_distance(one, other) <= NEAR_COLOUR
 
 
 def _small(picture: Picture) -> Small:

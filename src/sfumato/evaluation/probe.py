@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from sfumato.errors import CannotResume, CheckpointError
 from sfumato.evaluation import fidelity as formulas
 from sfumato.evaluation.encoders import Encoders, without_ground
 from sfumato.evaluation.features import FeatureExtractor, Measuring
-from sfumato.evaluation.memorisation import kin_of, nearest_pictures
+from sfumato.evaluation.memorisation import different_pictures, kin_of, nearest_pictures
 from sfumato.evaluation.scores import StepScores, Yardstick, columns
 from sfumato.evaluation.verdict import Candidate, best, pareto_front, reason, settled
 from sfumato.evaluation.verdict_plan import VerdictPlan, filled
@@ -34,6 +34,18 @@ from sfumato.runtime.memory import hand_back_memory
 Picture = UInt8[np.ndarray, "H W 3"]
 OpensJudges = Callable[[], tuple[Encoders, FeatureExtractor]]
 SCORES, PICTURES = "scores.json", "pictures.png"
+_WORDS = {
+    "plan.prompts": ("the prompts", "verdict_prompts"),
+    "plan.plain": ("the plain sentence", "style"),
+    "plan.plain_class": ("the plain sentence of the class", "style"),
+    "plan.seeds": ("pictures of each prompt", "verdict_seeds"),
+    "plan.drawing.steps": ("sampler steps", "verdict_steps"),
+    "picture_encoder": ("the judge of pictures", "judge_pictures"),
+    "text_encoder": ("the judge of texts", "judge_texts"),
+    "class_noun": ("the class noun", "class_noun"),
+    "placeholder": ("the word", "placeholder"),
+}
+"""What decides a score: its name in words, and the option that sets it."""
 
 
 class SubjectProbe:
@@ -80,26 +92,42 @@ class SubjectProbe:
         """Score a saved step; pictures and scores are written into a folder."""
         hand_back_memory()
         with drawing as pipeline:
-            pictures = yield from self._draw(pipeline, self.placeholder, f"step {step}, for the verdict")
+            pictures = yield from self.draw(pipeline, f"step {step}, for the verdict")
+        values = self.score(step, pictures, folder)
+        yield Metric(step, {f"verdict/{name}": value for name, value in values.items()})
+
+    def draw(self, pipeline: Pipeline, phase: str) -> Measuring[list[Picture]]:
+        """Draw what a look at a saved step scores.
+
+        Args:
+            pipeline: Draws with the concept as it is at that step.
+            phase: What is told while it draws.
+        """
+        pictures = yield from self._draw(pipeline, self.placeholder, phase)
+        return pictures
+
+    def score(self, step: int, pictures: list[Picture], folder: Path) -> dict[str, float]:
+        """Score what was drawn at a step, write pictures and scores into a folder, and return the numbers by name."""
         scores = self._scores(step, pictures, *self._opens())
         hand_back_memory()
         Image.fromarray(np.concatenate(pictures, axis=1)).save(folder / PICTURES)
         content = {"asked": self.asked(), "scores": scores.to_dict()}
         atomic_write_bytes(folder / SCORES, json.dumps(content, indent=1).encode())
         self._keep(scores, pictures)
-        values = {f"verdict/{name}": value for name, (value, _) in columns(scores, self.yardstick).items()}
-        yield Metric(step, values)
+        return {name: value for name, (value, _) in columns(scores, self.yardstick).items()}
 
     def recall(self, step: int, folder: Path) -> None:
         """Read the scores and pictures of a step from its folder.
 
+        The rule may be another one: no score depends on it.
+
         Raises:
-            CannotResume: They were made with another plan, other encoders or other pictures.
+            CannotResume: They were made with another plan, other encoders or of another subject.
             CheckpointError: They cannot be read.
         """
         try:
             content = json.loads((folder / SCORES).read_text())
-            before, scores = content["asked"], StepScores.from_dict(content["scores"])
+            before, scores = _flattened(content["asked"]), StepScores.from_dict(content["scores"])
             with Image.open(folder / PICTURES) as strip:
                 pixels = np.asarray(strip.convert("RGB"))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,14 +135,15 @@ class SubjectProbe:
                 f"The scores of step {step} in '{folder}' cannot be read: {error!r}.",
                 hint="Remove the run folder and learn again, or resume with --no-verdict.",
             ) from error
-        now = json.loads(json.dumps(self.asked()))
-        differing = [key for key in now if now[key] != before.get(key)]
+        now = _flattened(json.loads(json.dumps(self.asked())))
+        differing = [key for key in now if now[key] != before.get(key) and not key.startswith("plan.rule.")]
         if differing:
-            key = differing[0]
+            words = [_WORDS.get(key, (key, None))[0] for key in differing]
+            told = [f"{word} {before.get(key)!r}, now {now[key]!r}" for word, key in zip(words, differing, strict=True)]
             raise CannotResume(
-                f"Step {step} was scored with {key} {before.get(key)!r}; now it is {now[key]!r}.",
-                field=key,
-                hint="Change it back, or resume with --no-verdict.",
+                f"Step {step} was scored otherwise than is asked for now: {'; '.join(told)}.",
+                field=_WORDS.get(differing[0], (None, None))[1],
+                hint="Change this back, or resume with --no-verdict.",
             )
         self._keep(scores, np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1))
 
@@ -128,15 +157,22 @@ class SubjectProbe:
 
     def verdict(self) -> Verdict:
         """Return the step to use, why, its scores and its alarms."""
-        candidates = self.candidates()
-        chosen = self.steps[self.leader()]
+        candidates, chosen = self.candidates(), self.leader()
+        why, front = reason(candidates, self.plan.rule), tuple(pareto_front(candidates))
+        return Verdict(chosen, why, self.told(chosen), self.alarms(chosen), front)
+
+    def told(self, step: int) -> dict[str, float]:
+        """Return the scores of a step by name, with the ends of their intervals."""
         scores: dict[str, float] = {}
-        for name, (value, interval) in columns(chosen, self.yardstick).items():
+        for name, (value, interval) in columns(self.steps[step], self.yardstick).items():
             scores[name] = value
             if interval is not None:
                 scores |= {f"{name}_low": round(interval[0], 6), f"{name}_high": round(interval[1], 6)}
-        why, front = reason(candidates, self.plan.rule), tuple(pareto_front(candidates))
-        return Verdict(chosen.step, why, scores, self.yardstick.alarms(chosen), front)
+        return scores
+
+    def alarms(self, step: int) -> tuple[str, ...]:
+        """Return the alarms of a step."""
+        return self.yardstick.alarms(self.steps[step])
 
     def asked(self) -> dict[str, Any]:
         """Return everything that decides a score, as plain data."""
@@ -205,6 +241,24 @@ class SubjectProbe:
             )
         if len(self.subject) == 1:
             found.append("There is one picture of the subject; its fidelity to itself is taken as 1.")
+        return [*found, *self._gaps_of_copies(stick)]
+
+    def _gaps_of_copies(self, stick: Yardstick) -> list[str]:
+        """Say in one sentence each what the alarm of copied pictures cannot see here."""
+        count, different, found = len(self.subject), len(different_pictures(self.subject)), []
+        if 1 < different < count:
+            found.append(
+                f"Only {different} of the {count} pictures of the subject are different, the others are nearly the "
+                "same as one of these; how near a copy lies is measured among the different ones."
+            )
+        elif different < count:
+            found.append(
+                f"All {count} pictures of the subject are nearly the same; how near a copy lies is measured against "
+                "what the base draws of the class, as for a single picture."
+            )
+        if stick.kin.is_blind:
+            others = "pictures of the subject" if stick.kin.source == "set" else "picture and the base's class"
+            found.append(f"Copies cannot be told: the {others} lie at no distance from each other.")
         return found
 
     @torch.no_grad()
@@ -243,3 +297,13 @@ class SubjectProbe:
     def candidates(self) -> list[Candidate]:
         """Return the steps on the scale from 0 to 1, in order."""
         return [self.yardstick.candidate(self.steps[step]) for step in sorted(self.steps)]
+
+
+def _flattened(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one with dotted keys."""
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sfumato.evaluation.fidelity import share
-from sfumato.evaluation.measures import Interval, mean_interval
+from sfumato.evaluation.measures import Interval, mean_interval, unpaired_difference
 from sfumato.evaluation.memorisation import Kin, Nearest, copy_alarm, leak_alarm, leaked
 from sfumato.evaluation.verdict import Candidate
 
@@ -75,15 +75,22 @@ class Yardstick:
     left_out: tuple[str, ...] = ()
 
     def candidate(self, scores: StepScores) -> Candidate:
-        """Put the scores of a step on the scale from 0 to 1."""
+        """Put the scores of a step on the scale from 0 to 1.
+
+        Fidelity and drift go from what the base draws of the class to the subject's own pictures. Where these two
+        cannot be told apart (the 95 % interval of their difference reaches 0), a step of chance would look like the
+        whole way; both are left out of the scale then.
+        """
         own = float(np.mean(self.own))
-        fidelity = _shares(scores.fidelity, float(np.mean(self.base.fidelity)), own)
-        prompt = drift = None
+        fidelity = prompt = drift = None
+        if _lies_above(self.own, self.base.fidelity):
+            fidelity = _shares(scores.fidelity, float(np.mean(self.base.fidelity)), own)
         if scores.prompt is not None and self.base.prompt is not None:
             prompt = _shares(scores.prompt, 0.0, float(np.mean(self.base.prompt)))
         before = self.base.preservation
         moved = [now - then for now, then in zip(scores.preservation, before, strict=True)]
-        drift = _shares(moved, 0.0, own - float(np.mean(before)))
+        if _lies_above(self.own, before):
+            drift = _shares(moved, 0.0, own - float(np.mean(before)))
         copies = [self.kin.is_copy(one) for one in scores.nearest]
         return Candidate(
             scores.step,
@@ -132,6 +139,11 @@ def columns(scores: StepScores, yardstick: Yardstick) -> dict[str, tuple[float, 
     if answers is not None:
         found["leaks"] = (round(float(np.mean(answers)), _DIGITS), None)
     return found
+
+
+def _lies_above(own: Values, of_class: Values) -> bool:
+    """Say whether the subject's own pictures lie above those of the class by more than chance."""
+    return unpaired_difference(own, of_class)[0] > 0
 
 
 def _shares(values: Sequence[float], low: float, high: float) -> Values | None:

@@ -1,13 +1,15 @@
 """Which of the saved steps to use, and why: the best subject fidelity within bounds on everything that it may cost.
 
 All numbers are shares on the scale of `scores.py`: 0 and 1 are what known pictures reach through the same encoders, so
-one set of bounds serves every encoder and every base.
+one set of bounds serves every encoder and every base. Where several subjects are learned together, a step is judged on
+all of them: it must keep the bounds for each, and its fidelity is the mean over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -55,8 +57,46 @@ class Candidate:
     is_scaled: bool = True
 
 
-def excess(one: Candidate, rule: Rule) -> dict[str, float]:
-    """Return by how much a step is out of each bound; empty when it keeps all of them."""
+@dataclass(frozen=True)
+class Joint:
+    """The scores of one saved step on several subjects.
+
+    Attributes:
+        parts: The scores on each subject, by its word; at least one, all of the same step and with as many pictures.
+    """
+
+    parts: Mapping[str, Candidate]
+
+    @property
+    def step(self) -> int:
+        """The step."""
+        return next(iter(self.parts.values())).step
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether fidelity is on the scale from 0 to 1, on any subject."""
+        return any(one.is_scaled for one in self.parts.values())
+
+    @property
+    def counted(self) -> list[Candidate]:
+        """The scores on the subjects whose fidelity counts: those on the scale, or all where none is."""
+        return [one for one in self.parts.values() if one.is_scaled or not self.is_scaled]
+
+    @property
+    def fidelity(self) -> list[float]:
+        """Subject fidelity of every picture that counts; its mean is the mean over subjects."""
+        return [value for one in self.counted for value in one.fidelity]
+
+
+Judged = Candidate | Joint
+One = TypeVar("One", bound=Judged)
+
+
+def excess(one: Judged, rule: Rule) -> dict[str, float]:
+    """Return by how much a step is out of each bound; empty when it keeps all of them, on every subject."""
+    if isinstance(one, Joint):
+        rows = {word: excess(part, rule) for word, part in one.parts.items()}
+        return {f"{name} of {word}": value for word, row in rows.items() for name, value in row.items()}
     over = {
         "prompt fidelity": 0.0 if one.prompt is None else rule.min_prompt - float(np.mean(one.prompt)),
         "drift": 0.0 if one.drift is None else float(np.mean(one.drift)) - rule.max_drift,
@@ -65,7 +105,7 @@ def excess(one: Candidate, rule: Rule) -> dict[str, float]:
     return found if one.copies < rule.max_copies else {**found, "copies": one.copies}
 
 
-def best(candidates: Sequence[Candidate], rule: Rule) -> Candidate:
+def best(candidates: Sequence[One], rule: Rule) -> One:
     """Choose a step.
 
     Of the steps that keep all bounds, the one with the highest mean subject fidelity; if none does, the one that is
@@ -79,12 +119,12 @@ def best(candidates: Sequence[Candidate], rule: Rule) -> Candidate:
     return min(candidates, key=lambda one: (sum(excess(one, rule).values()), -float(np.mean(one.fidelity)), one.step))
 
 
-def settled(candidates: Sequence[Candidate], rule: Rule) -> str | None:
+def settled(candidates: Sequence[Judged], rule: Rule) -> str | None:
     """Say why no later step can win, or return None.
 
     Rule: an earlier step keeps all bounds, and each of the last `patience` steps is out of one with its whole 95 %
     interval while its subject fidelity is not above the leader's, paired and with its whole interval. From there on,
-    more steps have only been seen to cost.
+    more steps have only been seen to cost. Of several subjects, one that is out is enough, and none may be nearer.
 
     Args:
         candidates: All steps so far, by step.
@@ -96,22 +136,26 @@ def settled(candidates: Sequence[Candidate], rule: Rule) -> str | None:
     leader = best(candidates, rule)
     if excess(leader, rule) or leader in last:
         return None
-    if all(_is_far_out(one, rule) and paired_difference(one.fidelity, leader.fidelity)[0] <= 0 for one in last):
+    if all(_is_far_out(one, rule) and not _is_nearer(one, leader) for one in last):
         steps = ", ".join(str(one.step) for one in last)
+        whom = "any subject" if isinstance(leader, Joint) else "the subject"
         return (
             f"No later step can win: steps {steps} lie outside the bounds with their whole intervals, and none of them "
-            f"is nearer to the subject than step {leader.step}."
+            f"is provably nearer to {whom} than step {leader.step}."
         )
     return None
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
-    """Return the steps that no other step beats: at least as good in fidelity, prompt and drift, and better in one."""
+def pareto_front(candidates: Sequence[Judged]) -> list[int]:
+    """Return the steps that no other step beats: at least as good in fidelity, prompt and drift, and better in one.
+
+    Of several subjects the means over them are compared.
+    """
     points = {
         one.step: (
             float(np.mean(one.fidelity)),
-            0.0 if one.prompt is None else float(np.mean(one.prompt)),
-            0.0 if one.drift is None else -float(np.mean(one.drift)),
+            float(np.mean([0.0 if part.prompt is None else np.mean(part.prompt) for part in _parts(one)])),
+            float(np.mean([0.0 if part.drift is None else -np.mean(part.drift) for part in _parts(one)])),
         )
         for one in candidates
     }
@@ -123,7 +167,7 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
     return [step for step in points if not beaten(step)]
 
 
-def reason(candidates: Sequence[Candidate], rule: Rule) -> str:
+def reason(candidates: Sequence[Judged], rule: Rule) -> str:
     """Say in one to three sentences why the best step is the best.
 
     Args:
@@ -133,6 +177,8 @@ def reason(candidates: Sequence[Candidate], rule: Rule) -> str:
     chosen = best(candidates, rule)
     inside = [one for one in candidates if not excess(one, rule)]
     reached = _at(chosen.fidelity) + (" of the way from the class to the subject" if chosen.is_scaled else " (cosine)")
+    if isinstance(chosen, Joint) and len(chosen.counted) > 1:
+        reached += f", the mean of {len(chosen.counted)} subjects"
     if not inside:
         out = ", ".join(excess(chosen, rule))
         return (
@@ -149,14 +195,15 @@ def reason(candidates: Sequence[Candidate], rule: Rule) -> str:
     return " ".join([text, *_rival(chosen, candidates, rule)])
 
 
-def _rival(chosen: Candidate, candidates: Sequence[Candidate], rule: Rule) -> list[str]:
+def _rival(chosen: Judged, candidates: Sequence[Judged], rule: Rule) -> list[str]:
     """Say what speaks for the next best step, or against the one that is nearer to the subject but out."""
     others = [one for one in candidates if one.step != chosen.step]
     nearer = max(others, key=lambda one: float(np.mean(one.fidelity)))
     out = excess(nearer, rule)
     low, high = paired_difference(chosen.fidelity, nearer.fidelity)
     if out and np.mean(nearer.fidelity) > np.mean(chosen.fidelity):
-        return [f"Step {nearer.step} is nearer to the subject, but out by {', '.join(out)}."]
+        whom = "the subjects in the mean" if isinstance(nearer, Joint) else "the subject"
+        return [f"Step {nearer.step} is nearer to {whom}, but out by {', '.join(out)}."]
     if low <= 0 <= high:
         return [
             f"Step {nearer.step} cannot be told from it in fidelity with this few pictures (difference "
@@ -166,8 +213,10 @@ def _rival(chosen: Candidate, candidates: Sequence[Candidate], rule: Rule) -> li
     return []
 
 
-def _bounds(one: Candidate, rule: Rule) -> str:
+def _bounds(one: Judged, rule: Rule) -> str:
     """Write the bounds with the values of a step, and say what is left out."""
+    if isinstance(one, Joint):
+        return "; ".join(f"{word}: {_bounds(part, rule)}" for word, part in one.parts.items())
     prompt, drift = "prompt fidelity is left out", "drift is left out"
     if one.prompt is not None:
         prompt = f"prompt {_at(one.prompt)} of at least {rule.min_prompt:g}"
@@ -186,7 +235,22 @@ def _two(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def _is_far_out(one: Candidate, rule: Rule) -> bool:
-    """Say whether a step lies outside a bound with its whole interval."""
-    prompt = one.prompt is not None and mean_interval(one.prompt)[1] < rule.min_prompt
-    return prompt or (one.drift is not None and mean_interval(one.drift)[0] > rule.max_drift)
+def _parts(one: Judged) -> list[Candidate]:
+    """Return the scores on each subject."""
+    return list(one.parts.values()) if isinstance(one, Joint) else [one]
+
+
+def _is_far_out(one: Judged, rule: Rule) -> bool:
+    """Say whether a step lies outside a bound with its whole interval, on any subject."""
+    for part in _parts(one):
+        if part.prompt is not None and mean_interval(part.prompt)[1] < rule.min_prompt:
+            return True
+        if part.drift is not None and mean_interval(part.drift)[0] > rule.max_drift:
+            return True
+    return False
+
+
+def _is_nearer(one: Judged, leader: Judged) -> bool:
+    """Say whether a step is nearer to a subject than the leader, paired and with the whole interval."""
+    pairs = zip(_parts(one), _parts(leader), strict=True)
+    return any(paired_difference(part.fidelity, other.fidelity)[0] > 0 for part, other in pairs)

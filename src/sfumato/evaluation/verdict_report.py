@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
+from sfumato.data.images import png_bytes
 from sfumato.evaluation.canvas import Canvas, Number
 from sfumato.evaluation.charts import BOUND, CHOSEN, FAINT, INK, Curve, draw_curve, draw_plane
+from sfumato.evaluation.joint_probe import JointProbe
 from sfumato.evaluation.measures import Interval, mean_interval
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.scores import columns
@@ -48,8 +53,18 @@ _MEANINGS = {
 }
 
 
-def write_report(probe: SubjectProbe, folder: Path) -> Iterator[Event]:
-    """Write `report.html`, `report.png` and `scores.json`.
+@dataclass(frozen=True)
+class _Section:
+    """What is told of one subject: its measurements, the verdict with its alarms alone, numbers by step, its sheet."""
+
+    probe: SubjectProbe
+    verdict: Verdict
+    measured: Measured
+    sheet: Canvas
+
+
+def write_report(probe: SubjectProbe | JointProbe, folder: Path) -> Iterator[Event]:
+    """Write `report.html`, `report.png` and `scores.json`; of several subjects, each has a section in all three.
 
     Args:
         probe: What has looked at all steps.
@@ -62,32 +77,63 @@ def write_report(probe: SubjectProbe, folder: Path) -> Iterator[Event]:
         StorageError: The folder cannot be written.
     """
     verdict = probe.verdict()
-    measured = {step: columns(scores, probe.yardstick) for step, scores in sorted(probe.steps.items())}
-    sheet = _sheet(probe, verdict)
+    sections = [_section(one, verdict) for one in (probe.subjects if isinstance(probe, JointProbe) else (probe,))]
     with atomic_folder(folder) as stage:
-        (stage / "report.html").write_text(_page(probe, verdict, measured, sheet), encoding="utf-8")
-        (stage / "report.png").write_bytes(sheet.png())
-        (stage / "scores.json").write_text(
-            json.dumps(_content(probe, verdict, measured), indent=1) + "\n", encoding="utf-8"
-        )
+        (stage / "report.html").write_text(_page(sections, verdict), encoding="utf-8")
+        (stage / "report.png").write_bytes(_below_each_other([section.sheet for section in sections]))
+        (stage / "scores.json").write_text(json.dumps(_content(sections, verdict), indent=1) + "\n", encoding="utf-8")
     yield Artifact(folder / "report.html", "report")
     yield Artifact(folder / "report.png", "report")
 
 
-def _content(probe: SubjectProbe, verdict: Verdict, measured: Measured) -> dict[str, Any]:
+def _section(probe: SubjectProbe, verdict: Verdict) -> _Section:
+    """Gather what is told of one subject."""
+    own = replace(verdict, alarms=probe.alarms(verdict.step))
+    measured = {step: columns(scores, probe.yardstick) for step, scores in sorted(probe.steps.items())}
+    return _Section(probe, own, measured, _sheet(probe, own))
+
+
+def _below_each_other(sheets: Sequence[Canvas]) -> bytes:
+    """Return sheets of one width as one PNG."""
+    if len(sheets) == 1:
+        return sheets[0].png()
+    rows = [np.asarray(Image.open(io.BytesIO(sheet.png())).convert("RGB")) for sheet in sheets]
+    return png_bytes(Image.fromarray(np.concatenate(rows)))
+
+
+def _content(sections: Sequence[_Section], verdict: Verdict) -> dict[str, Any]:
     """Return everything that was measured as plain data."""
-    stick = probe.yardstick
+    if len(sections) == 1:
+        return _judgement(verdict) | _measurements(sections[0])
+    subjects = [
+        {"placeholder": one.probe.placeholder, "alarms": list(one.verdict.alarms), **_measurements(one)}
+        for one in sections
+    ]
+    return {**_judgement(verdict), "subjects": subjects}
+
+
+def _judgement(verdict: Verdict) -> dict[str, Any]:
+    """Return what the verdict says as plain data."""
     return {
         "step": verdict.step,
         "reason": verdict.reason,
         "alarms": list(verdict.alarms),
         "front": list(verdict.front),
+    }
+
+
+def _measurements(section: _Section) -> dict[str, Any]:
+    """Return what was measured of one subject as plain data."""
+    probe, stick = section.probe, section.probe.yardstick
+    return {
         "left_out": list(stick.left_out),
         "asked": probe.asked(),
         "subject_to_itself": list(stick.own),
         "kin": {"features": stick.kin.features, "pixels": stick.kin.pixels, "source": stick.kin.source},
         "base": stick.base.to_dict(),
-        "steps": [{**probe.steps[step].to_dict(), "means": _means(numbers)} for step, numbers in measured.items()],
+        "steps": [
+            {**probe.steps[step].to_dict(), "means": _means(numbers)} for step, numbers in section.measured.items()
+        ],
     }
 
 
@@ -166,23 +212,35 @@ def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, si
             canvas.picture(_MARGIN + _LABEL + column * (side + _GAP), y, side, picture)
 
 
-def _page(probe: SubjectProbe, verdict: Verdict, measured: Measured, sheet: Canvas) -> str:
+def _page(sections: Sequence[_Section], verdict: Verdict) -> str:
     """Write the page."""
+    words = escape(" and ".join(section.probe.placeholder for section in sections))
+    alarms = "".join(f'<p class="alarm">Alarm. {escape(alarm)}</p>' for alarm in verdict.alarms)
+    bodies = [_body(section) for section in sections]
+    if len(sections) > 1:
+        heads = [f"<h1>{escape(section.probe.placeholder)}</h1>" for section in sections]
+        bodies = [head + body for head, body in zip(heads, bodies, strict=True)]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Verdict on {words}</title>'
+        f"<style>{_STYLE}</style><h1>Verdict on {words}</h1>"
+        f"<p><b>Use step {verdict.step}.</b> {escape(verdict.reason)}</p>{alarms}{''.join(bodies)}"
+    )
+
+
+def _body(section: _Section) -> str:
+    """Write what is told of one subject."""
+    measured, probe = section.measured, section.probe
     names = [name for name in _MEANINGS if any(name in numbers for numbers in measured.values())]
     head = "".join(f"<th>{escape(_MEANINGS[name])}</th>" for name in names)
-    body = ""
+    rows = ""
     for step, numbers in measured.items():
         cells = "".join(f"<td>{_cell(*numbers[name]) if name in numbers else '–'}</td>" for name in names)
-        body += f'<tr class="{"chosen" if step == verdict.step else ""}"><td>{step}</td>{cells}</tr>'
-    alarms = "".join(f'<p class="alarm">Alarm. {escape(alarm)}</p>' for alarm in verdict.alarms)
+        rows += f'<tr class="{"chosen" if step == section.verdict.step else ""}"><td>{step}</td>{cells}</tr>'
     notes = "".join(f"<li>{escape(note)}</li>" for note in probe.yardstick.left_out)
     asked = probe.asked()
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Verdict on {escape(probe.placeholder)}</title>'
-        f"<style>{_STYLE}</style><h1>Verdict on {escape(probe.placeholder)}</h1>"
-        f"<p><b>Use step {verdict.step}.</b> {escape(verdict.reason)}</p>{alarms}"
-        f"<h2>Curves and pictures</h2>{sheet.svg()}"
-        f"<h2>Numbers</h2><table><tr><th>step</th>{head}</tr>{body}</table>"
+        f"<h2>Curves and pictures</h2>{section.sheet.svg()}"
+        f"<h2>Numbers</h2><table><tr><th>step</th>{head}</tr>{rows}</table>"
         "<p>Mean and 95 % bootstrap interval over pictures; the same prompts and seeds at every step. Shares: subject "
         "and drift, 0 is what the base draws of the class, 1 what the subject's own pictures are to each other; "
         "prompt, 0 ignores the prompt, 1 is as the base follows it.</p>"

@@ -9,12 +9,13 @@ from pathlib import Path
 from sfumato.errors import ConfigError
 from sfumato.evaluation.encoders import Encoders, choose_encoders
 from sfumato.evaluation.features import FeatureExtractor
+from sfumato.evaluation.joint_probe import JointProbe
 from sfumato.evaluation.plan import Drawing
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.verdict import Rule
 from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_prompts
 from sfumato.evaluation.verdict_report import write_report
-from sfumato.events import Artifact, Event, Notice
+from sfumato.events import Artifact, Event
 from sfumato.formats.atomic import remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.bundle_unet import read_bundle_unet
@@ -31,7 +32,7 @@ _SMALL_JUDGES = {"embedded", "dual", "auto", "none"}
 
 
 def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
-    """Learn a subject and write it as one file.
+    """Learn a subject and write it as one file, or with `dreambooth` as a whole base if the output is a folder.
 
     Every saved state is scored and the best one is written, unless `verdict` is off; a report with scores and pictures
     lies beside the file in a folder that ends in `.verdict`. The state of an unfinished run lies beside it in a folder
@@ -44,8 +45,8 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
             them as they are, so that in float32 they take as much memory as ever.
 
     Yields:
-        The events of the training, and an `Artifact` of kind `concept`; with a verdict also `Verdict` and two of
-        kind `report`.
+        The events of the training, and an `Artifact` of kind `concept` or `bundle`; with a verdict also `Verdict` and
+        two of kind `report`.
 
     Raises:
         SfumatoError: A picture or the base is not usable, or the file cannot be written.
@@ -55,8 +56,6 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     output, run_dir = config.output, run_folder(config.output)
     finished = False
     base = bundle or load_bundle(request.base, held_in=config.held_in)
-    if probe is not None and request.also:
-        yield Notice(0, f"The verdict looks at {request.placeholder} alone, not at the subjects given with --also.")
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
         yield event
         if is_result(event):
@@ -161,8 +160,8 @@ def verdict_plan(request: LearnRequest) -> VerdictPlan:
     )
 
 
-def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProbe | None:
-    """Make the judge of a lesson; None where no verdict is wanted.
+def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProbe | JointProbe | None:
+    """Make the judge of a lesson; None where no verdict is wanted. Several subjects are judged together.
 
     Args:
         request: The lesson.
@@ -177,7 +176,12 @@ def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProb
 
     are_small = {request.judge_pictures, request.judge_texts} <= _SMALL_JUDGES
     asked, judges = verdict_plan(request) if plan is None else plan, opens if are_small else cache(opens)
-    return SubjectProbe(asked, request.folder, request.placeholder, request.class_noun, judges)
+    main = SubjectProbe(asked, request.folder, request.placeholder, request.class_noun, judges)
+    further = [
+        SubjectProbe(asked, one.folder, one.placeholder, one.class_noun, judges)
+        for one in map(parse_subject, request.also)
+    ]
+    return JointProbe([main, *further]) if further else main
 
 
 def _check_plan(request: LearnRequest) -> None:

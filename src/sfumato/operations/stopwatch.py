@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sfumato.evaluation.probe import SubjectProbe
 from sfumato.events import Checkpoint, Event, Metric, Notice, Preview, Progress, Verdict
 from sfumato.pipeline import Pipeline
 from sfumato.runtime.peak_memory import peak_memory_bytes
+from sfumato.training.probe import Probe
 
 START, PICTURES, CLASS_PICTURES, PREPARATION = "start and base", "pictures", "class pictures", "words and first step"
 BASE_LOOK, STEP, SAVING, LOOK = "look at the base", "step", "saving", "look at a saved state"
@@ -149,7 +149,7 @@ class TimedProbe:
         step_look: The last look at a saved step.
     """
 
-    def __init__(self, judge: SubjectProbe, network: NetworkTime, watch: Stopwatch) -> None:
+    def __init__(self, judge: Probe, network: NetworkTime, watch: Stopwatch) -> None:
         self.judge, self._network, self._watch = judge, network, watch
         self.base_look: Look | None = None
         self.step_look: Look | None = None

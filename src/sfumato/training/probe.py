@@ -100,8 +100,23 @@ class Trial:
         if missing:
             steps = ", ".join(map(str, missing))
             yield Notice(step, f"Steps {steps} were not scored when they were saved; the verdict is without them.")
+        self._check_leader(run_dir)
         self._reason = self.probe.settled()
         yield from self.after_save(step, run_dir)
+
+    def _check_leader(self, run_dir: Path) -> None:
+        """Refuse to go on where the best step so far lost its weights to another: the judge's bounds have changed."""
+        kept = [number for number, folder in _looks(run_dir) if self._has_weights(folder)]
+        if self._seen and kept and (leader := self.probe.leader()) not in kept:
+            raise CannotResume(
+                f"By the bounds given now step {leader} is the best so far, but its weights are gone; by those of then "
+                f"step {', '.join(map(str, kept))} was the best, and only its weights were kept.",
+                hint="Give the bounds of then (--min-prompt, --max-drift), or resume with --no-verdict.",
+            )
+
+    def _has_weights(self, folder: Path) -> bool:
+        """Say whether a look still holds what had been learned."""
+        return all((folder / f"{name}.safetensors").is_file() for name in self.learner.learning)
 
     def after_save(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Look at a saved step, unless it is only where the run was interrupted."""
