@@ -9,6 +9,7 @@ from typing import Any
 from sfumato.errors import SfumatoError
 from sfumato.events import Artifact
 from sfumato.formats.bundle import load_bundle
+from sfumato.operations.learn import is_result
 from sfumato.operations.learn import learn as learn_subject
 from sfumato.operations.learn_plan import LearnPlan
 from sfumato.operations.pictures import Picture, draw
@@ -76,10 +77,10 @@ def learn(
         **options: Other fields of `LearnRequest`, such as `steps`, `rank`, `seed` or `output`.
 
     Returns:
-        The concept file.
+        The concept file; with `method="dreambooth"` and a folder as `output` that folder, which is a base.
 
     Raises:
-        ConfigError: An option is unknown or out of range.
+        ConfigError: An option is unknown or out of range, or `output` would take something else's place.
         SfumatoError: A picture or the base is not usable, or the run did not come to its end.
     """
     pipeline = base if isinstance(base, Pipeline) else None
@@ -89,7 +90,7 @@ def learn(
     request = resolve(LearnRequest, flags=given).request
     written = None
     for event in learn_subject(request, None if pipeline is None else pipeline.bundle):
-        if isinstance(event, Artifact) and event.kind == "concept":
+        if isinstance(event, Artifact) and is_result(event):
             written = event.path
     if pipeline is not None:
         pipeline.forget()

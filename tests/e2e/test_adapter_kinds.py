@@ -85,7 +85,7 @@ def test_loss_falls_and_the_file_draws_the_last_preview(
     loop = LoopConfig(steps=24, save_every=24, preview_every=24, tensorboard=False)
     chosen = config(pictures, tmp_path / "a.safetensors", **changes, loop=loop, preview_prompts=("a <fox>",))
     samples = read_subject(pictures, "<fox>", "fox", bundle)
-    learner = Learner(chosen, bundle, samples, None)
+    learner = Learner(chosen, bundle, samples)
     try:
         start = sum(float(learner.loss(draw).loss.detach()) for draw in range(1000, 1012))
     finally:
@@ -99,7 +99,7 @@ def test_loss_falls_and_the_file_draws_the_last_preview(
     again = save_sheet(drawn, tmp_path / "again.png")
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(shown[-1])))
 
-    learner = Learner(chosen, bundle, samples, None)  # the same times and noise, with what the file holds
+    learner = Learner(chosen, bundle, samples)  # the same times and noise, with what the file holds
     try:
         adapters = concept.adapters(bundle)
         learner._detach()
@@ -322,3 +322,93 @@ def test_a_moved_factor_moves_faster_with_lora_plus(bundle: Bundle, pictures: Pa
     faster = max(float(tensor.abs().max()) for tensor in moved[8.0].values())
     assert faster == pytest.approx(8 * first, rel=0.2)
     assert all(torch.isfinite(tensor).all() for tensor in moved[8.0].values())
+
+
+TABLES = ("attention", "text_encoder.*token_embedding*", "text_encoder.position_embedding")
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "loha", "lokr"])
+def test_tables_of_embeddings_learn_and_merge_to_what_the_attached_factors_give(
+    bundle: Bundle, pictures: Path, tmp_path: Path, adapter: str
+) -> None:
+    chosen = config(pictures, tmp_path / "a.safetensors", targets=TABLES, text_encoder=True, adapter=adapter)
+    list(learn(chosen, bundle, tmp_path / "run"))
+    concept, pipeline = load_concept(chosen.output), Pipeline(bundle)
+    tables = [f"text_model.embeddings.{name}_embedding" for name in ("token", "position")]
+    assert concept.configs["text_encoder"].targets == tuple(tables)
+    assert concept.configs["unet"].targets == make_adapters(chosen, bundle.modules)["unet"].names
+    plain = pipeline.context("a red fox")
+    adapters = concept.adapters(bundle)
+    with adapters["text_encoder"].attached():
+        attached = bundle.text_encoder(bundle.tokenizer.encode(["a red fox"])).context
+    with pipeline.using((concept, 1.0)):
+        merged = pipeline.context("a red fox")
+    assert torch.allclose(merged, attached, atol=1e-5) and not torch.allclose(merged, plain, atol=1e-3)
+    with adapters["text_encoder"].merged():
+        for name in tables:
+            moved = bundle.text_encoder.get_submodule(name).weight
+            assert isinstance(moved, torch.Tensor) and bool(moved.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("targets", "in_unet", "in_text"),
+    [
+        (("attn1.to_q",), "attn1.to_q", ("q_proj", "k_proj", "v_proj", "out_proj")),
+        (("attn1.to_q", "text_encoder.feed-forward"), "attn1.to_q", ("fc1", "fc2")),
+        (("attn1.to_q", "!text_encoder.out_proj"), "attn1.to_q", ("q_proj", "k_proj", "v_proj")),
+        (("!text_encoder.*layers.0*", "attn1.to_q", "text_encoder.fc1"), "attn1.to_q", ("layers.1.mlp.fc1",)),
+    ],
+)
+def test_patterns_choose_layers_of_their_own_part(
+    bundle: Bundle, pictures: Path, targets: tuple[str, ...], in_unet: str, in_text: tuple[str, ...]
+) -> None:
+    chosen = config(pictures, Path("a.safetensors"), targets=targets, text_encoder=True)
+    made = make_adapters(chosen, bundle.modules)
+    assert made["unet"].names and all(name.endswith(in_unet) for name in made["unet"].names)
+    names = made["text_encoder"].names
+    assert all(name.endswith(in_text) for name in names)
+    assert all(any(name.endswith(one) for name in names) for one in in_text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"targets": ("attention", "text_encoder.token_embeding"), "text_encoder": True},
+            NoTargetMatched,
+            r"The pattern 'text_encoder\.token_embeding' matches no .* Nearest names: text_encoder\.token_embedding, ",
+        ),
+        (
+            {"targets": ("attention", "!text_encoder.to_q"), "text_encoder": True},
+            NoTargetMatched,
+            r"The pattern '!text_encoder\.to_q' matches no",
+        ),
+        ({"targets": ("attention", "!q_proj"), "text_encoder": True}, NoTargetMatched, "The pattern '!q_proj' matches"),
+        (
+            {"targets": ("attention", "text_encoder.all")},
+            ConfigError,
+            "targets holds 'text_encoder.all' but text_encoder is off",
+        ),
+    ],
+)
+def test_patterns_for_the_text_encoder_that_fit_nothing_are_named(
+    bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        list(learn(config(pictures, tmp_path / "a.safetensors", **changes), bundle, tmp_path / "run"))
+
+
+def test_the_usual_layers_of_the_unet_learn_beside_those_of_the_text_encoder(
+    sfumato: Run, base: Path, photos: Path
+) -> None:
+    words = ("learn", photos, "--as", "<fox>", "--class", "fox", "--steps", 2, "--no-verdict", "--base", base)
+    assert sfumato(*words, "--targets", "text_encoder.token_embedding").code == 0
+    concept = load_concept(Path("fox.safetensors"))
+    assert concept.request["targets"] == ["blocks", "text_encoder.token_embedding"]
+    assert concept.configs["text_encoder"].targets == ("text_model.embeddings.token_embedding",)
+    drawn = ("generate", "a <fox>", "--base", base, "--concept", "fox.safetensors", "--steps", 2)
+    assert sfumato(*drawn).code == 0
+    answer = sfumato(*words, "-o", "b.safetensors", "--targets", "attention", "--targets", "!mid_blok.*")
+    assert answer.code == 2 and "'!mid_blok.*' matches no" in answer.err and "mid_block.*" in answer.err
+    answer = sfumato(*words, "-o", "b.safetensors", "--set", "targets=3")
+    assert answer.code == 2 and "targets" in answer.err

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import sfumato as package
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, SfumatoError
 from sfumato.formats.png_recipe import read_recipe
 
 Run = Callable[..., Any]
@@ -185,6 +185,15 @@ def test_python_interface(base: Path, photos: Path, tmp_path: Path, monkeypatch:
         package.generate("a fox", base=pipeline, stpes=2)
     with pytest.raises(ConfigError, match="The name 'fox.jpg' was given; needed: one that ends in .png"):
         fox.save("fox.jpg")
+
+
+def test_python_interface_returns_the_whole_base(base: Path, photos: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"placeholder": "<fox>", "class_noun": "fox", "base": base, "steps": 1, "verdict": False}
+    made = package.learn(photos, method="dreambooth", output=tmp_path / "fox", **asked)
+    assert made == tmp_path / "fox" and package.load_bundle(made).words[0].placeholder == "<fox>"
+    assert not (tmp_path / "fox.run").exists()
+    with pytest.raises(SfumatoError, match="Learning <fox> was stopped before its last step. Go on with resume=True."):
+        package.learn(photos, output=tmp_path / "b.safetensors", loop={"max_seconds": 1e-9}, **asked)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.py"))])

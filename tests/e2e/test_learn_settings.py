@@ -194,7 +194,7 @@ def test_checkpointing_changes_no_bit_and_is_switched_off_again(bundle: Bundle, 
         assert not bundle.unet.gradient_checkpointing
     assert same_factors(*made)
     samples = read_subject(pictures, "<fox>", "fox", bundle)
-    learner = Learner(config(pictures, Path("x.safetensors"), gradient_checkpointing=True), bundle, samples, None)
+    learner = Learner(config(pictures, Path("x.safetensors"), gradient_checkpointing=True), bundle, samples)
     assert bundle.unet.gradient_checkpointing
     learner.close()
 

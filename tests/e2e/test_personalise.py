@@ -195,7 +195,7 @@ def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path)
     chosen = word_only(pictures, tmp_path / "fox.safetensors", batch_size=4, loop={"steps": 150, "save_every": 150})
     list(learn(chosen, bundle, tmp_path / "run"))
     concept = load_concept(chosen.output)
-    learner = Learner(chosen, bundle, read_subject(pictures, "<fox>", "fox", bundle), None)
+    learner = Learner(chosen, bundle, read_subject(pictures, "<fox>", "fox", bundle))
     try:
         rows = learner.words.rows
         assert rows is not None and concept.main.rows is not None
@@ -257,7 +257,7 @@ def test_an_anchored_word_stays_near_where_it_started(bundle: Bundle, pictures: 
 
 def test_templates_take_turns_and_name_the_placeholder(bundle: Bundle, pictures: Path) -> None:
     samples = read_subject(pictures, "<fox>", "fox", bundle)
-    learner = Learner(config(pictures, Path("x.safetensors"), templates="object"), bundle, samples, None)
+    learner = Learner(config(pictures, Path("x.safetensors"), templates="object"), bundle, samples)
     try:
         said = [text for draw in range(40) for text in learner.words.captions(samples, [0, 1], draw)]
         assert set(said) == {sentence.format("<fox>") for sentence in TEMPLATES["object"]}

@@ -13,17 +13,19 @@ import torch
 from PIL import Image
 
 from sfumato.errors import CannotResume
-from sfumato.events import Done, Event, Notice, Progress, Verdict
+from sfumato.events import Done, Event, Notice, Preview, Progress, Verdict
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.formats.safe_io import content_hash, read_safetensors
 from sfumato.pipeline import Pipeline, Settings
+from sfumato.training.ema import EmaConfig
 from sfumato.training.journal import read_events
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
 from sfumato.training.probe import LOOKS
+from sfumato.training.sheets import save_sheet
 from tiny import tiny_bundle
 
 pytestmark = pytest.mark.usefixtures("base_stays")
@@ -98,6 +100,7 @@ def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
 
 
 SCORES = {2: 0.1, 4: 0.9, 6: 0.5}
+PREVIEW = Settings(steps=16, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +230,27 @@ def test_weights_that_are_gone_are_missed(bundle: Bundle, pictures: Path, tmp_pa
         list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=Scripted(SCORES)))
 
 
+def test_other_bounds_are_refused_where_their_best_step_lost_its_weights(
+    bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    run = learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES))
+    for event in run:
+        if getattr(event, "step", 0) == 5:
+            break
+    run.close()
+    with pytest.raises(CannotResume) as caught:
+        list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=Scripted({2: 0.9, 4: 0.1, 6: 0.5})))
+    assert caught.value.message == (
+        "By the bounds given now step 2 is the best so far, but its weights are gone; by those of then step 4 was the "
+        "best, and only its weights were kept."
+    )
+    assert "--min-prompt, --max-drift" in str(caught.value)
+    probe = Scripted({2: 0.1, 4: 0.4, 6: 0.5})
+    list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=probe))
+    assert probe.looked == [6] and load_concept(chosen.output).lineage["steps"] == 6
+
+
 def test_where_all_weights_learn_the_chosen_ones_are_written(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     chosen = config(pictures, tmp_path / "fox", method="dreambooth", optim=OptimConfig(lr=1e-3, weight_decay=0.0))
     list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
@@ -235,3 +259,45 @@ def test_where_all_weights_learn_the_chosen_ones_are_written(bundle: Bundle, pic
     written = read_safetensors(file)
     assert all(torch.equal(saved[name].half(), written[name].half()) for name in set(saved) & set(written))
     assert set(saved) & set(written)
+
+
+ALL_WEIGHTS: dict[str, Any] = {"method": "dreambooth", "optim": OptimConfig(lr=1e-2, weight_decay=0.0)}
+
+
+def test_a_look_at_all_weights_sees_what_the_file_draws(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors", **ALL_WEIGHTS, preview_prompts=("a <fox>",))
+    chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"preview_every": 4})})
+    events = list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
+    concept, pipeline = load_concept(chosen.output), Pipeline(bundle)
+    assert concept.lineage["steps"] == 4 and concept.lineage["change_held"] < 1
+    with pipeline.using((concept, 1.0)):
+        drawn = content_hash({"latents": latents(pipeline, "a <fox>")})
+        sheet = save_sheet([pipeline.images(["a <fox>"], range(4), PREVIEW)], tmp_path / "sheet.png")
+    assert (tmp_path / "run" / LOOKS / "step-00000004/scores.json").read_text() == drawn
+    shown = next(event.path for event in events if isinstance(event, Preview) and event.step == 4)
+    assert shown.read_bytes() == sheet.read_bytes()
+
+    base = config(pictures, tmp_path / "fox", **ALL_WEIGHTS)  # the same weights, drawn with as they are
+    list(learn(base, bundle, tmp_path / "base", probe=Scripted(SCORES)))
+    assert (tmp_path / "base" / LOOKS / "step-00000004/scores.json").read_text() != drawn
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_looks_through_factors_leave_the_weights_as_they_are(
+    ema: float, bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    changes = {**ALL_WEIGHTS, "ema": EmaConfig(decay=ema)}
+    for name, probe in (("seen", Scripted(SCORES)), ("unseen", None)):
+        chosen = config(pictures, tmp_path / f"{name}.safetensors", **changes)
+        list(learn(chosen, bundle, tmp_path / name, probe=probe))
+    seen, unseen = (
+        {file.name: file.read_bytes() for file in (tmp_path / name / "checkpoints/step-00000006").glob("*.safetensors")}
+        for name in ("seen", "unseen")
+    )
+    assert seen == unseen and {"learned-unet.safetensors", "learned-text_encoder.safetensors"} <= set(seen)
+    parted = config(pictures, tmp_path / "parted.safetensors", **changes)
+    run = learn(parted, bundle, tmp_path / "parted", probe=Scripted(SCORES))
+    next(event for event in run if isinstance(event, Progress) and event.phase == "step 4")
+    run.close()
+    list(learn(parted, bundle, tmp_path / "parted", resume=True, probe=Scripted(SCORES)))
+    assert parted.output.read_bytes() == (tmp_path / "seen.safetensors").read_bytes()

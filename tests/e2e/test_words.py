@@ -56,7 +56,7 @@ def subject(bundle: Bundle, folder: Path) -> Samples:
 
 def test_vectors_join_one_after_another(bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path) -> None:
     chosen = config(folders[0], tmp_path / "fox.safetensors", num_vectors=3, progressive_steps=4, loop={"steps": 6})
-    learner = Learner(chosen, bundle, subject(bundle, folders[0]), None)
+    learner = Learner(chosen, bundle, subject(bundle, folders[0]))
     try:
         words = learner.words
         assert [words.active(step) for step in (0, 3, 4, 7, 8, 99)] == [1, 1, 2, 2, 3, 3]

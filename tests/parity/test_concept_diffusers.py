@@ -19,23 +19,23 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize(
-    ("parts", "rank", "alpha", "options", "targets"),
+    ("targets", "rank", "alpha", "options"),
     [
-        (("unet", "text_encoder"), 4, 8.0, {}, ("attention",)),
-        (("unet",), 3, 1.0, {"rank_stabilised": True}, ("attention", "feed-forward", "conv1", "proj_in")),
-        (("unet", "text_encoder"), 3, 6.0, {"kind": "dora"}, ("attention", "conv1")),
-        (("unet",), 4, 2.0, {"init": "pissa"}, ("attention", "conv1")),
+        ({"unet": ("attention",), "text_encoder": ("attention",)}, 4, 8.0, {}),
+        ({"unet": ("attention", "feed-forward", "conv1", "proj_in")}, 3, 1.0, {"rank_stabilised": True}),
+        ({"unet": ("attention", "conv1"), "text_encoder": ("attention",)}, 3, 6.0, {"kind": "dora"}),
+        ({"unet": ("attention", "conv1")}, 4, 2.0, {"init": "pissa"}),
+        ({"unet": ("attention",), "text_encoder": ("attention", "token_embedding")}, 4, 8.0, {}),
     ],
-    ids=["lora", "rslora", "dora", "pissa"],
+    ids=["lora", "rslora", "dora", "pissa", "table"],
 )
 def test_diffusers_draws_the_same_picture_with_our_concept(
-    tmp_path: Path, parts: tuple[str, ...], rank: int, alpha: float, options: dict[str, Any], targets: tuple[str, ...]
+    tmp_path: Path, targets: dict[str, tuple[str, ...]], rank: int, alpha: float, options: dict[str, Any]
 ) -> None:
     bundle = tiny_bundle(2)
     generator = torch.Generator().manual_seed(0)
     adapters = {}
-    for part in parts:
-        chosen = targets if part == "unet" else ("attention",)
+    for part, chosen in targets.items():
         adapters[part] = LoRA(bundle.modules[part], LoRAConfig(rank, alpha, targets=chosen, **options))
         for parameter in adapters[part].parameters():
             parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2

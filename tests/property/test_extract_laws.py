@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from sfumato.adapters.extract import extract_lora
+from sfumato.errors import AdapterError
 
 
 class Small(nn.Module):
@@ -58,4 +60,21 @@ def test_less_rank_holds_the_largest_singular_values(seed: int) -> None:
         values = torch.linalg.svdvals((now[name] - before[name]).flatten(1)).square()
         kept, lost = kept + float(values[0]), lost + float(values[1:].sum())
     assert abs(held - kept / (kept + lost + 6 * 2.0**2)) < 1e-6
+    lora, _ = extract_lora(model, before, 2)
+    factors = lora.state()
+    for name in ("table", "linear", "conv"):
+        change = (now[f"{name}.weight"] - before[f"{name}.weight"]).flatten(1)
+        left, values, right = torch.linalg.svd(change.t() if name == "table" else change, full_matrices=False)
+        nearest = left[:, :2] * values[:2] @ right[:2]
+        up, down = (factors[f"{name}.{side}"].detach().flatten(1).double() for side in ("up", "down"))
+        torch.testing.assert_close(up @ down, nearest, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(up.norm(dim=0), down.norm(dim=1), atol=1e-5, rtol=1e-5)  # shared evenly
     assert extract_lora(model, now, 1)[1] == 1.0
+
+
+def test_a_change_that_is_not_finite_is_refused() -> None:
+    model, before = changed(1, 0)
+    with torch.no_grad():
+        model.conv.weight[0, 0, 0, :2] = torch.inf
+    with pytest.raises(AdapterError, match="The change of 'conv' holds 2 numbers out of 135 that are not finite"):
+        extract_lora(model, before, 1)

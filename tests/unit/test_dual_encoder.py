@@ -177,7 +177,7 @@ def test_a_shape_that_cannot_be_is_refused(values: dict[str, Any], message: str)
 
 
 def test_texts_and_tokenizers_that_do_not_fit_are_refused(encoder: ImageTextEncoder) -> None:
-    with pytest.raises(DataError, match=r"Text 0 has \d+ tokens .*, the limit is 32"):
+    with pytest.raises(DataError, match=r"The text has \d+ tokens .*, the limit is 32"):
         encoder.embed_texts(["fox " * 40])
     with pytest.raises(ShapeError, match="2 pictures and 1 texts were given"):
         encoder.fidelity(pictures(2), ["a red fox"])

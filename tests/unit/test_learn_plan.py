@@ -249,6 +249,13 @@ def test_some_optimizers_stay(folder: Path, given: dict[str, Any]) -> None:
     assert not any("--optimizer" in flags for flags in flags_of(asked(folder, **given), LARGE))
 
 
+def test_a_text_encoder_whose_layers_are_named_goes_on_learning(folder: Path) -> None:
+    assert any("--no-text-encoder" in flags for flags in flags_of(asked(folder), LARGE))
+    named = asked(folder, targets=("text_encoder.all",))
+    assert not any("--no-text-encoder" in flags for flags in flags_of(named, LARGE))
+    assert lesson_config(named).targets == ("blocks", "text_encoder.all")
+
+
 def test_switches_win_over_values_that_were_set(folder: Path) -> None:
     request = asked(folder, overrides=("loop.accumulate=2", "batch_size=6"), loop={"keep": 1})
     first = next(iter(smaller(request, lesson_config(request), SMALL)))

@@ -61,6 +61,8 @@ def test_patterns(patterns: tuple[str, ...], count: int, first: str) -> None:
         (("cross-attention",), "The pattern 'cross-attention' matches no", "Nearest names"),
         (("q",), "The pattern 'q' matches no", "Nearest names"),
         (("to_q", "!to_*"), "The patterns to_q, !to_* choose no module", "attention"),
+        (("to_q", "!dwn.*"), "The pattern '!dwn.*' matches no Linear, Conv2d or Embedding among the", "down.*"),
+        (("to_q", "!norm"), "The pattern '!norm' matches 3 modules, but none is Linear", "Nearest names"),
         ((), "The patterns (none) choose no module", "attention"),
     ],
 )
@@ -69,6 +71,24 @@ def test_no_match_names_the_pattern_and_what_is_near(patterns: tuple[str, ...], 
         find_targets(model(), patterns)
     assert near in (caught.value.hint or "")
     assert caught.value.field == "targets"
+
+
+def test_an_exclusion_may_take_nothing_away() -> None:
+    assert find_targets(model(), ("to_q", "!conv")) == find_targets(model(), ("to_q",))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message", "near"),
+    [
+        (("wrds",), "The pattern 'part.wrds' matches no", "Nearest names: part.words, "),
+        (("words", "!dwn.*"), "The pattern '!part.dwn.*' matches no", "Nearest names: part.down.*"),
+        (("words", "!words"), "The patterns part.words, !part.words choose no module", "or names such as part.down.0"),
+    ],
+)
+def test_messages_show_patterns_as_they_were_given(patterns: tuple[str, ...], message: str, near: str) -> None:
+    with pytest.raises(NoTargetMatched, match=re.escape(message)) as caught:
+        find_targets(model(), patterns, prefix="part.")
+    assert near in (caught.value.hint or "")
 
 
 def test_model_without_such_layers() -> None:

@@ -9,6 +9,7 @@ from sfumato.adapters.config import LINEAR
 from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.overrides import key_and_value
 from sfumato.requests import LearnRequest
+from sfumato.training.factors import is_of_text
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED
@@ -78,12 +79,21 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
             _put(content, place, value)
     for key, text in overrides.items():
         set_value(content, key, text)
+    content["targets"] = _with_usual(content["targets"], usual.targets)
     if isinstance(content["loop"], dict):  # what is no table is refused below
         quarter = _quarter(content["loop"].get("steps"))
         content["loop"].setdefault("save_every", max(config.loop.save_every, quarter))
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     return parse_recipe(content, LearnConfig, "settings")
+
+
+def _with_usual(targets: object, usual: tuple[str, ...]) -> object:
+    """Let the usual layers of the U-Net learn where all patterns are for the text encoder."""
+    if not isinstance(targets, list | tuple) or not targets:
+        return targets  # what is no list is refused later
+    of_text = (isinstance(pattern, str) and is_of_text(pattern) for pattern in targets)
+    return [*usual, *targets] if all(of_text) else targets
 
 
 def _quarter(steps: object) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from sfumato.data.listing import list_entries
 from sfumato.errors import CannotResume
 from sfumato.events import Event, Notice
+from sfumato.formats.bundle import find_bundle
 from sfumato.operations.effective_settings import effective_settings
 from sfumato.operations.learn import lesson_config, run_folder
 from sfumato.operations.learn_plan import DiskPart, LearnPlan, TimePart, Tried, fits, saves, scaled_look, total_seconds
@@ -34,6 +35,7 @@ from sfumato.requests import LearnRequest
 from sfumato.runtime.peak_memory import available_memory_bytes
 from sfumato.training import state
 from sfumato.training.learn_config import LearnConfig
+from sfumato.training.refusals import check_output
 
 Rehearsal = Callable[[LearnRequest], Generator[Event, None, Rehearsed | OutOfRoom]]
 
@@ -73,6 +75,7 @@ def _blank(
     request: LearnRequest, config: LearnConfig, sources: Mapping[str, str] | None, limit: int | None
 ) -> LearnPlan:
     """Return what is known of a lesson before anything is measured."""
+    check_output(config, find_bundle(request.base))
     first = _first_step(config, request.resume)
     pictures = sum(_shown_once(subject.folder) for subject in config.subjects) * (2 if config.flip else 1)
     per_step = config.batch_size * config.loop.accumulate

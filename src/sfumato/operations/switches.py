@@ -10,6 +10,7 @@ from typing import Any
 from sfumato.operations.learn_values import PLACES
 from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of, is_switch
+from sfumato.training.factors import is_of_text
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED, OptimizerName
@@ -112,7 +113,7 @@ def _further(request: LearnRequest, config: LearnConfig, found: Found) -> Iterat
         yield Switches((("ema_decay", 0.0),), ("the result is the last state, not an average",))
     if request.verdict and not found.looks_are_too_large:
         yield _UNJUDGED
-    if config.text_encoder and method.has_rank:
+    if config.text_encoder and method.has_rank and not any(map(is_of_text, config.targets)):
         yield Switches((("text_encoder", False),), ("the text encoder does not learn",))
     rank = max(_SMALLEST_RANK, config.rank // 4)
     saved = (found.learned_bytes + found.optimizer_bytes) * (config.rank - rank) // config.rank

@@ -17,6 +17,9 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 
+OF_TEXT = "text_encoder."
+"""What a pattern begins with that chooses layers of the text encoder."""
+_USUAL_OF_TEXT = ("attention",)
 _OF_FACTORS = ("adapter", "rank", "init", "rank_stabilised", "alpha", "targets", "lora_plus", "dropout", "strength")
 
 
@@ -43,7 +46,8 @@ def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None
                 hint=f"Leave it out, or use a method with factors: {', '.join(_with_factors())}.",
             )
     if method.has_factors:
-        find_targets(modules["unet"], config.targets)
+        for part, targets in _chosen(config).items():
+            find_targets(modules[part], targets, prefix=OF_TEXT if part == "text_encoder" else "")
     if config.strength != 1 and config.adapter not in LINEAR:
         raise ConfigError(
             f"strength is {config.strength:g} but the change of '{config.adapter}' does not go with a scale.",
@@ -72,7 +76,6 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
     method = METHODS[config.method]
     if not method.factors:
         return {}
-    chosen = {"unet": config.targets} | ({"text_encoder": ("attention",)} if config.text_encoder else {})
     form = LoRAConfig(
         config.rank,
         config.alpha,
@@ -82,11 +85,17 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
         kind=config.adapter,
     )
     if method.full:
-        chosen, form = {"unet": method.full}, LoRAConfig(dropout=config.dropout, kind="full")
+        form = LoRAConfig(dropout=config.dropout, kind="full")
+    chosen = {"unet": method.full} if method.full else _chosen(config)
     return {
         part: LoRA(modules[part], replace(form, targets=targets), generator=generator(config.seed, f"train/{part}"))
         for part, targets in chosen.items()
     }
+
+
+def is_of_text(pattern: str) -> bool:
+    """Say whether a pattern of `targets`, with or without `!`, chooses layers of the text encoder."""
+    return pattern.removeprefix("!").startswith(OF_TEXT)
 
 
 def rates(config: LearnConfig) -> OptimConfig:
@@ -94,6 +103,25 @@ def rates(config: LearnConfig) -> OptimConfig:
     if config.lora_plus is None:
         return config.optim
     return config.optim.model_copy(update={"lr_factors": {"*.up": config.lora_plus}})
+
+
+def _chosen(config: LearnConfig) -> dict[str, tuple[str, ...]]:
+    """Return the patterns for the layers of each part that learns, without the name of the part.
+
+    Where no pattern chooses layers of the text encoder these are the usual ones, less what patterns with `!` take away.
+    """
+    of_text = tuple(pattern for pattern in config.targets if is_of_text(pattern))
+    chosen = {"unet": tuple(pattern for pattern in config.targets if not is_of_text(pattern))}
+    if of_text and not config.text_encoder:
+        raise ConfigError(
+            f"targets holds '{of_text[0]}' but text_encoder is off: no layer of the text encoder learns.",
+            field="targets",
+            hint="Leave the pattern out, or let the text encoder learn.",
+        )
+    if config.text_encoder:
+        usual = () if any(not pattern.startswith("!") for pattern in of_text) else _USUAL_OF_TEXT
+        chosen["text_encoder"] = (*usual, *(pattern.replace(OF_TEXT, "", 1) for pattern in of_text))
+    return chosen
 
 
 def _check_ratio(config: LearnConfig, ratio: float) -> None:

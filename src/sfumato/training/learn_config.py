@@ -63,7 +63,8 @@ class LearnConfig(Section):
         alpha: Their scale is alpha / rank; None for a scale of 1.
         rank_stabilised: Their scale is alpha / sqrt(rank) instead.
         dropout: Rate on their input.
-        targets: Layers of the U-Net that learn.
+        targets: Layers of the U-Net that learn, and with `text_encoder.` in front those of the text encoder; without
+            any of these it is that encoder's attention.
         lora_plus: Learning rate of `up` over that of `down` ([hayou2024] LoRA+); None for the same.
         text_encoder: Learn in the text encoder too.
         strength: How much of what factors have learned the file holds, see `Usual`.

@@ -6,7 +6,7 @@ which losses are taken (denoising, optionally prior preservation) go with each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,9 @@ from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.whole import WholeWeights
 from sfumato.training.words import Words
 
+PHASE = "learn"
+"""Name of the only phase of a lesson."""
+
 
 class Learner:
     """Holds what learns, attached to the base, and computes the loss.
@@ -44,8 +47,16 @@ class Learner:
         config: What and how.
         bundle: The base, frozen.
         samples: The subject.
-        prior: The class; None without prior preservation.
+        class_texts: What class pictures are asked by; none without prior preservation.
         cache: Where features of texts are kept while nothing on their side learns.
+
+    Attributes:
+        prior: The class pictures, which are learned beside the subject's; None without prior preservation.
+
+    Raises:
+        ConfigError: Two settings do not go together, or the tokenizer cannot take a word.
+        DataError: A text is too long for the base.
+        AdapterError: A layer cannot be changed.
     """
 
     def __init__(
@@ -53,14 +64,15 @@ class Learner:
         config: LearnConfig,
         bundle: Bundle,
         samples: AnySamples,
-        prior: AnySamples | None,
+        class_texts: Sequence[str] = (),
         cache: TensorCache | None = None,
     ) -> None:
-        self.config, self.bundle, self.samples, self.prior = config, bundle, samples, prior
+        self.config, self.bundle, self.samples = config, bundle, samples
+        self.prior: AnySamples | None = None
         self.base_hash = bundle.base_hash
         self.method = METHODS[config.method]
         self.adapters = make_adapters(config, bundle.modules)
-        self.words = Words(config, bundle, samples, () if prior is None else prior.captions, cache)
+        self.words = Words(config, bundle, samples, class_texts, cache)
         parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
         self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
         self.lineage: dict[str, Any] = {}
@@ -85,7 +97,7 @@ class Learner:
     def task(self) -> Task:
         """Return what the loop needs."""
         return Task(
-            [Phase("learn", self.learning, self.loss, rates(self.config))],
+            [Phase(PHASE, self.learning, self.loss, rates(self.config))],
             self.learning,
             self.config.seed,
             Ema(self.learning, self.config.ema) if self.config.ema.decay else None,
@@ -123,15 +135,27 @@ class Learner:
 
     @contextmanager
     def drawing(self, step: int) -> Iterator[Pipeline]:
-        """Give a pipeline that draws as the finished concept would draw, for the length of a `with` block."""
-        if self.method.weights:
+        """Give a pipeline that draws as the finished result would draw, for the length of a `with` block.
+
+        Where all weights learn and the result is a concept file, that is the base with the factors of the file: they do
+        not hold everything that was learned.
+        """
+        if self._writes_base:
             yield Pipeline(self.tuned())
             return
-        pipeline, concept = Pipeline(self.bundle), self.concept(step)
-        self._detach()
-        try:
+        concept = self.concept(step)
+        with self.set_aside():
+            pipeline = Pipeline(self.bundle)
             with pipeline.using((concept, 1.0), any_base=True):
                 yield pipeline
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Give the base back as it was for the length of a `with` block; what is learned comes back bit for bit."""
+        self._detach()
+        try:
+            with self.whole.set_aside():
+                yield
         finally:
             self._attach()
 
@@ -168,7 +192,7 @@ class Learner:
         """Write the concept file, or the whole base, and prove that it holds what was learned."""
         output, word = self.config.output, self.words.words[0]
         info = {"placeholder": word.placeholder, "expansion": word.expansion, "base": self.bundle.name}
-        if output.suffix != ".safetensors":
+        if self._writes_base:
             tuned = self.tuned()
             save_bundle(tuned, output)
             if load_bundle(output).base_hash != tuned.base_hash:
@@ -194,6 +218,11 @@ class Learner:
             self._is_open = False
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _writes_base(self) -> bool:
+        """Whether the result is the whole base, not a concept file."""
+        return self.method.weights and self.config.output.suffix != ".safetensors"
 
     def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
         """Return names, weighted and plain loss of every row of a draw."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from sfumato.errors import CannotResume, ConfigError, OutOfMemory, StorageError
+from sfumato.errors import CannotResume, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.formats.atomic import storage_error
 from sfumato.runtime.memory import keep_freed_memory
@@ -28,7 +28,7 @@ from sfumato.training.guard import Guard, GuardConfig, copies_of_buffers, finite
 from sfumato.training.interrupt import StopRequest
 from sfumato.training.interval import Interval
 from sfumato.training.journal import Journal
-from sfumato.training.optim import Optimizers, build_optimizers
+from sfumato.training.optim import Optimizers, build_optimizers, check_average
 from sfumato.training.section import Section
 from sfumato.training.task import LossReport, Phase, Task
 
@@ -168,14 +168,7 @@ class _Run:
             **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
             **({} if task.ema is None else {"ema": task.ema}),
         }
-        averaging = [name for name, optimizer in self.optimizers.items() if optimizer.averages]
-        if task.ema is not None and averaging:
-            raise ConfigError(
-                f"ema.decay is {task.ema.config.decay}, but the optimizer of '{averaging[0]}' averages the weights "
-                "itself.",
-                field="ema.decay",
-                hint="Set ema.decay to 0, or take another optimizer.",
-            )
+        check_average(self.optimizers, 0.0 if task.ema is None else task.ema.config.decay)
         self.guard = Guard(config.guard, self.parts, self._load_step)
         self.watched = task.watched or {k: m for phase in task.phases for k, m in phase.modules.items()}
         self.step = 0

@@ -204,6 +204,25 @@ def build_optimizers(modules: Mapping[str, nn.Module], config: OptimConfig) -> O
     return Optimizers(config, parts, names)
 
 
+def check_average(optimizers: Mapping[str, Optimizers], decay: float) -> None:
+    """Refuse a moving average of weights that an optimizer averages itself.
+
+    Args:
+        optimizers: Those of a run by phase.
+        decay: That of the moving average; 0 for none.
+
+    Raises:
+        ConfigError: Both are wanted.
+    """
+    averaging = [name for name, optimizer in optimizers.items() if optimizer.averages]
+    if decay and averaging:
+        raise ConfigError(
+            f"ema.decay is {decay}, but the optimizer of '{averaging[0]}' averages the weights itself.",
+            field="ema.decay",
+            hint="Set ema.decay to 0, or take another optimizer.",
+        )
+
+
 def _apply_factors(parts: Sequence[Optimizer], names: Mapping[Tensor, str], factors: Mapping[str, float]) -> None:
     """Split the groups of new optimizers by the factor on their weights' learning rate, that of 1 first."""
     for pattern in factors:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-from sfumato.errors import ConfigError
 from sfumato.events import Event, Notice, Progress
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline
@@ -14,8 +13,8 @@ from sfumato.training.factors import check_factors
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
-from sfumato.training.methods import METHODS
 from sfumato.training.probe import Probe, Trial
+from sfumato.training.refusals import check_config, check_start
 from sfumato.training.sample_set import AnySamples
 from sfumato.training.subject import Samples, class_prompts, class_samples, joined, read_subject
 
@@ -32,6 +31,8 @@ def learn(
     """Learn a subject; at the end the concept file (or the whole base) is written, opened again and compared.
 
     The base itself is not changed: its weights stay bit-identical and nothing remains attached, however the run ends.
+    What can be refused is refused before anything is drawn. A whole base may replace the folder of an earlier one; no
+    other folder with something inside is replaced, see `refusals.check_output`.
 
     Args:
         config: What and how.
@@ -50,19 +51,40 @@ def learn(
         EmptyDataset: The folder holds no picture.
         UnreadableImage: A picture cannot be read.
         DataError: A caption is too long for the base.
-        ConfigError: Two settings do not go together.
+        ConfigError: Two settings do not go together, the output would take something else's place, or a word cannot
+            be learned.
         NoTargetMatched: `targets` fits no layer.
+        AdapterError: A layer cannot be changed.
+        CannotResume: The folder holds a run and `resume` is off, or that run had other settings.
         SfumatoError: See `loop.train`.
     """
-    _check_output(config)
-    _check_pictures(config)
-    _check_class_prompts(config)
-    _check_base(config, bundle)
+    check_config(config, bundle)
     check_factors(config, bundle.modules)
     bundle.freeze()
     yield Progress("pictures", 0, 1)
     kept = TensorCache(run_dir / "cache" if cache is None else cache)
-    samples = joined(
+    samples = _read(config, bundle, kept)
+    asked = _class_prompts(config, samples) if config.prior_weight else []
+    class_texts = [text for prompts in asked for text in prompts[: config.num_class_images]]
+    learner = Learner(config, bundle, samples, class_texts, kept)
+    try:
+        check_start(learner, run_dir, resume=resume)
+        yield Progress("pictures", 1, 1)
+        yield from _said_of_weights(samples)
+        with learner.set_aside():
+            if asked:
+                learner.prior = yield from _class_pictures(config, asked, bundle, kept)
+            if probe is not None:
+                yield from probe.begin(Pipeline(bundle))
+        task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
+        yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
+    finally:
+        learner.close()
+
+
+def _read(config: LearnConfig, bundle: Bundle, cache: TensorCache) -> AnySamples:
+    """Read the pictures of all subjects and encode each once."""
+    return joined(
         [
             read_subject(
                 one.folder,
@@ -73,84 +95,36 @@ def learn(
                 is_style=config.kind == "style",
                 pictures=config.pictures,
                 seed=config.seed,
-                cache=kept,
+                cache=cache,
             )
             for one in config.subjects
         ]
     )
-    yield Progress("pictures", 1, 1)
+
+
+def _said_of_weights(samples: AnySamples) -> Iterator[Event]:
+    """Say how often pictures are shown where that differs."""
     if len(set(samples.repeats)) > 1:
         often = f"{min(samples.repeats)} to {max(samples.repeats)} times"
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
-    prior = None
-    if config.prior_weight:
-        prior = yield from _class_pictures(config, samples, bundle, kept)
-    if probe is not None:
-        yield from probe.begin(Pipeline(bundle))
-    learner = Learner(config, bundle, samples, prior, kept)
-    try:
-        task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
-        yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
-    finally:
-        learner.close()
+
+
+def _class_prompts(config: LearnConfig, samples: AnySamples) -> list[tuple[str, ...]]:
+    """Return what the pictures of every class are asked by, each class once."""
+    captions = samples if config.class_prompts == "captions" else None
+    asked = [class_prompts(one, captions, is_style=config.kind == "style") for one in config.subjects]
+    return list(dict.fromkeys(asked))
 
 
 def _class_pictures(
-    config: LearnConfig, samples: AnySamples, bundle: Bundle, cache: TensorCache
+    config: LearnConfig, asked: Sequence[tuple[str, ...]], bundle: Bundle, cache: TensorCache
 ) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
-    captions = samples if config.class_prompts == "captions" else None
-    asked = [class_prompts(one, captions, is_style=config.kind == "style") for one in config.subjects]
-    for prompts in dict.fromkeys(asked):
+    for prompts in asked:
         for event in class_samples(Pipeline(bundle), prompts, config.num_class_images, config.seed, cache):
             if isinstance(event, Samples):
                 drawn.append(event)
             else:
                 yield event
     return joined(drawn)
-
-
-def _check_output(config: LearnConfig) -> None:
-    """Refuse a name that does not say what will be there: a file ends in .safetensors, a folder in nothing."""
-    output = config.output
-    if output.suffix == ".safetensors" or (METHODS[config.method].weights and not output.suffix):
-        return
-    folder = f", or '{output.with_suffix('')}' for the whole base" if METHODS[config.method].weights else ""
-    raise ConfigError(
-        f"The output '{output}' does not end in .safetensors.",
-        field="output",
-        hint=f"Use '{output.with_suffix('.safetensors')}'{folder}.",
-    )
-
-
-def _check_pictures(config: LearnConfig) -> None:
-    """Refuse one folder of masks for several subjects."""
-    if config.pictures.mask_folder is not None and config.further:
-        raise ConfigError(
-            f"mask_folder is '{config.pictures.mask_folder}' but there are {len(config.subjects)} subjects; one folder "
-            "holds the masks of one.",
-            field="mask_folder",
-            hint="Leave it out and put the masks beside the pictures, as NAME.mask.png.",
-        )
-
-
-def _check_class_prompts(config: LearnConfig) -> None:
-    """Refuse captions for class pictures where the subject's pictures are not learned by theirs."""
-    if config.class_prompts == "captions" and config.templates != "none":
-        raise ConfigError(
-            f"class_prompts is 'captions' but templates is '{config.templates}': captions are not said.",
-            field="class_prompts",
-            hint="Leave one of them out.",
-        )
-
-
-def _check_base(config: LearnConfig, bundle: Bundle) -> None:
-    """Refuse a base whose weights are held in fewer bits than the lesson needs."""
-    if bundle.held_in not in ("fp32", config.held_in):
-        raise ConfigError(
-            f"The weights of base '{bundle.name}' are held in {bundle.held_in}, but method '{config.method}' with "
-            f"precision '{config.precision}' needs {config.held_in}.",
-            field="precision",
-            hint=f"Load the base without held_in='{bundle.held_in}'.",
-        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -40,6 +41,18 @@ class WholeWeights:
         found = {part: extract_lora(module, self._before[part], rank) for part, module in self.modules.items()}
         return {part: lora for part, (lora, _) in found.items()}, min(share for _, share in found.values())
 
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Give the parts back as they were for the length of a `with` block; what was learned comes back bit for bit.
+
+        Both are there anyway: they change places, and no memory is taken.
+        """
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
     @torch.no_grad()
     def restore(self) -> None:
         """Give the parts back as they were, no longer learning."""
@@ -47,3 +60,11 @@ class WholeWeights:
             for key, tensor in module.state_dict().items():
                 tensor.copy_(self._before[part][key])
             module.requires_grad_(False)
+
+    def _exchange(self) -> None:
+        """Exchange the storage of all weights with that of what they were before."""
+        for part, module in self.modules.items():
+            before = self._before[part]
+            for name, weight in module.named_parameters():
+                weight.data, before[name] = before[name], weight.data
+                weight.requires_grad_(not weight.requires_grad)

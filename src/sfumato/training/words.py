@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.adapters.tokens import TokenRows, expand_placeholder, expand_words, initial_rows, rare_identifier
 from sfumato.data.templates import TEMPLATES
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, DataError
 from sfumato.formats.bundle import Bundle, Word
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
@@ -34,12 +34,12 @@ class Words:
         config: Which words, and how they learn.
         bundle: The base.
         samples: The subjects' pictures.
-        further: Other texts of the run, such as those of class pictures.
+        further: Texts of class pictures.
         cache: Where features of texts are kept while nothing on their side learns.
 
     Raises:
         ConfigError: The method cannot learn such a word, or the tokenizer cannot take it.
-        DataError: A text is too long for the base.
+        DataError: A text is too long for the base; picture and text are named.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Words:
         self._cache = TensorCache(None) if cache is None else cache
         self.attach()
         try:
-            for text in {*self._said(), *further, ""}:
+            said = self._said()
+            for text in (*said, *further, ""):
+                self._check_length(text, None if text not in said else samples.names[said[text]])
                 self._encode(text, config.num_vectors)
         except BaseException:
             self.detach()
@@ -176,6 +178,7 @@ class Words:
         else:
             number = config.subjects.index(subject)
             taken = [word.expansion for word in self.words]
+            taken += [text for word in self.bundle.words for text in (word.placeholder, word.expansion)]
             avoid = (*self.samples.captions, *(other.class_noun for other in config.subjects), *taken)
             vocabulary = self.bundle.tokenizer.vocabulary
             given = config.word if number == 0 else None
@@ -205,19 +208,43 @@ class Words:
         word = self.samples.words[row]
         return expand_placeholder(text, word, f"{word} with {_picture_word(row)}", "")
 
-    def _said(self) -> set[str]:
-        """Return everything that may be said of the subjects' pictures."""
+    def _said(self) -> dict[str, int]:
+        """Return everything that may be said of the subjects' pictures, each with the first of these pictures."""
         samples, sentences = self.samples, TEMPLATES[self.config.templates]
-        said = {(text.format(samples.words[row]), row) for text in sentences for row in range(len(samples))}
-        said = said or set(zip(samples.captions, range(len(samples)), strict=True))
-        texts = {text for text, _ in said}
-        return texts | {self._with_own_word(*pair) for pair in said} if self.config.per_image_words else texts
+        said: dict[str, int] = {}
+        for row, caption in enumerate(samples.captions):
+            for text in [sentence.format(samples.words[row]) for sentence in sentences] or [caption]:
+                said.setdefault(text, row)
+                if self.config.per_image_words:
+                    said.setdefault(self._with_own_word(text, row), row)
+        return said
+
+    def _check_length(self, text: str, picture: str | None) -> None:
+        """Refuse a text that is too long for the base; `picture` is None for those of class pictures."""
+        excess = self.bundle.tokenizer.excess(self._expanded(text))
+        if excess is None:
+            return
+        if picture is None:
+            what = "What class pictures are asked by"
+            hint = "Shorten the class noun, or the caption that it stands in."
+        elif self.config.templates != "none":
+            what, hint = f"A sentence said of '{picture}'", "Choose a shorter word, or leave templates out."
+        else:
+            what = f"The caption of '{picture}'"
+            hint = "Shorten it: in its text file, in metadata.jsonl or in the name of its folder."
+        if picture is not None and self.config.num_vectors > 1:
+            hint += f" Its word alone takes {self.config.num_vectors} tokens (num_vectors)."
+        raise DataError(f"{what}, {text!r}, has {excess}.", field="folder", hint=hint)
+
+    def _expanded(self, text: str) -> str:
+        """Write out the words of the lesson, and those that the base has learned before."""
+        return expand_words(text, (*self.words, *self.bundle.words))
 
     def _encode(self, text: str, used: int) -> Tensor:
         """Turn a text into token ids, placeholders written out, vectors that are not in use yet left out."""
         key = (text, used)
         if key not in self._tokens:
-            tokens: Tensor = self.bundle.tokenizer.encode([expand_words(text, self.words)])
+            tokens: Tensor = self.bundle.tokenizer.encode([self._expanded(text)])
             spoken: Mapping[str, tuple[int, ...]] = self.bundle.tokenizer.placeholders
             unused = {index for ids in spoken.values() for index in ids[used:]}
             self._tokens[key] = _without(tokens, unused, self.bundle.tokenizer.pad_id)

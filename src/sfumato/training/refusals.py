@@ -1,0 +1,181 @@
+"""Refuse a lesson that cannot end well before it takes time or takes anything away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import CannotResume, CheckpointError, ConfigError
+from sfumato.formats.bundle import Bundle
+from sfumato.training import state
+from sfumato.training.factors import rates
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learner import PHASE, Learner
+from sfumato.training.loop import MAY_CHANGE
+from sfumato.training.methods import METHODS
+from sfumato.training.optim import build_optimizers, check_average
+
+_INDEX = "model_index.json"
+
+
+def check_config(config: LearnConfig, bundle: Bundle) -> None:
+    """Refuse what settings and base alone show to be wrong, those of factors apart.
+
+    Args:
+        config: The lesson.
+        bundle: The base.
+
+    Raises:
+        ConfigError: See `check_output`; a word of the base is to be learned again, settings do not go together, or the
+            base is held in too few bits.
+    """
+    check_output(config, bundle.source)
+    _check_pictures(config)
+    _check_class_prompts(config)
+    _check_base(config, bundle)
+    _check_new_words(config, bundle)
+
+
+def check_output(config: LearnConfig, base: Path | None) -> None:
+    """Refuse a place where the result would take away something else than a result.
+
+    A file ends in .safetensors, a folder in nothing. The whole base is written to a new or empty folder, or replaces
+    one that holds a base (`model_index.json`), such as an earlier result. A concept file replaces a file of its name.
+
+    Args:
+        config: The lesson.
+        base: Folder of the base that it starts from, if known.
+
+    Raises:
+        ConfigError: The name does not say what will be there; a file stands where a folder is to come, or a folder
+            where a file is; the folder holds anything but a base, the pictures, their masks, or the base that the
+            lesson starts from.
+    """
+    output, is_base = config.output, METHODS[config.method].weights and not config.output.suffix
+    if not is_base and output.suffix != ".safetensors":
+        folder = f", or '{output.with_suffix('')}' for the whole base" if METHODS[config.method].weights else ""
+        raise ConfigError(
+            f"The output '{output}' does not end in .safetensors.",
+            field="output",
+            hint=f"Use '{output.with_suffix('.safetensors')}'{folder}.",
+        )
+    if not is_base and output.is_dir():
+        raise ConfigError(
+            f"The output '{output}' is a folder; a concept is one file.",
+            field="output",
+            hint="Choose another name.",
+        )
+    if is_base:
+        _check_folder(config, base)
+
+
+def check_start(learner: Learner, run_dir: Path, *, resume: bool) -> None:
+    """Refuse what the loop would refuse, before anything is drawn for it.
+
+    Args:
+        learner: What learns.
+        run_dir: Folder of the run; only the settings of its newest checkpoint are read.
+        resume: Whether the run is to go on.
+
+    Raises:
+        ConfigError: The optimizer is not installed, does not go with a moving average, or a pattern of learning rates
+            fits nothing.
+        CannotResume: The folder holds a run and `resume` is off, or that run had other settings.
+    """
+    check_average({PHASE: build_optimizers(learner.learning, rates(learner.config))}, learner.config.ema.decay)
+    found = sorted((run_dir / state.CHECKPOINTS).glob("step-*"), key=lambda one: (len(one.name), one.name))
+    if found and not resume:
+        raise CannotResume(f"'{run_dir}' already holds a run.", hint="Resume it (--resume) or name another folder.")
+    saved = next((settings for folder in reversed(found) if (settings := _settings(folder)) is not None), None)
+    if saved is not None:
+        state.check_settings(saved, learner.settings, MAY_CHANGE)
+
+
+def _settings(checkpoint: Path) -> Mapping[str, Any] | None:
+    """Read the settings of a checkpoint; None where it is damaged, which is for the loop to say."""
+    try:
+        return state.read_state(checkpoint).settings
+    except CheckpointError:
+        return None
+
+
+def _check_folder(config: LearnConfig, base: Path | None) -> None:
+    """Refuse a folder for the whole base that holds what must stay."""
+    output = config.output
+    if output.name in ("", ".."):
+        raise ConfigError(
+            f"The output '{output}' is no new name; the whole base is written to a folder of its own.",
+            field="output",
+            hint="Choose a name such as 'fox-base'.",
+        )
+    masks = config.pictures.mask_folder
+    staying = [(one.folder, "the pictures to learn from") for one in config.subjects]
+    staying += [] if masks is None else [(masks, "their masks")]
+    staying += [] if base is None else [(base, "the base that the lesson starts from")]
+    for place, what in staying:
+        if place.resolve().is_relative_to(output.resolve()):
+            raise ConfigError(
+                f"The output '{output}' would replace '{place}', {what}.",
+                field="output",
+                hint="Choose a new folder; nothing was changed.",
+            )
+    if output.exists() and not output.is_dir():
+        raise ConfigError(
+            f"The output '{output}' is a file; the whole base is written as a folder.",
+            field="output",
+            hint=f"Choose another name, or '{output}.safetensors' for factors.",
+        )
+    count = len(list(output.iterdir())) if output.is_dir() else 0
+    if count and not (output / _INDEX).is_file():
+        raise ConfigError(
+            f"The output '{output}' is a folder with {count} entries and no {_INDEX}; the whole base would replace "
+            "them.",
+            field="output",
+            hint="Choose a new or empty folder, or one that holds a base; nothing was changed.",
+        )
+
+
+def _check_pictures(config: LearnConfig) -> None:
+    """Refuse one folder of masks for several subjects."""
+    if config.pictures.mask_folder is not None and config.further:
+        raise ConfigError(
+            f"mask_folder is '{config.pictures.mask_folder}' but there are {len(config.subjects)} subjects; one folder "
+            "holds the masks of one.",
+            field="mask_folder",
+            hint="Leave it out and put the masks beside the pictures, as NAME.mask.png.",
+        )
+
+
+def _check_class_prompts(config: LearnConfig) -> None:
+    """Refuse captions for class pictures where the subject's pictures are not learned by theirs."""
+    if config.class_prompts == "captions" and config.templates != "none":
+        raise ConfigError(
+            f"class_prompts is 'captions' but templates is '{config.templates}': captions are not said.",
+            field="class_prompts",
+            hint="Leave one of them out.",
+        )
+
+
+def _check_base(config: LearnConfig, bundle: Bundle) -> None:
+    """Refuse a base whose weights are held in fewer bits than the lesson needs."""
+    if bundle.held_in not in ("fp32", config.held_in):
+        raise ConfigError(
+            f"The weights of base '{bundle.name}' are held in {bundle.held_in}, but method '{config.method}' with "
+            f"precision '{config.precision}' needs {config.held_in}.",
+            field="precision",
+            hint=f"Load the base without held_in='{bundle.held_in}'.",
+        )
+
+
+def _check_new_words(config: LearnConfig, bundle: Bundle) -> None:
+    """Refuse a word that the base has learned already: in a prompt it would stand for two things."""
+    known = {word.placeholder.lower(): word for word in bundle.words}
+    for subject in config.subjects:
+        word = known.get(subject.placeholder.lower())
+        if word is not None:
+            raise ConfigError(
+                f"Base '{bundle.name}' has learned the word '{word.placeholder}' already, as '{word.expansion}'.",
+                field="placeholder",
+                hint="Choose another word, or learn on the base that this one was made from.",
+            )
