@@ -27,7 +27,7 @@ from sfumato.training.autoencoder import train_autoencoder
 from sfumato.training.loop import LoopConfig
 from sfumato.training.recipe_file import AutoencoderRecipe, parse_recipe, settings_of
 
-SHAPES = ((4, 4), (8, 4), (8, 16), (16, 8), (16, 16), (32, 64))
+SHAPES = ((8, 4), (8, 16), (16, 8), (16, 16), (32, 64))
 _WIDTHS = (32, 48, 96, 128, 160, 192)
 _KL_OF_A_NUMBER = 3e-4
 _UNSCHEDULED = 10_000_000

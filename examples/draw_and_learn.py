@@ -8,7 +8,7 @@ import sys
 import sfumato
 
 
-def main(photos: str, base: str = "primer", steps: int = 150) -> None:
+def main(photos: str, base: str = "primer", steps: int | None = None) -> None:
     """Run the example."""
     pipeline = sfumato.load(base)
 
@@ -16,7 +16,7 @@ def main(photos: str, base: str = "primer", steps: int = 150) -> None:
     pictures[0].save("apple.png")  # with its recipe inside
 
     concept = sfumato.learn(photos, placeholder="<fox>", class_noun="fox", base=pipeline, steps=steps)
-    fox = sfumato.generate("a <fox> on a green background", base=pipeline, concepts=[(concept, 0.9)])[0]
+    fox = sfumato.generate("a <fox> on a green background", base=pipeline, concepts=[concept])[0]
     fox.save("fox.png")
 
 

@@ -73,7 +73,7 @@ Concept = Annotated[ConceptUse, BeforeValidator(_parse_concept)]
 
 BaseName = Annotated[
     str,
-    Field(description="Base model: 'primer' (ships with sfumato), a diffusers folder or a .safetensors file."),
+    Field(description="Base model: 'primer' (ships with sfumato) or a folder in diffusers layout."),
     Flag(metavar="NAME|PATH"),
 ]
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1, description="Seed; one seed, one picture.")]
@@ -149,9 +149,9 @@ class LearnRequest(LearnSettings):
     method: Annotated[
         Literal["lora", "pivotal", "textual-inversion", "custom-diffusion", "dreambooth"],
         Field(
-            description="What learns: factors beside the weights (lora), vectors of a new word (textual-inversion), "
-            "both (pivotal; also lora with --identifier new), keys and values of the attention to the text and a new "
-            "word (custom-diffusion), or all weights (dreambooth)."
+            description="What learns: factors beside the weights and a new word (lora; pivotal, where the word cannot "
+            "be left out), a new word alone (textual-inversion), keys and values of the attention to the text and a "
+            "new word (custom-diffusion), or all weights (dreambooth)."
         ),
     ] = "lora"
     style: Annotated[bool, Field(description="The pictures share a style, not a subject.")] = False

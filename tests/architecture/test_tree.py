@@ -122,3 +122,12 @@ def test_no_machine_paths() -> None:
         if pattern.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_every_source_is_listed() -> None:
+    """A key such as [ho2020] in a docstring or page stands in docs/sources.md, and what stands there is used."""
+    key = re.compile(r"\[([a-z]+(?:19|20)\d\d[a-z]?)\]")
+    texts = tracked_texts()
+    listed = set(key.findall(texts.pop("docs/sources.md")))
+    used = {found for name, text in texts.items() if name.endswith((".py", ".md")) for found in key.findall(text)}
+    assert used - listed == set() and listed - used == set()

@@ -322,6 +322,10 @@ def test_a_word_of_the_base_is_not_learned_again(fox_base: Bundle, pictures: Pat
     other = SubjectConfig(folder=pictures, placeholder="<fox>", class_noun="fox")
     chosen = config(pictures, tmp_path / "a.safetensors", placeholder="<cat>", class_noun="cat", further=(other,))
     refuse(chosen, fox_base, tmp_path / "run", ConfigError, "has learned the word '<fox>' already")
+    rare = fox_base.words[0].expansion.split()[0]
+    chosen = whole(pictures, tmp_path / "cat", placeholder="<cat>", class_noun="cat", word=rare)
+    error = refuse(chosen, fox_base, tmp_path / "run", ConfigError, f"The word '{rare}' stands for '<fox>' in base")
+    assert error.field == "word"
 
 
 def test_captions_may_say_words_of_the_base(fox_base: Bundle, tmp_path: Path) -> None:

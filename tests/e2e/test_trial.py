@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.errors import CannotResume
+from sfumato.errors import CannotResume, Diverged
 from sfumato.events import Done, Event, Notice, Preview, Progress, Verdict
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
@@ -24,7 +24,7 @@ from sfumato.training.learn_config import LearnConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
-from sfumato.training.probe import LOOKS
+from sfumato.training.probe import LOOKS, Trial
 from sfumato.training.sheets import save_sheet
 from tiny import tiny_bundle
 
@@ -220,6 +220,35 @@ def test_what_was_saved_without_a_score_is_said(bundle: Bundle, pictures: Path, 
     said = [event.message for event in events if isinstance(event, Notice)]
     assert said[1:] == ["Steps 2, 4 were not scored when they were saved; the verdict is without them."]
     assert load_concept(chosen.output).lineage["steps"] == 6
+
+
+def broken_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Let what is learned hold a number that is not finite when these steps are looked at."""
+    after_save = Trial.after_save
+
+    def spoiled(self: Trial, step: int, run_dir: Path) -> Iterator[Event]:
+        weight = next(iter(next(iter(self.learner.learning.values())).parameters()))
+        kept = weight.detach().clone()
+        if step in steps:
+            weight.data.view(-1)[0] = float("nan")
+        yield from after_save(self, step, run_dir)
+        weight.data.copy_(kept)
+
+    monkeypatch.setattr(Trial, "after_save", spoiled)
+
+
+def test_a_step_that_is_not_finite_is_not_looked_at(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_at(monkeypatch, 4)
+    probe = Scripted(SCORES)
+    events = list(learn(config(pictures, tmp_path / "fox.safetensors"), bundle, tmp_path / "run", probe=probe))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert said == ["Step 4 is not scored: what was learned holds numbers that are not finite."]
+    assert probe.looked == [2, 6] and load_concept(tmp_path / "fox.safetensors").lineage["steps"] == 6
+    broken_at(monkeypatch, 2, 4, 6)
+    with pytest.raises(Diverged, match="No saved step up to step 6 holds finite numbers"):
+        list(learn(config(pictures, tmp_path / "a.safetensors"), bundle, tmp_path / "b", probe=Scripted(SCORES)))
 
 
 def test_weights_that_are_gone_are_missed(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

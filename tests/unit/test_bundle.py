@@ -292,6 +292,9 @@ def test_a_folder_of_the_same_name_hides_the_embedded_base_only_if_it_is_one(
     assert find_bundle("primer").is_absolute()
     save_bundle(tiny_bundle(), tmp_path / "primer")
     assert find_bundle("primer") == Path("primer")
+    (tmp_path / "primer" / "model_index.json").unlink()
+    with pytest.raises(UnknownFormat, match="'primer' is of no known layout"):
+        find_bundle("primer")
 
 
 def test_embedded_base_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

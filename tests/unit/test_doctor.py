@@ -164,6 +164,9 @@ def test_how_long_a_caption_may_be_is_said_by_the_base(tmp_path: Path) -> None:
     kinds = [(item.kind, item.path) for item in examined(tmp_path)[0] if item.kind.startswith("caption")]
     assert kinds == [("caption-long", tmp_path / f"3_{'1 ' * 31}")], "a folder is named once, 30 tokens fit"
     assert "caption-long" not in {item.kind for item in examined(tmp_path, excess=tiny_tokenizer(77).excess)[0]}
+    (tmp_path / f"3_{'1 ' * 31}" / "1.txt").write_text("<fox> " + "1 " * 29)
+    kinds = [(item.kind, item.path) for item in examined(tmp_path)[0] if item.kind.startswith("caption-long")]
+    assert kinds == [("caption-long", tmp_path / f"3_{'1 ' * 31}")], "a word for a subject is one token"
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(CheckpointError, match="dino' cannot be read"):
         load_local(tmp_path / "dino")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"dino' needs the package transformers.*pip install 'sfumato\[encoders\]'"):
+    with pytest.raises(
+        ConfigError, match=r"dino' needs the package transformers.*pip install --editable '\.\[encoders\]'"
+    ):
         load_local(folders / "dino")
 
 

@@ -148,5 +148,5 @@ def test_the_table_shows_targets_and_marks() -> None:
 
 def test_missing_scikit_learn_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"need the package scikit-learn.*pip install 'sfumato\[train\]'"):
+    with pytest.raises(ConfigError, match=r"need the package scikit-learn.*pip install --editable '\.\[train\]'"):
         check_available()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sfumato.data.primer import build_primer
 from sfumato.data.primer.build import read_records
+from sfumato.data.primer.characters import render_variants
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, natural_label, read_concepts, slug, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render, render_all
 from sfumato.data.primer.library import Primer
@@ -145,9 +146,11 @@ def test_a_missing_renderer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("sfumato.data.primer.build.version", missing)
-    with pytest.raises(DataError, match=r"'resvg_py', which renders .* pip install \"sfumato\[train\]\""):
+    monkeypatch.setattr("sfumato.data.primer.packages.version", missing)
+    with pytest.raises(DataError, match=r"'resvg_py', which renders .* pip install --editable '\.\[train\]'"):
         list(build_primer(tmp_path / "out", characters=False))
+    with pytest.raises(DataError, match="'resvg_py', which renders the pictures, is not installed"):
+        render_variants([], tmp_path)
 
 
 def test_damaged_packages_are_named(tmp_path: Path) -> None:

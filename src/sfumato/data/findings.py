@@ -149,7 +149,7 @@ KINDS: dict[str, Kind] = {
     "caption-long": Kind(
         "error",
         "caption longer than the base reads",
-        "Learning would stop at it; the word of --as may take some tokens more or fewer than what stands for it.",
+        "Learning would stop at it, unless --templates say other sentences. A word such as <fox> counts as one token.",
         "Shorten it.",
     ),
     # ── masks

@@ -116,7 +116,7 @@ def load_local(folder: Path) -> LocalEncoder:
         raise ConfigError(
             f"The encoder in '{folder}' needs the package transformers, which is not installed.",
             field="encoder",
-            hint="Run: pip install 'sfumato[encoders]', or use the embedded encoder.",
+            hint="Run in the repository: pip install --editable '.[encoders]', or use the embedded encoder.",
         ) from error
     reader = getattr(transformers, _KINDS[kind][1])
     try:

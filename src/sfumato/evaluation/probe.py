@@ -231,9 +231,16 @@ class SubjectProbe:
         """Say in one sentence each what cannot be measured here."""
         one, found = stick.candidate(stick.base), []
         if one.prompt is None:
-            found.append("Prompt fidelity is left out: the base's own pictures show no difference between the prompts.")
+            found.append(
+                "Prompt fidelity is left out: the base's own pictures show their prompts by no more than chance."
+            )
         elif self._names[1] is None:
             found.append("Prompt fidelity is measured against what the base draws for the same prompts, not by texts.")
+        if not one.is_scaled:
+            found.append(
+                "Subject fidelity stays a cosine: what the base draws for the prompts is as near to the subject as its "
+                "pictures are to each other."
+            )
         if one.drift is None:
             found.append(
                 "Drift is left out: what the base draws of the class is as near to the subject as its "

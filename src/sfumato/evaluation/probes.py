@@ -92,7 +92,7 @@ def check_available() -> None:
     if importlib.util.find_spec("sklearn") is None:
         raise ConfigError(
             "Linear classifiers need the package scikit-learn, which is not installed.",
-            hint="Run: pip install 'sfumato[train]'",
+            hint="Run in the repository: pip install --editable '.[train]'",
         )
 
 

@@ -79,13 +79,14 @@ class Yardstick:
 
         Fidelity and drift go from what the base draws of the class to the subject's own pictures. Where these two
         cannot be told apart (the 95 % interval of their difference reaches 0), a step of chance would look like the
-        whole way; both are left out of the scale then.
+        whole way; both are left out of the scale then. So is prompt fidelity where the base's own pictures do not show
+        their prompts by more than chance.
         """
         own = float(np.mean(self.own))
         fidelity = prompt = drift = None
         if _lies_above(self.own, self.base.fidelity):
             fidelity = _shares(scores.fidelity, float(np.mean(self.base.fidelity)), own)
-        if scores.prompt is not None and self.base.prompt is not None:
+        if scores.prompt is not None and self.base.prompt is not None and mean_interval(self.base.prompt)[0] > 0:
             prompt = _shares(scores.prompt, 0.0, float(np.mean(self.base.prompt)))
         before = self.base.preservation
         moved = [now - then for now, then in zip(scores.preservation, before, strict=True)]

@@ -177,8 +177,8 @@ def reason(candidates: Sequence[Judged], rule: Rule) -> str:
     chosen = best(candidates, rule)
     inside = [one for one in candidates if not excess(one, rule)]
     reached = _at(chosen.fidelity) + (" of the way from the class to the subject" if chosen.is_scaled else " (cosine)")
-    if isinstance(chosen, Joint) and len(chosen.counted) > 1:
-        reached += f", the mean of {len(chosen.counted)} subjects"
+    if isinstance(chosen, Joint):
+        reached += _over(chosen)
     if not inside:
         out = ", ".join(excess(chosen, rule))
         return (
@@ -193,6 +193,15 @@ def reason(candidates: Sequence[Judged], rule: Rule) -> str:
         f"({_bounds(chosen, rule)})."
     )
     return " ".join([text, *_rival(chosen, candidates, rule)])
+
+
+def _over(one: Joint) -> str:
+    """Say over which subjects fidelity is a mean."""
+    counted = one.counted
+    if len(counted) == len(one.parts):
+        return f", the mean of {len(counted)} subjects"
+    left = ", ".join(word for word, part in one.parts.items() if not part.is_scaled)
+    return f", without {left}, which cannot be told from what the base draws"
 
 
 def _rival(chosen: Judged, candidates: Sequence[Judged], rule: Rule) -> list[str]:

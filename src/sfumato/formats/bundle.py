@@ -159,7 +159,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
     Args:
         name_or_path: `primer`, or a folder in diffusers layout. A folder of the embedded base's name counts only if it
-            holds a model.
+            holds parts of a model.
 
     Returns:
         The folder.
@@ -169,7 +169,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
         UnknownFormat: It is something else; the message says what.
         UnsafeFile: It is a pickle.
     """
-    if str(name_or_path) in EMBEDDED and not (Path(name_or_path) / "model_index.json").is_file():
+    if str(name_or_path) in EMBEDDED and not _has_parts(Path(name_or_path)):
         folder = _BASES / str(name_or_path)
         if not (folder / "model_index.json").is_file():
             raise CheckpointError(
@@ -194,6 +194,11 @@ def find_bundle(name_or_path: str | Path) -> Path:
             hint="Give a LoRA or concept as --concept." if "LoRA" in kind or "concept" in kind else None,
         )
     return path
+
+
+def _has_parts(folder: Path) -> bool:
+    """Say whether a folder holds anything of a model, whole or not."""
+    return any((folder / name).exists() for name in ("model_index.json", *_PARTS))
 
 
 def load_bundle(name_or_path: str | Path, *, held_in: Precision = "fp32") -> Bundle:

@@ -79,7 +79,8 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
             _put(content, place, value)
     for key, text in overrides.items():
         set_value(content, key, text)
-    content["targets"] = _with_usual(content["targets"], usual.targets)
+    if method.has_factors:
+        content["targets"] = _with_usual(content["targets"], usual.targets)
     if isinstance(content["loop"], dict):  # what is no table is refused below
         quarter = _quarter(content["loop"].get("steps"))
         content["loop"].setdefault("save_every", max(config.loop.save_every, quarter))

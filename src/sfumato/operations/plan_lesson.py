@@ -191,7 +191,8 @@ def _whole_look(look: Look, measured_steps: int, steps: int) -> float:
 def disk_parts(request: LearnRequest, config: LearnConfig, found: Rehearsed, first_step: int) -> tuple[DiskPart, ...]:
     """Return what a lesson writes, as much as lies there at once.
 
-    A state is written before the oldest one is removed, so one more than are kept needs room.
+    A state is written before the oldest one is removed, and the one before the newest stays until a good step was taken
+    from that; so one more than are kept needs room, and three at least.
 
     Args:
         request: The lesson.
@@ -203,7 +204,7 @@ def disk_parts(request: LearnRequest, config: LearnConfig, found: Rehearsed, fir
     states = saves(first_step, loop.steps, loop.save_every)
     parts = [
         DiskPart("result", sizes.result, 1, True),
-        DiskPart("saved states", sizes.checkpoint, min(states, loop.keep + 1), False),
+        DiskPart("saved states", sizes.checkpoint, min(states, max(loop.keep, 2) + 1), False),
     ]
     if request.verdict:
         rows = (1 + states) / 2  # of the report: the base, and one for every look

@@ -17,7 +17,7 @@ from sfumato.pipeline import Pipeline
 from sfumato.runtime.peak_memory import peak_memory_bytes
 from sfumato.training.probe import Probe
 
-START, PICTURES, CLASS_PICTURES, PREPARATION = "start and base", "pictures", "class pictures", "words and first step"
+START, PICTURES, CLASS_PICTURES, PREPARATION = "start and base", "pictures and words", "class pictures", "first step"
 BASE_LOOK, STEP, SAVING, LOOK = "look at the base", "step", "saving", "look at a saved state"
 PREVIEW, END = "preview", "result"
 _STEP_NUMBER = "learn/loss"

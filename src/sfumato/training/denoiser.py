@@ -36,7 +36,7 @@ from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, defaults_of, load_recipe, settings_of
 from sfumato.training.samples import sample_images
 from sfumato.training.sheets import save_sheet
-from sfumato.training.state import check_settings, latest, read_state
+from sfumato.training.state import check_settings, has_checkpoints, latest, read_state
 from sfumato.training.stream import Prefetched
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.text import learned_tokenizer, text_encoder_config, tokenizer_hash
@@ -92,7 +92,7 @@ def _first_stage(recipe_file: Path, run_dir: Path) -> Iterator[Event]:
             now = {**settings_of(recipe), "facts": {}}
             check_settings({**read_state(found).settings, "facts": {}}, now, MAY_CHANGE, defaults_of(recipe))
         return
-    for event in train_autoencoder(recipe, run_dir, resume=found is not None):
+    for event in train_autoencoder(recipe, run_dir, resume=has_checkpoints(run_dir)):
         if isinstance(event, Metric):
             yield Progress("autoencoder", event.step, recipe.loop.steps)
         elif isinstance(event, Notice) or (isinstance(event, Done) and not (run_dir / "autoencoder").is_dir()):

@@ -96,10 +96,11 @@ class PictureEncoder:
 
         def make() -> dict[str, Tensor]:
             frames = [self._frame(read, content, number) for number in range(data.variants)]
-            return self._moments([one.mirrored() if mirrored else one for one in frames])
+            made = self._moments([one.mirrored() if mirrored else one for one in frames])
+            self._check_finite(read, made)
+            return made
 
         tensors = self._cache.get("latents", key, make)
-        self._check_finite(read, tensors)
         if "mask" in tensors:
             self._check_weights(read, latent_weights(tensors["mask"], data.unmasked_weight))
         return tensors

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from sfumato.errors import CannotResume, OutOfMemory, StorageError
+from sfumato.errors import OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.formats.atomic import storage_error
 from sfumato.runtime.memory import keep_freed_memory
@@ -64,7 +64,7 @@ class LoopConfig(Section):
         validate_every: Steps between measurements on fixed data; 0 for none.
         preview_every: Steps between previews; 0 for none.
         save_every: Steps between checkpoints; the last step is always saved.
-        keep: Number of checkpoints that stay.
+        keep: Number of checkpoints that stay; the one that a run goes back to after bad steps stays besides.
         max_seconds: Stop and save after this time; resume goes on. `None` for no limit.
         threads: CPU threads; `None` leaves torch's choice. Bits are repeated only at the same number.
         tensorboard: Write numbers for TensorBoard where it is installed.
@@ -248,6 +248,8 @@ class _Run:
                 put_back(buffers)
                 return [Notice(self.step + 1, self.guard.bad(self.step + 1, cause, taken))]
             taken.append(phase.name)
+        if self.step == self.saved_step and self.step % self.config.save_every == 0:
+            self.guard.trust(self.step)
         self.guard.good()
         if self.task.ema is not None:
             self.task.ema.update()
@@ -270,8 +272,6 @@ class _Run:
         norm = self._clipped_norm(optimizer)
         if not finite(norm):
             return self._bad_gradient(phase, norm)
-        if self.step == self.saved_step and self.step % self.config.save_every == 0:
-            self.guard.trust(self.step)
         optimizer.step()
         optimizer.zero_grad()
         self.interval.add({f"{phase.name}/gradient_norm": norm, f"{phase.name}/lr": lr})
@@ -368,9 +368,7 @@ class _Run:
             raise storage_error(error, self.run_dir, 0) from error
         found = states.latest(self.run_dir)
         if (found.path or found.rejected) and not resume:
-            raise CannotResume(
-                f"'{self.run_dir}' already holds a run.", hint="Resume it (--resume) or name another folder."
-            )
+            raise states.already_there(self.run_dir)
         for problem in found.rejected:
             yield Notice(0, problem)
         if found.path is None:

@@ -84,7 +84,7 @@ def _library(module: str, package: str, name: str) -> Any:
         raise ConfigError(
             f"optimizer is '{name}', which needs the package '{package}'; it cannot be imported: {error}.",
             field="optim.name",
-            hint=f"Install it with: pip install {package} (or all of them: pip install 'sfumato[optim]').",
+            hint=f"Run: pip install {package} (for all of them, in the repository: pip install --editable '.[optim]').",
         ) from error
 
 

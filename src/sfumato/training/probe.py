@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from sfumato.errors import CannotResume
+import torch
+
+from sfumato.errors import CannotResume, Diverged
 from sfumato.events import Event, Notice, Verdict
 from sfumato.formats.atomic import atomic_folder
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
@@ -114,6 +116,11 @@ class Trial:
                 hint="Give the bounds of then (--min-prompt, --max-drift), or resume with --no-verdict.",
             )
 
+    def _is_finite(self) -> bool:
+        """Say whether what was learned can be drawn with."""
+        states = (module.state_dict().values() for module in self.learner.learning.values())
+        return all(bool(torch.isfinite(tensor).all()) for tensors in states for tensor in tensors)
+
     def _has_weights(self, folder: Path) -> bool:
         """Say whether a look still holds what had been learned."""
         return all((folder / f"{name}.safetensors").is_file() for name in self.learner.learning)
@@ -122,6 +129,9 @@ class Trial:
         """Look at a saved step, unless it is only where the run was interrupted."""
         is_due = step > 0 and (step % self.loop.save_every == 0 or step >= self.loop.steps)
         if not is_due or step in self._seen:
+            return
+        if not self._is_finite():
+            yield Notice(step, f"Step {step} is not scored: what was learned holds numbers that are not finite.")
             return
         with atomic_folder(_folder(run_dir, step)) as stage:
             for name, module in self.learner.learning.items():
@@ -138,7 +148,16 @@ class Trial:
             yield Notice(step, self._reason)
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
-        """Tell the verdict, bring the weights of its step back and write them."""
+        """Tell the verdict, bring the weights of its step back and write them.
+
+        Raises:
+            Diverged: What was learned was finite at no saved step.
+        """
+        if not self._seen:
+            raise Diverged(
+                f"No saved step up to step {step} holds finite numbers; there is nothing to choose from.",
+                hint="Lower the learning rate.",
+            )
         verdict = self.probe.verdict()
         yield verdict
         folder = _folder(run_dir, verdict.step)

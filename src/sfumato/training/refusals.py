@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import CannotResume, CheckpointError, ConfigError
+from sfumato.errors import CheckpointError, ConfigError
 from sfumato.formats.bundle import Bundle
 from sfumato.training import state
 from sfumato.training.factors import rates
@@ -84,10 +84,10 @@ def check_start(learner: Learner, run_dir: Path, *, resume: bool) -> None:
         CannotResume: The folder holds a run and `resume` is off, or that run had other settings.
     """
     check_average({PHASE: build_optimizers(learner.learning, rates(learner.config))}, learner.config.ema.decay)
-    found = sorted((run_dir / state.CHECKPOINTS).glob("step-*"), key=lambda one: (len(one.name), one.name))
+    found = state.checkpoints_of(run_dir)
     if found and not resume:
-        raise CannotResume(f"'{run_dir}' already holds a run.", hint="Resume it (--resume) or name another folder.")
-    saved = next((settings for folder in reversed(found) if (settings := _settings(folder)) is not None), None)
+        raise state.already_there(run_dir)
+    saved = next((settings for _, folder in found if (settings := _settings(folder)) is not None), None)
     if saved is not None:
         state.check_settings(saved, learner.settings, MAY_CHANGE)
 
@@ -126,7 +126,7 @@ def _check_folder(config: LearnConfig, base: Path | None) -> None:
             field="output",
             hint=f"Choose another name, or '{output}.safetensors' for factors.",
         )
-    count = len(list(output.iterdir())) if output.is_dir() else 0
+    count = sum(not path.name.startswith(".") for path in output.iterdir()) if output.is_dir() else 0
     if count and not (output / _INDEX).is_file():
         raise ConfigError(
             f"The output '{output}' is a folder with {count} entries and no {_INDEX}; the whole base would replace "
@@ -179,3 +179,11 @@ def _check_new_words(config: LearnConfig, bundle: Bundle) -> None:
                 field="placeholder",
                 hint="Choose another word, or learn on the base that this one was made from.",
             )
+    said = {word.expansion.lower().split()[0]: word for word in bundle.words}
+    taken = None if config.word is None else said.get(config.word.lower())
+    if taken is not None:
+        raise ConfigError(
+            f"The word '{config.word}' stands for '{taken.placeholder}' in base '{bundle.name}' already.",
+            field="word",
+            hint="Choose another one, or leave it out.",
+        )

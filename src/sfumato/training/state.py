@@ -96,23 +96,35 @@ def save(run_dir: Path, state: RunState, parts: Mapping[str, Saved], keep: int, 
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(stage.iterdir())
         }
         (stage / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-    older = [step for step, _ in _folders(run_dir) if step < state.step]
+    older = [step for step, _ in checkpoints_of(run_dir) if step < state.step]
     staying = {state.step, needed, *older[: max(1, keep) - 1]}
-    for step, one in _folders(run_dir):
+    for step, one in checkpoints_of(run_dir):
         if step not in staying:
             _remove(one)
     return folder
 
 
+def checkpoints_of(run_dir: Path) -> list[tuple[int, Path]]:
+    """Return steps and folders of the checkpoints of a run, newest first; what is still being written is none."""
+    root = run_dir / CHECKPOINTS
+    found = [(int(m.group(1)), path) for path in root.glob("step-*") if (m := _FOLDER.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def already_there(run_dir: Path) -> CannotResume:
+    """Build the refusal to begin where a run lies."""
+    return CannotResume(f"'{run_dir}' already holds a run.", hint="Resume it (--resume) or name another folder.")
+
+
 def has_checkpoints(run_dir: Path) -> bool:
     """Say whether a run has saved something, whole or not."""
-    return bool(_folders(run_dir))
+    return bool(checkpoints_of(run_dir))
 
 
 def latest(run_dir: Path) -> Found:
     """Find the newest checkpoint whose files are all there with the right size and hash."""
     rejected: list[str] = []
-    for _, folder in _folders(run_dir):
+    for _, folder in checkpoints_of(run_dir):
         problem = broken(folder)
         if problem is None:
             return Found(folder, tuple(rejected))
@@ -223,13 +235,6 @@ def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """Return a short name for some settings, the same for the same values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _folders(run_dir: Path) -> list[tuple[int, Path]]:
-    """Return the checkpoints of a run, newest first; what is still being written has another name."""
-    root = run_dir / CHECKPOINTS
-    found = [(int(m.group(1)), path) for path in root.glob("step-*") if (m := _FOLDER.fullmatch(path.name))]
-    return sorted(found, reverse=True)
 
 
 def _remove(folder: Path) -> None:

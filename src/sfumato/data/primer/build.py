@@ -9,7 +9,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sfumato.data.primer.characters import build_characters
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, Concept, read_concepts, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render_all
 from sfumato.data.primer.looks import load_styles
-from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages
+from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages, renderer_version
 from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Notice, Progress
 
@@ -58,7 +57,7 @@ def build_primer(
     """
     begun = time.monotonic()
     _check_place(out)
-    renderer = _renderer()
+    renderer = renderer_version()
     if packages_dir is None:
         modules = yield from ensure_packages(cache)
     else:
@@ -105,20 +104,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _renderer() -> str:
-    """Name the renderer and its version, which decides about the pixels."""
-    try:
-        return f"resvg_py {version('resvg_py')}"
-    except PackageNotFoundError as error:
-        raise DataError(
-            "The package 'resvg_py', which renders the pictures, is not installed.",
-            hint='Install it with: pip install "sfumato[train]".',
-        ) from error
-
-
 def _check_place(out: Path) -> None:
     """Refuse a folder with files that no build has made: icons of somebody else would be removed."""
-    if not out.is_dir() or not any(out.iterdir()) or (out / _UNFINISHED).is_file():
+    is_empty = not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir())
+    if is_empty or (out / _UNFINISHED).is_file():
         return
     try:
         manifest = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))

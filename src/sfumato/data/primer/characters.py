@@ -35,6 +35,7 @@ from sfumato.data.primer.attributes import (
 )
 from sfumato.data.primer.descriptions import describe
 from sfumato.data.primer.looks import IDENTITY_SLOTS, Style, load_styles
+from sfumato.data.primer.packages import renderer_version
 from sfumato.errors import DataError, StorageError
 from sfumato.events import Artifact, Event, Progress
 
@@ -77,7 +78,7 @@ def build_characters(
         `Progress`, then one `Artifact`.
 
     Raises:
-        DataError: Node or the packages are missing, or a drawing fails.
+        DataError: Node, the renderer or the packages are missing, or a drawing fails.
         StorageError: The folder cannot be written.
     """
     begun = time.monotonic()
@@ -176,6 +177,7 @@ def render_variants(
     Raises:
         DataError: Node or the packages are missing, or a drawing fails.
     """
+    renderer_version()
     svgs = render_options([drawing(identity, variant) for identity, variant in people], packages_dir)
     return [np.asarray(Image.open(io.BytesIO(rasterize(svg, size))).convert("RGBA")) for svg in svgs]
 

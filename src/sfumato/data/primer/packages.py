@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,21 @@ def require_node(environment: Mapping[str, str] | None = None) -> str:
     if match is None or int(match.group(1)) < NODE_MAJOR:
         raise DataError(f"Node {answer or 'of unknown version'} was found; {NODE_MAJOR} or newer is needed.", hint=hint)
     return npm
+
+
+def renderer_version() -> str:
+    """Return the name of the renderer and its version, which decides about the pixels.
+
+    Raises:
+        DataError: It is not installed.
+    """
+    try:
+        return f"resvg_py {version('resvg_py')}"
+    except PackageNotFoundError as error:
+        raise DataError(
+            "The package 'resvg_py', which renders the pictures, is not installed.",
+            hint="Run in the repository: pip install --editable '.[train]'",
+        ) from error
 
 
 def default_cache() -> Path:
