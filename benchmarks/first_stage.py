@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.machine import fastest
 from benchmarks.options import parser
 from benchmarks.random_base import autoencoder_recipe, denoiser_recipe
 from benchmarks.training_step import sfumato_work
@@ -102,17 +102,6 @@ def trained(recipe: AutoencoderRecipe, folder: Path) -> tuple[int, Artifact]:
     return steps, made
 
 
-def rate(work: Callable[[], Any], pictures: int, seconds: float) -> float:
-    """Return pictures a second of the fastest of many calls."""
-    work()
-    fastest, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        work()
-        fastest = min(fastest, time.perf_counter() - started)
-    return pictures / fastest
-
-
 def measured(factor: int, channels: int, options: argparse.Namespace) -> FirstStage:
     """Train one first stage and measure it."""
     given = autoencoder_recipe(tiny=options.tiny)
@@ -125,9 +114,9 @@ def measured(factor: int, channels: int, options: argparse.Namespace) -> FirstSt
     images = torch.randn(8, 3, side * factor, side * factor).to(memory_format=torch.channels_last)
     seconds, batch, precision = (0.2, 4, "fp32") if options.tiny else (6.0, 64, options.precision)
     with torch.no_grad():
-        encodes = rate(lambda: network.moments(images), len(images), seconds)
+        encodes = len(images) / fastest(lambda: network.moments(images), seconds)
     unet = replace(denoiser_recipe(tiny=options.tiny).unet, in_channels=channels, out_channels=channels)
-    learns = rate(sfumato_work(unet, batch, precision, side), batch, seconds)
+    learns = batch / fastest(sfumato_work(unet, batch, precision, side), seconds)
     weights = sum(weight.numel() for weight in network.parameters()) / 1e6
     return FirstStage(factor, channels, side, weights, steps * recipe.batch_size, values, encodes, learns)
 

@@ -37,6 +37,22 @@ class Peak:
         return f"machine peak: conv {self.conv:.0f} GFLOP/s, GEMM {self.gemm:.0f} GFLOP/s"
 
 
+def fastest(work: Callable[[], object], seconds: float) -> float:
+    """Return the seconds of the fastest of many calls.
+
+    Args:
+        work: What to call; the first call does not count.
+        seconds: How long to try.
+    """
+    work()
+    least, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        least = min(least, time.perf_counter() - start)
+    return least
+
+
 def best_rate(work: Callable[[], Tensor], flops: int, seconds: float) -> float:
     """Return the GFLOP/s of the fastest of many calls.
 
@@ -44,17 +60,8 @@ def best_rate(work: Callable[[], Tensor], flops: int, seconds: float) -> float:
         work: What to call.
         flops: Floating-point operations of one call.
         seconds: How long to try.
-
-    Returns:
-        GFLOP/s.
     """
-    work()
-    fastest, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        work()
-        fastest = min(fastest, time.perf_counter() - start)
-    return flops / fastest / 1e9
+    return flops / fastest(work, seconds) / 1e9
 
 
 @torch.no_grad()
