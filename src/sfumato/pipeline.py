@@ -27,6 +27,7 @@ from sfumato.events import Event, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept
 from sfumato.models.denoiser import Condition
+from sfumato.runtime.in_use import in_use
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import noise
 from sfumato.samplers import find_sampler, inpaint
@@ -120,6 +121,7 @@ class Pipeline:
     def __init__(self, bundle: Bundle) -> None:
         keep_freed_memory()  # not before the weights are there: what loading them frees should go back to the system
         self.bundle = bundle
+        self._use = in_use(bundle.unet)
         self._concepts: list[Concept] = []
         self._contexts: dict[str, Context] = {}
         self._same_bits: dict[tuple[int, tuple[int, int, int], bool, int], bool] = {}
@@ -137,13 +139,15 @@ class Pipeline:
 
         Raises:
             WrongBase: A concept was learned on another base.
-            ConfigError: Two concepts have the same placeholder.
+            ConfigError: Concepts share a word, one without factors has a strength, or others use the base just now.
             AdapterError: A concept does not fit the base.
         """
+        _ = self.bundle.base_hash  # kept from now on: asked for later, it would be that of merged weights
         if not any_base:
             for concept, _ in concepts:
                 concept.check_base(self.bundle)
         with ExitStack() as stack:
+            stack.enter_context(self._use.changed(self))
             stack.callback(self.forget)
             for concept, strength in concepts:
                 self._switch_on(stack, concept, strength)
@@ -209,7 +213,7 @@ class Pipeline:
             DataError: A text is too long.
         """
         job = self._plan(prompts, seeds, settings or Settings(), init_image, mask)
-        return self._run(job, decode)
+        return self._use.drawing(self, self._use.changes, self._run(job, decode))
 
     def images(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings | None = None, **pictures: Any
@@ -223,6 +227,7 @@ class Pipeline:
     def _switch_on(self, stack: ExitStack, concept: Concept, strength: float) -> None:
         """Merge one concept in and let its placeholder be understood, until the stack closes."""
         concept.check_words(self._concepts)
+        concept.check_strength(strength)
         for lora in concept.adapters(self.bundle).values():
             lora.strength = strength
             stack.enter_context(lora.merged() if self.bundle.held_in == "fp32" else lora.attached())
@@ -332,7 +337,7 @@ class Pipeline:
         eps = noise(job.latent_shape, seeds)
         x_t = eps
         original = None if job.original is None else job.original[rows.start : rows.stop]
-        if original is not None:
+        if original is not None and settings.strength < 1:  # at 1 nothing of it stays, also where alpha ends above 0
             x_t = q_sample(original, eps, job.levels[0].alpha, job.levels[0].sigma)
         sampler = find_sampler(settings.sampler)
         denoise = self._denoise(job, rows)

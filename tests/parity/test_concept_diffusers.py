@@ -12,6 +12,7 @@ from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.lora import LoRA
 from sfumato.formats.bundle import save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
+from sfumato.formats.safe_io import read_safetensors
 from their_pipeline import assert_same_with_concept, their_pipeline
 from tiny import tiny_bundle
 
@@ -47,3 +48,22 @@ def test_diffusers_draws_the_same_picture_with_our_concept(
     theirs = their_pipeline(tmp_path / "base")
     theirs.load_lora_weights(str(tmp_path), weight_name=file.name)
     assert_same_with_concept(bundle, load_concept(file), theirs, "a zq fox", "a zq fox")
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_diffusers_opens_a_concept_with_a_word_of_its_own(tmp_path: Path, vectors: int) -> None:
+    bundle = tiny_bundle(2)
+    generator = torch.Generator().manual_seed(0)
+    adapters = {"unet": LoRA(bundle.unet, LoRAConfig(4, 8.0))}
+    for parameter in adapters["unet"].parameters():
+        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+    rows = torch.randn(vectors, 32, generator=generator)
+    bare = Concept((LearnedWord("<fox>", "fox", "<fox> fox", rows),), {}, {}, bundle.name, bundle.base_hash)
+    file = tmp_path / "fox.safetensors"
+    save_concept(taken_from(bare, adapters, 0.8), file, live=adapters, strength=0.8)
+    save_bundle(bundle, tmp_path / "base", torch.float32)
+
+    theirs = their_pipeline(tmp_path / "base")
+    theirs.load_lora_weights(str(tmp_path), weight_name=file.name)
+    theirs.load_textual_inversion({"<fox>": read_safetensors(file)["sfumato.lora_token_rows"]})
+    assert_same_with_concept(bundle, load_concept(file), theirs, "a <fox> fox", "a fox")

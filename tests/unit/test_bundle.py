@@ -304,6 +304,15 @@ def test_embedded_base_that_is_not_installed(tmp_path: Path, monkeypatch: pytest
         find_bundle("primer")
 
 
+def test_text_encoders_converted_from_a_single_file_lack_a_name(tmp_path: Path) -> None:
+    bundle = tiny_bundle()
+    save_bundle(bundle, tmp_path / "base")
+    file = tmp_path / "base" / "text_encoder" / "model.safetensors"
+    tensors = {key.removeprefix("text_model."): tensor.clone() for key, tensor in read_safetensors(file).items()}
+    write_safetensors(file, {**tensors, "embeddings.position_ids": torch.arange(8.0)[None]}, {})
+    assert load_bundle(tmp_path / "base").base_hash == bundle.base_hash
+
+
 def test_weights_that_half_precision_cannot_hold(tmp_path: Path) -> None:
     large = tiny_bundle()
     with torch.no_grad():

@@ -16,8 +16,9 @@ from sfumato.adapters.lora import LoRA
 from sfumato.errors import CheckpointError, ConfigError, StorageError, UnknownFormat, UnsafeFile, WrongBase
 from sfumato.formats import concept as concept_file
 from sfumato.formats.bundle import Bundle
-from sfumato.formats.concept import Concept, LearnedWord, load_concept, parse_use, save_concept, taken_from
+from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
 from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
+from sfumato.pipeline import Pipeline
 from tiny import tiny_bundle
 
 
@@ -98,11 +99,11 @@ def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: 
     assert {f"{attention}.lora_A.weight", f"{attention}.lora_B.weight"} < names
     assert header.tensors[f"{attention}.lora_A.weight"].shape == (3, 64)
     table = "text_encoder.text_model.embeddings.token_embedding"
-    assert {f"{table}.lora_embedding_A", f"{table}.lora_embedding_B", "sfumato.token_rows"} < names
+    assert {f"{table}.lora_embedding_A", f"{table}.lora_embedding_B", "sfumato.lora_token_rows"} < names
+    assert all("lora" in name for name in names), "diffusers opens no file with another key"
     metadata = json.loads(header.metadata["lora_adapter_metadata"])
     assert metadata["unet.r"] == 3
-    assert metadata["unet.lora_alpha"] == 6.0
-    assert metadata["unet.use_rslora"] is True
+    assert metadata["unet.lora_alpha"] == 3 and metadata["unet.use_rslora"] is False, "the scale lies in the factors"
     assert "encoder.layers.0.self_attn.q_proj" in metadata["text_encoder.target_modules"]
     assert header.metadata["modelspec.trigger_phrase"] == "<fox> fox, sks cat, <dog> dog"
 
@@ -177,10 +178,11 @@ def test_file_that_differs_from_the_live_adapter_is_noticed(
         save_concept(given, tmp_path / "a.safetensors", live=adapters)
 
     def flip(path: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
-        write_safetensors(path, {**tensors, "sfumato.token_rows": tensors["sfumato.token_rows"] * 2}, metadata)
+        key = "sfumato.lora_token_rows"
+        write_safetensors(path, {**tensors, key: tensors[key] * 2}, metadata)
 
     monkeypatch.setattr(concept_file, "write_safetensors", flip)
-    with pytest.raises(CheckpointError, match=r"'sfumato\.token_rows' differs"):
+    with pytest.raises(CheckpointError, match=r"'sfumato\.lora_token_rows' differs"):
         save_concept(given, tmp_path / "b.safetensors")
 
 
@@ -253,20 +255,23 @@ def test_output_name_and_place_are_checked(bundle: Bundle, tmp_path: Path) -> No
         save_concept(concept(bundle), tmp_path / "file" / "fox.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "strength"),
-    [
-        ("fox.safetensors", "fox.safetensors", 1.0),
-        ("a/fox.safetensors:0.8", "a/fox.safetensors", 0.8),
-        ("fox.safetensors:-1", "fox.safetensors", -1.0),
-        ("C:\\fox.safetensors", "C:\\fox.safetensors", 1.0),
-        ("C:\\fox.safetensors:0.5", "C:\\fox.safetensors", 0.5),
-    ],
-)
-def test_strength_behind_a_colon(text: str, path: str, strength: float) -> None:
-    assert parse_use(text) == (Path(path), strength)
+def test_a_word_alone_has_no_strength_and_no_two_become_the_same_words(bundle: Bundle) -> None:
+    rex, fido = (
+        Concept((LearnedWord(f"<{name}>", "dog", "ohw dog"),), {}, {}, bundle.name, bundle.base_hash)
+        for name in ("rex", "fido")
+    )
+    pipeline = Pipeline(bundle)
+    with pytest.raises(ConfigError, match="<rex> was given the strength 0.3, but it is a word alone"):
+        pipeline.using((rex, 0.3)).__enter__()
+    with pytest.raises(ConfigError, match="'<fido>' and '<rex>' of two concepts both become 'ohw dog' in a prompt"):
+        pipeline.using((rex, 1.0), (fido, 1.0)).__enter__()
+    with pipeline.using((rex, 1.0)):
+        assert pipeline.expand("two <rex>s and a <rex>2") == "two ohw dogs and a <rex>2"
 
 
-def test_strength_that_is_no_number() -> None:
-    with pytest.raises(ConfigError, match="ends in ':strong', which is no number"):
-        parse_use("fox.safetensors:strong")
+def test_files_of_before_are_read(bundle: Bundle, tmp_path: Path) -> None:
+    given, file = concept(bundle), tmp_path / "a.safetensors"
+    save_concept(given, file)
+    tensors = {key.replace("lora_token_rows", "token_rows"): tensor for key, tensor in read_safetensors(file).items()}
+    write_safetensors(file, {key: tensor.clone() for key, tensor in tensors.items()}, read_header(file).metadata)
+    assert "sfumato.token_rows" in read_header(file).tensors and same(load_concept(file), given)

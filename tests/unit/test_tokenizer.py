@@ -105,6 +105,13 @@ def test_placeholders_stand_for_new_ids() -> None:
     )
 
 
+def test_letters_that_only_capitals_make_alike_are_found() -> None:
+    tokenizer = make()
+    ids = tokenizer.add_placeholder("<fix>")
+    for text in ("<fıx>", "<FİX>"):
+        assert [piece.id for piece in tokenizer.pieces(text)] in (list(ids), [p.id for p in make().pieces(text)])
+
+
 def test_placeholders_do_not_change_other_texts() -> None:
     tokenizer = make(40)
     before = tokenizer.encode(["a red fox, and <bird>"])

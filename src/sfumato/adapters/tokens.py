@@ -124,7 +124,7 @@ def expand_placeholder(prompt: str, placeholder: str, expansion: str, class_noun
         The text for the tokenizer.
     """
     before = r"(?<!\w)" if re.match(r"\w", placeholder) else ""
-    after = r"(?!\w)"
+    after = r"(?!\w)" if re.search(r"\w$", placeholder) else r"(?![_\d])"
     noun = rf"(?:\s+{re.escape(class_noun)}(?!\w))?" if class_noun and expansion.endswith(class_noun) else ""
     pattern = re.compile(before + re.escape(placeholder) + after + noun, re.IGNORECASE)
     return pattern.sub(lambda _: expansion, prompt)

@@ -2,10 +2,12 @@
 
 Tensors: `unet.<module>.lora_A.weight` (down), `.lora_B.weight` (up), `.lora_magnitude_vector.weight` (DoRA), the same
 under `text_encoder.`, with `lora_embedding_A/B` for embeddings: the names of PEFT and diffusers, whose
-`load_lora_weights` opens the file. LoHa and LoKr have LyCORIS' names after the module's (`hada_w1_a`, `lokr_w1`, …), a
-full difference is `diff`. New token rows are `sfumato.token_rows`, those of further words `sfumato.token_rows.1` and
-on. Header: `lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and `sfumato.concept`, one JSON object
-with everything else: words and what they stand for, base and its hash, request, lineage.
+`load_lora_weights` opens the file. Their scale lies in `up`, so that alpha is the rank, which is what a reader assumes
+that looks for no alpha. LoHa and LoKr have LyCORIS' names after the module's (`hada_w1_a`, `lokr_w1`, …), a full
+difference is `diff`. New token rows are `sfumato.lora_token_rows`, those of further words `sfumato.lora_token_rows.1`
+and on: diffusers refuses a file with a key that has no "lora" in it, and passes over keys that are of no part. Header:
+`lora_adapter_metadata` for diffusers, `modelspec.*` for catalogues, and `sfumato.concept`, one JSON object with
+everything else: words and what they stand for, base and its hash, request, lineage.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from sfumato.formats.safe_io import read_header, read_safetensors, write_safeten
 VERSION = 1
 PARTS = ("unet", "text_encoder")
 _HEADER = "sfumato.concept"
-_ROWS = "sfumato.token_rows"
+_ROWS = "sfumato.lora_token_rows"
+_OLD_ROWS = "sfumato.token_rows"
 _OF_EMBEDDINGS = {"down": "lora_embedding_A", "up": "lora_embedding_B"}
 _NAMES = {name: ending for kind in KINDS.values() for name, ending in kind.FILE_NAMES.items()}
 _LENGTHS = "magnitude"
@@ -111,8 +114,9 @@ class Concept:
             others: Concepts that are to be used together with it.
 
         Raises:
-            ConfigError: A placeholder stands for two things.
+            ConfigError: A placeholder stands for two things, or two placeholders become the same words.
         """
+        others = tuple(others)
         taken = {word.placeholder.lower() for other in others for word in other.words}
         for word in self.words:
             if word.placeholder.lower() in taken:
@@ -121,6 +125,29 @@ class Concept:
                     field="concepts",
                     hint="Learn one of them again under another word.",
                 )
+        said = {word.expansion.lower(): word.placeholder for other in others for word in other.words}
+        for word in self.words:
+            if word.expansion.lower() in said:
+                raise ConfigError(
+                    f"The placeholders '{word.placeholder}' and '{said[word.expansion.lower()]}' of two concepts both "
+                    f"become '{word.expansion}' in a prompt.",
+                    field="concepts",
+                    hint="Learn one of them again with another --word or --seed.",
+                )
+
+    def check_strength(self, strength: float) -> None:
+        """Refuse a strength where there is nothing that could be stronger or weaker.
+
+        Raises:
+            ConfigError: The concept is a word alone, and the strength is not 1.
+        """
+        if not self.factors and strength != 1:
+            raise ConfigError(
+                f"The concept {self.main.placeholder} was given the strength {strength:g}, but it is a word alone, "
+                "which has none.",
+                field="concepts",
+                hint="Leave the strength out.",
+            )
 
     def adapters(self, bundle: Bundle) -> dict[str, LoRA]:
         """Build the adapters of the concept for a base; nothing is attached yet.
@@ -143,33 +170,13 @@ class Concept:
         return made
 
 
-def parse_use(text: str) -> tuple[Path, float]:
-    """Read `FILE[:STRENGTH]`.
-
-    Args:
-        text: Such as `fox.safetensors` or `fox.safetensors:0.8`.
-
-    Returns:
-        File and strength, 1 when none is given.
-
-    Raises:
-        ConfigError: What follows the last colon is no number.
-    """
-    path, colon, strength = text.rpartition(":")
-    if not colon or len(path) == 1:  # no colon, or the one of a drive letter
-        return Path(text), 1.0
-    try:
-        return Path(path), float(strength)
-    except ValueError:
-        raise ConfigError(
-            f"'{text}' ends in ':{strength}', which is no number; a concept is given as FILE or FILE:STRENGTH.",
-            field="concept",
-            hint="For example fox.safetensors:0.8.",
-        ) from None
-
-
 def save_concept(
-    concept: Concept, path: Path, *, live: Mapping[str, LoRA] | None = None, dtype: torch.dtype = torch.float32
+    concept: Concept,
+    path: Path,
+    *,
+    live: Mapping[str, LoRA] | None = None,
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a concept, open it again and compare it with what is in memory.
 
@@ -177,6 +184,7 @@ def save_concept(
         concept: What to write.
         path: Target; ends in `.safetensors`.
         live: The adapters it was taken from; the file must hold exactly their factors.
+        strength: How much of their change.
         dtype: Storage precision.
 
     Raises:
@@ -199,7 +207,7 @@ def save_concept(
     rows = _rows(concept)
     tensors |= {key: tensor.to(dtype) for key, tensor in rows.items()}
     write_safetensors(path, tensors, _metadata(concept))
-    expected = {part: lora.stored() for part, lora in live.items()} if live is not None else concept.factors
+    expected = concept.factors if live is None else taken_from(concept, live, strength).factors
     _compare(load_concept(path), expected, rows, dtype, path)
 
 
@@ -241,8 +249,8 @@ def load_concept(path: Path) -> Concept:
         factors: dict[str, dict[str, Tensor]] = {part: {} for part in configs}
         rows: dict[str, Tensor] = {}
         for key, tensor in read_safetensors(path).items():
-            if key.startswith(_ROWS):
-                rows[key] = tensor.float().clone()
+            if key.startswith((_ROWS, _OLD_ROWS)):
+                rows[key.replace(_OLD_ROWS, _ROWS)] = tensor.float().clone()
                 continue
             part, name = _our_name(key)
             tensor = tensor.flatten() if name.endswith(f".{_LENGTHS}") else tensor
@@ -262,16 +270,23 @@ def taken_from(concept: Concept, adapters: Mapping[str, LoRA], strength: float =
     Args:
         concept: Everything but the factors.
         adapters: Live adapters by part.
-        strength: How much of their change the concept holds; other than 1 for kinds in `LINEAR` only. The factors are
-            theirs, and alpha is smaller.
+        strength: How much of their change the concept holds; other than 1 for kinds in `LINEAR` only.
 
     Returns:
-        The concept; its targets are the exact module names.
+        The concept; its targets are the exact module names. Of a pair of factors `up` holds the scale.
     """
-    factors = {part: {n: t.detach().clone() for n, t in lora.stored().items()} for part, lora in adapters.items()}
-    configs = {part: replace(lora.config.stored, targets=lora.names) for part, lora in adapters.items()}
-    if strength != 1:
-        configs = {part: replace(one, alpha=one.numerator * strength) for part, one in configs.items()}
+    factors: dict[str, dict[str, Tensor]] = {}
+    configs: dict[str, LoRAConfig] = {}
+    for part, lora in adapters.items():
+        config = replace(lora.config.stored, targets=lora.names)
+        tensors = {name: tensor.detach().clone() for name, tensor in lora.stored().items()}
+        if config.kind in PAIRED:
+            scale = config.scale * strength
+            tensors = {n: t * scale if n.endswith(".up") and scale != 1 else t for n, t in tensors.items()}
+            config = replace(config, alpha=None, rank_stabilised=False)
+        elif strength != 1:
+            config = replace(config, alpha=config.numerator * strength)
+        factors[part], configs[part] = tensors, config
     return replace(concept, factors=factors, configs=configs)
 
 
@@ -308,9 +323,16 @@ def _metadata(concept: Concept) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": concept.main.placeholder,
         "modelspec.trigger_phrase": ", ".join(word.expansion for word in concept.words),
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": _architecture(concept),
         "modelspec.implementation": "sfumato",
     }
+
+
+def _architecture(concept: Concept) -> str:
+    """Name the kind of model and of file for catalogues."""
+    kinds = {config.kind for config in concept.configs.values()}
+    kind = "textual-inversion" if not kinds else "lora" if kinds <= set(PAIRED) else "-".join(sorted(kinds))
+    return f"stable-diffusion-v1/{kind}"
 
 
 def _our_name(key: str) -> tuple[str, str]:

@@ -16,7 +16,8 @@ _STEMS = ("diffusion_pytorch_model", "model")
 _VARIANTS = ("", ".fp16", ".non_ema")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
-_BUFFERS = ("text_model.embeddings.position_ids",)
+_BUFFERS = ("text_model.embeddings.position_ids", "embeddings.position_ids")
+_TEXT_MODEL = "text_model."
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -55,7 +56,8 @@ def modernised(tensors: Mapping[str, Tensor], dimensions: Mapping[str, int]) -> 
     """Bring names and shapes of early releases up to date.
 
     Early autoencoders call attention layers `query`, `key`, `value`, `proj_attn`, and early text encoders store the
-    list of positions. 1×1 convolutions and linear layers hold the same numbers, so one is read as the other.
+    list of positions. Text encoders that today's libraries convert from a single file lack the first name,
+    `text_model`. 1×1 convolutions and linear layers hold the same numbers, so one is read as the other.
 
     Args:
         tensors: As stored.
@@ -70,6 +72,8 @@ def modernised(tensors: Mapping[str, Tensor], dimensions: Mapping[str, int]) -> 
             continue
         old = _OLD_NAME.fullmatch(key)
         name = f"{old[1]}.{_OLD_ATTENTION[old[2]]}.{old[3]}" if old else key
+        if name not in dimensions and f"{_TEXT_MODEL}{name}" in dimensions:
+            name = f"{_TEXT_MODEL}{name}"
         if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) and dimensions.get(name) == 2:
             tensor = tensor[:, :, 0, 0]
         elif tensor.ndim == 2 and dimensions.get(name) == 4:

@@ -213,7 +213,7 @@ class Tokenizer:
         found, position = [], 0
         for match in self._pattern.finditer(text) if self._placeholders else ():
             found += self._learned_pieces(text, position, match.start())
-            ids = self._spoken[match.group().lower()]
+            ids = self._spoken[self._names[(match.lastindex or 1) - 1]]
             found += [Piece(index, match.start(), match.end()) for index in ids]
             position = match.end()
         return found + self._learned_pieces(text, position, len(text))
@@ -362,8 +362,8 @@ class Tokenizer:
         for name, ids in self._placeholders.items():
             for vector, index in zip(vector_names(name, len(ids))[1:], ids[1:], strict=True):
                 self._spoken[vector] = (index,)
-        names = sorted(self._spoken, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(whole_word, names)), re.IGNORECASE)
+        self._names = sorted(self._spoken, key=len, reverse=True)
+        self._pattern = re.compile("|".join(f"({whole_word(name)})" for name in self._names), re.IGNORECASE)
 
 
 def vector_names(name: str, n: int) -> list[str]:

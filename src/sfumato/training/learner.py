@@ -206,7 +206,8 @@ class Learner:
         if self.method.weights:
             share = concept.lineage["change_held"]
             yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
-        save_concept(concept, output, live=None if self.method.weights else self.adapters)
+        live = None if self.method.weights else self.adapters
+        save_concept(concept, output, live=live, strength=self.config.strength)
         yield Artifact(output, "concept", {**info, "bytes": output.stat().st_size})
 
     def close(self) -> None:
