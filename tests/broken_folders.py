@@ -364,6 +364,20 @@ BROKEN = (
         _lines({"file_name": "metadata.jsonl", "text": "a"}),
     ),
     Broken(
+        "metadata-missing-file",
+        "error",
+        "metadata.jsonl",
+        f"line 1: '{'x' * 60}…' cannot be opened: File name too long (304 letters)",
+        _lines({"file_name": f"{'x' * 300}.png", "text": "a"}),
+    ),
+    Broken(
+        "metadata-json",
+        "error",
+        "metadata.jsonl",
+        f"line 2: nested too deeply: {'[' * 60}",
+        _lines({"file_name": "0.png", "text": "a"}, "[" * 100_000),
+    ),
+    Broken(
         "metadata-unknown-key",
         "warning",
         "metadata.jsonl",

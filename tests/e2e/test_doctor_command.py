@@ -17,6 +17,7 @@ from PIL import Image
 
 import sfumato as package
 from broken_folders import BROKEN, SIDE, Broken, good_folder, masks, photo
+from sfumato.data.listing import list_entries
 from sfumato.errors import DataError
 from sfumato.events import Progress, Table
 from sfumato.formats.bundle import Bundle, load_bundle
@@ -201,6 +202,26 @@ def test_captions_of_metadata_are_copied_as_text_files(sfumato: Run) -> None:
     assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 0
     assert sorted(path.name for path in Path("fixed").iterdir()) == ["0.png", "1.png", "1.txt"]
     assert Path("fixed/1.txt").read_text(encoding="utf-8") == "a fox\n"
+
+
+def test_pictures_of_metadata_in_folders_below_are_copied_to_where_they_are_read(sfumato: Run) -> None:
+    places = ("a.png", "images/a.png", "images/.b.png", "images/deep/c.png", "3_fox/d.png", "3_fox/old/e.png")
+    for number, place in enumerate((*places, "f.mask.jpg")):
+        photo(number).save(good_folder(Path("data", place).parent, 0) / Path(place).name)
+    Path("data/images/a.txt").write_text("by hand")
+    lines = [json.dumps({"file_name": place, "text": f"at {place}"}) for place in places[1:4]]
+    Path("data/metadata.jsonl").write_text("\n".join(lines))
+    Path("data/3_fox/metadata.jsonl").write_text('{"file_name": "old/e.png", "text": "an old fox"}')
+    assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 0
+    assert {entry.name: (entry.repeats, entry.caption("none")) for entry in list_entries("fixed")} == {
+        "a.png": (1, "none"),
+        "a-png.png": (1, "by hand"),
+        "b.png": (1, "at images/.b.png"),
+        "c.png": (1, "at images/deep/c.png"),
+        "f.mask-jpg.png": (1, "none"),
+        "3_fox/d.png": (3, "fox"),
+        "3_fox/e.png": (3, "an old fox"),
+    }
 
 
 def test_masks_are_copied_under_the_name_that_learning_reads(sfumato: Run, bundle: Bundle) -> None:

@@ -187,6 +187,17 @@ def test_a_folder_with_something_in_it_is_left_alone(primer: Primer, tmp_path: P
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
+def test_an_empty_folder_that_one_works_in_is_filled(
+    primer: Primer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "new", primer, count=1, icons=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    build(Path(), primer, count=1, icons=False)
+    assert files(Path()) == files(tmp_path / "new") and Path().resolve() == tmp_path / "here"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "new"]
+
+
 def test_sets_without_what_is_needed(tmp_path: Path) -> None:
     bare = drawn_primer(tmp_path / "bare")
     with pytest.raises(DataError, match="no icon of the held-out concept 'unicorn'. Build the set again"):

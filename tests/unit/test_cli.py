@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping
@@ -13,6 +15,7 @@ import torch
 
 from sfumato import operations
 from sfumato.cli.main import COMMANDS, build_parser, find_command, leaves, main
+from sfumato.cli.render import JsonRenderer
 from sfumato.errors import DataError
 from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
 from sfumato.requests import DemoRequest, DoctorRequest, GenerateRequest, Request, flag_of
@@ -119,6 +122,12 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "run", run)
     with pytest.raises(ZeroDivisionError):
         main(["generate", "a"])
+
+
+def test_json_lines_hold_no_nan() -> None:
+    out = io.StringIO()
+    JsonRenderer(out).show(Metric(3, {"loss": math.nan, "scale": math.inf, "rate": 0.5}))
+    assert out.getvalue() == ('{"event": "metric", "step": 3, "values": {"loss": null, "scale": null, "rate": 0.5}}\n')
 
 
 @pytest.mark.parametrize("json_flag", [[], ["--json"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,14 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import CheckpointError, ConfigError, MissingKeys, UnknownFormat
-from sfumato.evaluation.encoders import NamedEncoder, PictureEncoder, TextEncoder, choose_encoders, without_ground
+from sfumato.evaluation.encoders import (
+    NamedEncoder,
+    PictureEncoder,
+    TextEncoder,
+    choose_encoders,
+    choose_judges,
+    without_ground,
+)
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.local_encoders import load_local
 from sfumato.formats.dual_encoder import load_dual_encoder
@@ -63,8 +71,6 @@ def test_texts_are_embedded_as_transformers_does(folders: Path) -> None:
 
 
 def test_normalisation_is_that_of_the_folder(folders: Path, tmp_path: Path) -> None:
-    import shutil
-
     usual = load_local(folders / "dino")
     assert usual.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     shutil.copytree(folders / "dino", tmp_path / "dino")
@@ -76,8 +82,6 @@ def test_normalisation_is_that_of_the_folder(folders: Path, tmp_path: Path) -> N
 
 
 def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     with pytest.raises(CheckpointError, match="nowhere' is no folder of an encoder: config.json with a model_type"):
         load_local(tmp_path / "nowhere")
     with pytest.raises(UnknownFormat, match="bert' holds a model of type 'bert'; needed: clip, dinov2, vit"):
@@ -138,6 +142,15 @@ def test_encoders_are_chosen_by_name(folders: Path) -> None:
     assert isinstance(both.pictures, PictureEncoder) and both.texts is None
     local = choose_encoders(str(folders / "clip"), str(folders / "clip"), dual=colours)
     assert local.texts is local.pictures and local.pictures.name == "CLIP (clip)"
+
+
+def test_encoders_in_folders_of_one_name_are_told_apart(folders: Path, tmp_path: Path) -> None:
+    places = [tmp_path / place for place in ("a/x/main", "b/x/main", "c/main", "d/main")]
+    for place, kind in zip(places, ("dino", "dino", "dino", "clip"), strict=True):
+        shutil.copytree(folders / kind, place)
+    judges, text = choose_judges([str(place) for place in places], str(places[3]))
+    assert [judge.name for judge in judges] == ["DINO (a/x/main)", "DINO (b/x/main)", "DINO (c/main)", "CLIP (main)"]
+    assert text is judges[3]
 
 
 def test_encoders_that_are_not_there_or_know_no_texts(folders: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from sfumato.errors import ConfigError
 from sfumato.evaluation.attributes import label, stated
 from sfumato.evaluation.grounds import cut_out, foreground, ground_name, ground_rgb, on_white
 from sfumato.evaluation.measures import Measure, balanced_accuracy, bootstrap, share
+from sfumato.evaluation.people import Readings, _measures
 from sfumato.evaluation.plan import EvaluationPlan, load_plan
 from sfumato.evaluation.probes import check_available
 from sfumato.evaluation.report import Report
+from sfumato.evaluation.scoreboard import Column, Entry, Scoreboard
+from sfumato.runtime.json_values import json_value
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -144,6 +149,40 @@ def test_the_table_shows_targets_and_marks() -> None:
     assert "| b | – | 12.35 | – | 3.00 | – | 10 |" in page
     assert "| c | ≤ 3.00 | 4.00 ✗ |" in page
     assert "- people: not measured." in page
+
+
+def strict(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_no_real_picture_shows_has_no_value() -> None:
+    unread = Readings(np.arange(4), np.array(list("abab")), np.zeros(4, bool), np.ones(4, bool))
+    accuracy, share_of_real, mean = _measures({"hair_color": unread}, 4, 0)
+    assert accuracy.value == 1.0
+    for measure in (share_of_real, mean):
+        assert math.isnan(measure.value) and measure.is_reached is None and measure.target == 0.8
+        assert measure.interval is not None and all(map(math.isnan, measure.interval))
+    report = Report("primer", "ab" * 32, "cd" * 32, {"seed": 7}, [accuracy, share_of_real, mean])
+    written = strict(report.to_json())["measures"]
+    assert [(item["value"], item["interval"]) for item in written] == [(1.0, [1.0, 1.0])] + [(None, [None, None])] * 2
+    assert "| people, mean of the shares | ≥ 80.0 % | – | – | 100.0 % | – | 4 |" in report.to_markdown()
+    distance = Measure("d", math.nan, 0, is_distance=True)
+    assert "| d | – | – | – | – | – | 0 |" in Report("primer", "", "", {}, [distance]).to_markdown()
+
+
+def test_a_scoreboard_writes_null_for_what_has_no_value() -> None:
+    board = Scoreboard("t", [Column("x", "x")], [Entry("fox", "icon", "base", {"x": math.nan})], {})
+    assert strict(board.to_json("base"))["means"] == {"base": {"x": None}}
+
+
+def test_values_as_json_knows_them() -> None:
+    values = {"a": math.nan, 3: (math.inf, [-math.inf, 0.5]), "p": Path("a/b"), "s": {1}}
+    assert strict(json.dumps(json_value(values))) == {"a": None, "3": [None, [None, 0.5]], "p": "a/b", "s": "{1}"}
+    measure = strict(json.dumps(json_value({"m": Measure("x", math.nan, 2)})))["m"]
+    assert (measure["name"], measure["value"], measure["count"]) == ("x", None, 2)
 
 
 def test_missing_scikit_learn_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

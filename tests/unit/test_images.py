@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -11,14 +13,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import sfumato.data.images as images
 from sfumato.data.images import (
     crop_box,
+    explained,
     list_images,
     load_image,
     load_tensor,
+    orientation,
     read_caption,
     resize,
     to_pixels,
@@ -54,6 +58,50 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:
     assert upright.shape == (16, 8, 3)
     assert upright[:8].mean() == 255
     assert upright[8:].mean() == 0
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_every_orientation_is_turned_as_pillow_does(number: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert (load_image(tmp_path / "a.png").rgb == np.asarray(ImageOps.exif_transpose(opened))).all()
+        assert orientation(opened) == (number if 1 <= number <= 8 else 1)
+
+
+def test_a_damaged_exif_block_does_not_spoil_a_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "camera", 72.0
+    exif.get_ifd(0x8769)[0x9003] = "2026:01:01 00:00:00"
+    exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 8), (200, 10, 20)).save(stream, "JPEG", exif=exif)
+    data, path = stream.getvalue(), tmp_path / "a.jpg"
+    start = data.index(b"Exif")
+    spoils_pillow = 0
+    for place in range(start, start - 2 + int.from_bytes(data[start - 2 : start], "big")):
+        for bits in (0x05, 0x07, 0x10):
+            path.write_bytes(data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :])
+            assert load_image(path).rgb.shape in ((16, 8, 3), (8, 16, 3)), f"byte {place} ^ {bits}"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))
+                except (struct.error, TypeError, AttributeError):
+                    spoils_pillow += 1
+    assert spoils_pillow > 0, "writing the block again, as Pillow does, would fail"
+
+
+@pytest.mark.parametrize("error", [struct.error, TypeError, AttributeError, KeyError, OSError, RecursionError])
+def test_whatever_a_decoder_says_names_the_file(error: type[Exception]) -> None:
+    with pytest.raises(UnreadableImage) as caught, explained(Path("a.jpg")):
+        raise error("x.")
+    told = "x" if error is OSError else f"its decoder failed ({error.__name__}: {error('x.')})"
+    assert caught.value.message == f"a.jpg is not a readable picture: {told}."
+    with pytest.raises(MemoryError), explained(Path("a.jpg")):
+        raise MemoryError
 
 
 def test_transparency_is_filled_and_kept(tmp_path: Path) -> None:

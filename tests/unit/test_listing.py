@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broken_folders import BROKEN, Broken, good_folder, photo
+from sfumato.data.images import list_images, require_folder
 from sfumato.data.listing import Entry, list_entries, scan_folder, visible
 from sfumato.errors import CaptionMissing, DataError, EmptyDataset
 
@@ -114,3 +117,48 @@ def test_no_folder(tmp_path: Path) -> None:
         list_entries(tmp_path / "gone")
     with pytest.raises(DataError, match="a.png is a file; a folder of pictures is needed"):
         list_entries(picture(tmp_path / "a.png"))
+
+
+def lock(monkeypatch: pytest.MonkeyPatch, name: str, method: str = "iterdir") -> None:
+    """Let the system refuse what one folder holds, as it does to all but root."""
+    original = getattr(Path, method)
+
+    def refuse(self: Path) -> Iterator[Path] | bool:
+        if name == (self.name if method == "iterdir" else self.parent.name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        answer: Iterator[Path] | bool = original(self)
+        return answer
+
+    monkeypatch.setattr(Path, method, refuse)
+
+
+@pytest.mark.parametrize("method", ["iterdir", "is_file"])
+def test_a_folder_below_that_cannot_be_opened_is_passed_over(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png")
+    within = picture(tmp_path / "lost+found" / "b.png")
+    lock(monkeypatch, "lost+found", method)
+    assert list(captions(tmp_path)) == ["a.png"]
+    (found,) = scan_folder(tmp_path).problems
+    assert (found.kind, found.severity, found.path) == ("unopened-folder", "warning", tmp_path / "lost+found")
+    assert found.found == "Permission denied" + (f" ('{within}')" if method == "is_file" else "")
+    assert [path.name for path in visible(tmp_path)] == (["a.png", "b.png"] if method == "iterdir" else ["a.png"])
+
+
+def test_folders_that_cannot_be_opened_and_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "data" / "3_fox" / "a.png")
+    picture(tmp_path / "data" / "2_dog" / "a.png")
+    with monkeypatch.context() as patch:
+        lock(patch, "3_fox")
+        with pytest.raises(DataError, match="3_fox: cannot be opened: Permission denied. Check its permissions"):
+            list_entries(tmp_path / "data")
+        assert [entry.name for entry in scan_folder(tmp_path / "data").entries] == ["2_dog/a.png"]
+    with monkeypatch.context() as patch:
+        lock(patch, "data")
+        for read in (list_entries, list_images):
+            with pytest.raises(DataError, match="data: cannot be opened: Permission denied. Check its permissions"):
+                read(tmp_path / "data")
+    lock(monkeypatch, tmp_path.name, "is_dir")
+    with pytest.raises(DataError, match="data: cannot be opened: Permission denied. Check its permissions"):
+        require_folder(tmp_path / "data")

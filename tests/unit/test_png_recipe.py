@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,52 @@ def test_no_picture_is_overwritten(tmp_path: Path) -> None:
     assert place_picture(tmp_path, "fox", first).name == "fox.png"
     assert place_picture(tmp_path, "fox", second).name == "fox-2.png"
     assert place_picture(tmp_path, "fox", second).name == "fox-2.png"
+
+
+def has_no_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_processes_at_the_same_moment_keep_both_pictures(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = encode_png(PICTURE, recipe()), encode_png(PICTURE, recipe(request={"steps": 9}))
+    link = os.link if links else has_no_links
+    others = [first, None]
+
+    def late(source: Path, target: Path) -> None:
+        other = others.pop(0)
+        if other is not None:
+            target.write_bytes(other)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    assert place_picture(tmp_path, "fox", second).name == "fox-2.png"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"fox.png": first, "fox-2.png": second}
+    others.append(second)
+    assert place_picture(tmp_path, "owl", second).name == "owl.png", "the same bytes are one picture"
+
+
+def test_a_name_is_free_again_when_a_picture_cannot_be_placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.EIO, "disk failure")
+
+    monkeypatch.setattr(os, "link", has_no_links)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageError, match=r"Could not write '.*fox\.png': disk failure"):
+        place_picture(tmp_path, "fox", b"data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_read_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    place_picture(tmp_path, "fox", b"data")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert place_picture(tmp_path, "fox", b"data").name == "fox-2.png"
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:

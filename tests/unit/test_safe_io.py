@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sfumato.formats.safe_io as safe_io
 from sfumato.errors import CheckpointError, StorageError, UnsafeFile
 from sfumato.formats.atomic import atomic_folder, atomic_write_bytes, remove_folder
 from sfumato.formats.safe_io import (
@@ -98,6 +99,11 @@ def broken(kind: str) -> bytes:
     if kind == "offsets":
         head = b'{"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}'
         return len(head).to_bytes(8, "little") + head + b"\0" * 8
+    if kind in ("metadata", "number"):
+        extra = b'"__metadata__":null,' if kind == "metadata" else b""
+        end = b'"eight"' if kind == "number" else b"8"
+        head = b"{" + extra + b'"x":{"dtype":"F32","shape":[2],"data_offsets":[0,' + end + b"]}}"
+        return len(head).to_bytes(8, "little") + head + b"\0" * 8
     if kind == "tail":
         head = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
         return len(head).to_bytes(8, "little") + head + b"\0" * 11
@@ -110,6 +116,8 @@ def broken(kind: str) -> bytes:
         ("header", "its header is not JSON"),
         ("list", "its header is not a JSON object"),
         ("entry", "an entry without dtype, shape or offsets"),
+        ("number", "an entry without dtype, shape or offsets"),
+        ("metadata", "its metadata are no table of texts"),
         ("offsets", "not a sound safetensors file"),
         ("tail", "3 bytes follow the last tensor"),
         ("html", "is a web page"),
@@ -255,6 +263,32 @@ def test_what_a_killed_process_left_is_removed_after_an_hour(tmp_path: Path) -> 
     os.utime(old, (time.time() - 7200,) * 2)
     atomic_write_bytes(tmp_path / "x", b"1")
     assert leftovers(tmp_path) == [young.name]
+
+
+def test_what_another_process_finishes_meanwhile_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / ".x.2.partial"
+    old.write_text("")
+    os.utime(old, (time.time() - 7200,) * 2)
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([folder / ".x.1.partial", old]))
+    atomic_write_bytes(tmp_path / "x", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("read", [refuse_pickle, read_header, read_safetensors])
+def test_files_that_cannot_be_opened_are_named(read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"x": torch.ones(1)})
+    refused = [(Path, "open"), (Path, "is_file")] + ([(safe_io, "safe_open")] if read is read_safetensors else [])
+    for owner, name in refused:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            with pytest.raises(CheckpointError) as caught:
+                read(path)
+        assert caught.value.message == f"'{path}' cannot be read: Permission denied."
+        assert caught.value.hint == "Check its permissions and the disk."
 
 
 def test_a_folder_goes_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

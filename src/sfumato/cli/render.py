@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -27,6 +27,7 @@ from sfumato.events import (
     Verdict,
 )
 from sfumato.operations.learn_plan import LearnPlan
+from sfumato.runtime.json_values import json_value
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -113,13 +114,8 @@ class JsonRenderer:
         self._write({"event": "interrupted", "checkpoint": saved.path if saved else None})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._out.write(json.dumps(record, default=_plain) + "\n")
+        self._out.write(json.dumps(json_value(record)) + "\n")
         self._out.flush()
-
-
-def _plain(value: object) -> object:
-    """Return a value that JSON does not know as one that it knows."""
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 class TerminalRenderer:

@@ -43,6 +43,12 @@ KINDS: dict[str, Kind] = {
         "They would not be learned from.",
         "Move them up, or name their folder '<repeats>_<caption>', for example '10_sks dog'.",
     ),
+    "unopened-folder": Kind(
+        "warning",
+        "folder that cannot be opened",
+        "Pictures in it would not be learned from.",
+        "Check its permissions if there are any.",
+    ),
     "mixed-folders": Kind(
         "warning",
         "pictures beside numbered folders",
@@ -50,7 +56,7 @@ KINDS: dict[str, Kind] = {
         "Move them into a numbered folder if other trainers are to see them too.",
     ),
     # ── files
-    "unopened": Kind("error", "cannot be opened", _STOPS, "Check its permissions and the disk."),
+    "unopened": Kind("error", "cannot be opened", "Learning would stop at it.", "Check its permissions and the disk."),
     "undecodable": Kind("error", "cannot be decoded", _STOPS, "Save it again as PNG, or take it out."),
     "truncated": Kind("error", "cut short", _STOPS, "Copy it again from where it came from, or take it out."),
     "not-a-picture": Kind("error", "not a picture of its kind", _STOPS, "Save it as PNG, or take it out."),
@@ -212,6 +218,18 @@ def finding(kind: str, path: Path, found: str) -> Finding:
     """
     known = KINDS[kind]
     return Finding(known.severity, kind, known.title, path, found, known.meaning, known.advice)
+
+
+def unopened(path: Path, error: OSError, kind: str = "unopened") -> Finding:
+    """Make the finding for a file or folder that the system does not open.
+
+    Args:
+        path: The file or folder.
+        error: What the system says; it may name something within the folder.
+        kind: A key of `KINDS`.
+    """
+    within = "" if error.filename in (None, str(path), path) else f" ('{error.filename}')"
+    return finding(kind, path, f"{error.strerror or error}{within}")
 
 
 def refusal(problem: Finding) -> DataError:

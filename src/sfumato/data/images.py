@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from sfumato.data.findings import refusal, unopened
 from sfumato.errors import CaptionMissing, ConfigError, DataError, EmptyDataset, UnreadableImage
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -30,6 +31,18 @@ MAX_PIXELS = 100_000_000
 SCALE_DOWN = "Scale it down first."
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _WHITE = (255, 255, 255)
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by the number that the camera noted; 1 is upright."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,13 @@ def require_folder(folder: Path) -> None:
     """Refuse a path that is no folder.
 
     Raises:
-        DataError: The folder does not exist or is a file.
+        DataError: The folder does not exist, is a file or lies where nothing can be read.
     """
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise refusal(unopened(folder, error)) from error
+    if not is_folder:
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}; a folder of pictures is needed.", hint="Check the path.")
 
@@ -79,13 +96,16 @@ def list_images(folder: Path | str) -> list[Path]:
         out.
 
     Raises:
-        DataError: The folder does not exist or is a file.
+        DataError: The folder does not exist, is a file or cannot be read.
         EmptyDataset: There is no picture in it.
     """
     folder = Path(folder)
     require_folder(folder)
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    found = sorted(path for path in entries if is_picture(path) and path.is_file())
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        found = sorted(path for path in entries if is_picture(path) and path.is_file())
+    except OSError as error:
+        raise refusal(unopened(folder, error)) from error
     if not found:
         raise EmptyDataset(
             f"{folder} holds no pictures ({len(entries)} other entries); files ending in {', '.join(EXTENSIONS)} "
@@ -122,13 +142,26 @@ def load_image(path: Path | str, fill: tuple[int, int, int] = _WHITE) -> Picture
                 hint=SCALE_DOWN,
             )
         opened.load()
-        image = ImageOps.exif_transpose(opened)
+        turn = _UPRIGHT.get(orientation(opened))
+        image = opened if turn is None else opened.transpose(turn)
         if not image.has_transparency_data:
             return Picture(_to_rgb(image), None, path)
         solid = image.convert("RGBA")
     ground = Image.new("RGBA", solid.size, (*fill, 255))
     rgb = Image.alpha_composite(ground, solid).convert("RGB")
     return Picture(np.asarray(rgb), np.asarray(solid.getchannel("A")), path)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how the camera was held, 1 to 8 as EXIF counts; 1, upright, where nothing that can be read says more.
+
+    Why nothing is raised: the pixels of a picture with a damaged EXIF block are sound.
+    """
+    try:
+        number = image.getexif().get(_ORIENTATION, 1)
+        return int(number) if number in _UPRIGHT else 1
+    except Exception:  # a parser of damaged bytes may end in any of them
+        return 1
 
 
 def crop_box(width: int, height: int, aspect: float = 1.0) -> tuple[int, int, int, int]:
@@ -255,7 +288,7 @@ def explained(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size has a limit of ours; damage that matters raises
             yield
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"{path} has too many pixels: {error}", hint=SCALE_DOWN) from error
@@ -263,8 +296,10 @@ def explained(path: Path) -> Iterator[None]:
         size = path.stat().st_size
         reason = "it is empty" if size == 0 else f"its {size} bytes are no PNG, JPEG, WebP or BMP"
         raise UnreadableImage(f"{path} is not a readable picture: {reason}.", hint=hint) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableImage(f"{path} is not a readable picture: {str(error).rstrip('.')}.", hint=hint) from error
+    except Exception as error:  # damaged bytes make a decoder fail in ways that it does not list
+        is_told = isinstance(error, OSError | SyntaxError | ValueError) and str(error)
+        reason = str(error).rstrip(".") if is_told else f"its decoder failed ({type(error).__name__}: {error})"
+        raise UnreadableImage(f"{path} is not a readable picture: {reason}.", hint=hint) from error
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

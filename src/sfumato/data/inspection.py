@@ -12,7 +12,7 @@ from PIL import Image
 
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import Fingerprint, fingerprint, sharpness
-from sfumato.data.images import FORMATS, MAX_PIXELS, SCALE_DOWN, explained, load_image, resize
+from sfumato.data.images import FORMATS, MAX_PIXELS, SCALE_DOWN, explained, load_image, orientation, resize
 from sfumato.errors import UnreadableImage
 from sfumato.events import Finding
 
@@ -21,7 +21,6 @@ WIDEST = 2.0
 
 _FORMAT_OF = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 _SAME_AS = {"MPO": "JPEG", "DIB": "BMP"}
-_ORIENTATION = 0x0112
 _TURNS = {
     2: "mirrored",
     3: "by 180°",
@@ -113,10 +112,9 @@ def _header(path: Path) -> list[Finding]:
         kind = _SAME_AS.get(str(opened.format), str(opened.format))
         if kind != _FORMAT_OF.get(path.suffix.lower()):
             found.append(finding("wrong-extension", path, f"ends in {path.suffix} and is {kind}"))
-        turn = _TURNS.get(opened.getexif().get(_ORIENTATION, 1))
-        if turn is not None:
-            number = opened.getexif()[_ORIENTATION]
-            found.append(finding("orientation", path, f"EXIF orientation {number}: to be turned {turn}"))
+        number = orientation(opened)
+        if number in _TURNS:
+            found.append(finding("orientation", path, f"EXIF orientation {number}: to be turned {_TURNS[number]}"))
         frames = getattr(opened, "n_frames", 1)
         if frames > 1 and opened.format != "MPO":
             found.append(finding("animated", path, f"{frames} frames"))

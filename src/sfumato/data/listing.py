@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.data.findings import finding, refusal
+from sfumato.data.findings import finding, refusal, unopened
 from sfumato.data.images import is_picture, list_images, read_caption, require_folder
 from sfumato.data.metadata import read_metadata
 from sfumato.events import Finding
@@ -81,26 +81,35 @@ def scan_folder(folder: Path | str) -> Listing:
         Pictures and problems; both may be empty.
 
     Raises:
-        DataError: The folder does not exist or is a file.
+        DataError: The folder does not exist, is a file or cannot be read.
     """
     folder = Path(folder)
     require_folder(folder)
+    try:
+        pictures, folders = _pictures(folder), _folders(folder)
+    except OSError as error:
+        raise refusal(unopened(folder, error)) from error
     captions, problems = read_metadata(folder)
-    entries = {path: _entry(folder, path, captions) for path in _pictures(folder)}
+    entries = {path: _entry(folder, path, captions) for path in pictures}
     has_own = bool(entries)
     entries |= {path: _entry(folder, path, captions) for path in captions}
     numbered: dict[Path, int] = {}
-    for below in _folders(folder):
+    for below in folders:
         match = _NUMBERED.fullmatch(below.name)
         if match is None or not 1 <= int(match["repeats"]) <= MAX_REPEATS:
             continue
         numbered[below] = int(match["repeats"])
+        try:
+            pictures = _pictures(below)
+        except OSError as error:
+            problems.append(unopened(below, error))
+            continue
         inner, found = read_metadata(below)
         problems += found
         caption = " ".join(match["caption"].split())
-        for path in [*_pictures(below), *inner]:
+        for path in [*pictures, *inner]:
             entries[path] = _entry(folder, path, captions | inner, numbered[below], caption)
-    for below in _folders(folder):
+    for below in folders:
         is_read = below in numbered or any(below in path.parents for path in captions)
         problems += [] if is_read else _misnamed(below, has_neighbours=bool(numbered), is_only=not entries)
     if has_own and numbered:
@@ -122,7 +131,7 @@ def list_entries(folder: Path | str) -> list[Entry]:
 
     Raises:
         EmptyDataset: There is no picture.
-        DataError: The folder does not exist, a folder's name or `metadata.jsonl` is wrong.
+        DataError: The folder does not exist or cannot be read, a folder's name or `metadata.jsonl` is wrong.
     """
     listing = scan_folder(folder)
     for problem in listing.problems:
@@ -135,8 +144,16 @@ def list_entries(folder: Path | str) -> list[Entry]:
 
 def visible(folder: Path) -> list[Path]:
     """Return all files below a folder, sorted; whatever is hidden, or lies in a hidden folder, is left out."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if _is_file(path))
     return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether a path is a file that the system lets us see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _entry(folder: Path, path: Path, captions: dict[Path, str], repeats: int = 1, caption: str = "") -> Entry:
@@ -159,9 +176,12 @@ def _misnamed(folder: Path, *, has_neighbours: bool, is_only: bool) -> list[Find
 
     A number that cannot be meant is always a mistake. A name without a number is one beside numbered folders, and where
     nothing else can be read and the name looks as if the number was forgotten; elsewhere such a folder may be meant to
-    be left out.
+    be left out. Of one that cannot be opened nothing more is known.
     """
-    match, count = _NUMBERED.fullmatch(folder.name), len(_pictures(folder))
+    try:
+        match, count = _NUMBERED.fullmatch(folder.name), len(_pictures(folder))
+    except OSError as error:
+        return [unopened(folder, error, "unopened-folder")]
     if not count or not (match or has_neighbours or (is_only and "_" in folder.name)):
         return []
     reason = f"{int(match['repeats'])} repeats, not 1 to {MAX_REPEATS}," if match else "no number of repeats in front"

@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.findings import finding
+from sfumato.data.findings import finding, unopened
 from sfumato.data.images import EXTENSIONS
 from sfumato.events import Finding
 
 METADATA = "metadata.jsonl"
 KEYS = ("file_name", "text")
+_SHOWN = 60
 
 
 def read_metadata(folder: Path) -> tuple[dict[Path, str], list[Finding]]:
@@ -27,18 +28,21 @@ def read_metadata(folder: Path) -> tuple[dict[Path, str], list[Finding]]:
     path = folder / METADATA
     captions: dict[Path, str] = {}
     problems: list[Finding] = []
-    if not path.is_file():
-        return captions, problems
     try:
+        if not path.is_file():
+            return captions, problems
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         return captions, [finding("metadata-encoding", path, f"byte {error.start} is no UTF-8")]
     except OSError as error:
-        return captions, [finding("unopened", path, error.strerror or str(error))]
+        return captions, [unopened(path, error)]
     unknown: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
         if line.strip():
-            problems += _read_line(line, number, path, captions, unknown)
+            try:
+                problems += _read_line(line, number, path, captions, unknown)
+            except RecursionError:
+                problems.append(finding("metadata-json", path, f"line {number}: nested too deeply: {line[:_SHOWN]}"))
     if unknown:
         keys = ", ".join(f"{key!r} in {count} line{'s' if count > 1 else ''}" for key, count in unknown.items())
         problems.append(finding("metadata-unknown-key", path, keys))
@@ -64,8 +68,14 @@ def _read_line(line: str, number: int, path: Path, captions: dict[Path, str], un
     picture = path.parent / name
     if picture in captions:
         return [finding("metadata-entry", path, f"line {number}: {name!r} has an entry already")]
-    if not picture.is_file() or picture.suffix.lower() not in EXTENSIONS:
-        what = "is no picture that is read" if picture.is_file() else "does not exist"
+    try:
+        is_file = picture.is_file()
+    except OSError as error:
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+        what = f"{shown!r} cannot be opened: {error.strerror} ({len(name)} letters)"
+        return [finding("metadata-missing-file", path, f"line {number}: {what}")]
+    if not is_file or picture.suffix.lower() not in EXTENSIONS:
+        what = "is no picture that is read" if is_file else "does not exist"
         return [finding("metadata-missing-file", path, f"line {number}: {name!r} {what}")]
     captions[picture] = " ".join(text.split())
     unknown.update(others)

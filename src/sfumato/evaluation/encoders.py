@@ -19,7 +19,7 @@ from torch import Tensor
 from sfumato.errors import ConfigError
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.grounds import border, ground_rgb, on_white
-from sfumato.evaluation.local_encoders import load_local
+from sfumato.evaluation.local_encoders import LocalEncoder, load_local
 from sfumato.models.efficientnet import EfficientNetLite0
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -153,7 +153,7 @@ def choose_judges(
         dual: As there.
 
     Returns:
-        The encoders of pictures in the order asked for, and the encoder of texts.
+        The encoders of pictures in the order asked for, each model with a name of its own, and the encoder of texts.
     """
     if texts == "auto":
         texts = "none" if dual is None else "dual"
@@ -169,6 +169,7 @@ def choose_judges(
                 field="judge_texts" if texts == "dual" else "judge_pictures",
                 hint="Use 'embedded' for pictures, and 'none' or a CLIP folder for texts.",
             )
+    _tell_apart([encoder for encoder in seen.values() if isinstance(encoder, LocalEncoder)])
     by_text: TextEncoder | None = None
     if texts != "none":
         found = seen[texts]
@@ -182,6 +183,15 @@ def choose_judges(
     if "embedded" in pictures:
         seen["embedded"] = EmbeddedEncoder(eye)
     return [seen[name] for name in pictures], by_text
+
+
+def _tell_apart(encoders: Sequence[LocalEncoder]) -> None:
+    """Name encoders of one family in folders of one name, such as `main`, by more of their paths, until all differ."""
+    for encoder in encoders:
+        others = [other for other in encoders if other.folder != encoder.folder]
+        most = len(encoder.folder.parts)
+        differs = (n for n in range(1, most) if encoder.named(n) not in {other.named(n) for other in others})
+        encoder.name = encoder.named(next(differs, most))
 
 
 def without_ground(picture: Picture) -> Picture:

@@ -46,11 +46,15 @@ class LocalEncoder:
     """
 
     def __init__(self, folder: Path, kind: str, model: Any) -> None:
-        self.kind, self.model = kind, model
-        self.name = f"{_KINDS[kind][0]} ({folder.name})"
+        self.folder, self.kind, self.model = folder.absolute(), kind, model
+        self.name = self.named(1)
         vision = model.config.vision_config if kind == "clip" else model.config
         self.side = int(vision.image_size)
         self.mean, self.std = _normalisation(folder, _KINDS[kind][2])
+
+    def named(self, parts: int) -> str:
+        """Return the family with the last parts of the folder's path."""
+        return f"{_KINDS[self.kind][0]} ({'/'.join(self.folder.parts[-parts:])})"
 
     @torch.no_grad()
     def embed_pictures(self, pictures: Sequence[Picture]) -> Features:

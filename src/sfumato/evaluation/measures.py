@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Measure:
 
     Attributes:
         name: What is measured.
-        value: What the base reaches: a share in [0, 1], or a distance.
+        value: What the base reaches: a share in [0, 1], or a distance; not a number where it could not be measured.
         count: Number of generated pictures behind it.
         interval: 95 % bootstrap interval; `None` for distances, which resampling biases.
         target: What it should reach.
@@ -44,8 +45,8 @@ class Measure:
 
     @property
     def is_reached(self) -> bool | None:
-        """Whether the target is met; `None` without a target."""
-        if self.target is None:
+        """Whether the target is met; `None` without a target or a value."""
+        if self.target is None or math.isnan(self.value):
             return None
         return self.value <= self.target if self.is_distance else self.value >= self.target
 
@@ -82,9 +83,14 @@ def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
         statistic: Takes row numbers, with repeats, and returns a number.
         count: Number of rows.
         seed: Decides the resampling.
+
+    Returns:
+        Its ends; what is not a number is left out, and both are none where nothing else is left.
     """
     rng = np.random.default_rng(derive_seed(seed, "bootstrap", count))
     values = [statistic(rng.integers(count, size=count)) for _ in range(_RESAMPLES)]
+    if all(map(math.isnan, values)):
+        return math.nan, math.nan
     low, high = np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)
 

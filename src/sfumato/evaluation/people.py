@@ -6,6 +6,7 @@ pictures of the people asked for, whose identities are in no training picture, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +45,12 @@ class Readings:
     generated: np.ndarray
 
     def share(self, chosen: np.ndarray) -> float:
-        """Return the accuracy on generated pictures as a share of that on the real ones, over some readings."""
+        """Return the accuracy on generated pictures as a share of that on the real ones, over some readings.
+
+        It is not a number where no real picture is read right.
+        """
         real = balanced_accuracy(self.real[chosen], self.labels[chosen])
-        return balanced_accuracy(self.generated[chosen], self.labels[chosen]) / real if real > 0 else float("nan")
+        return balanced_accuracy(self.generated[chosen], self.labels[chosen]) / real if real > 0 else math.nan
 
     def resampled(self, counts: np.ndarray) -> np.ndarray:
         """Return positions of readings, each as often as its picture was drawn."""
@@ -118,11 +122,12 @@ def _measures(readings: Mapping[str, Readings], count: int, seed: int) -> list[M
 
 
 def _mean(readings: Mapping[str, Readings], count: int, seed: int) -> Measure:
-    """Average the shares over the attributes."""
+    """Average the shares over the attributes that have one."""
 
     def mean(rows: Rows) -> float:
         counts = np.bincount(rows, minlength=count)
-        return float(np.nanmean([found.share(found.resampled(counts)) for found in readings.values()]))
+        shares = np.array([found.share(found.resampled(counts)) for found in readings.values()])
+        return math.nan if np.isnan(shares).all() else float(np.nanmean(shares))
 
     name = "people, mean of the shares"
     return Measure(name, mean(np.arange(count)), count, bootstrap(mean, count, seed), TARGET, 1.0)

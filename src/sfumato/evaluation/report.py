@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sfumato.evaluation.measures import Measure
+from sfumato.runtime.json_values import json_value
 
 FORMAT = 1
 _HEADER = ("measure", "target", "reached", "95 % interval", "ceiling", "chance", "n")
@@ -34,7 +36,7 @@ class Report:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def to_json(self) -> str:
-        """Return the report as JSON; the same base, data and plan give the same bytes."""
+        """Return the report as JSON; the same base, data and plan give the same bytes, what has no value is null."""
         measures = [{**asdict(measure), "is_reached": measure.is_reached} for measure in self.measures]
         content = {
             "format": FORMAT,
@@ -44,7 +46,7 @@ class Report:
             "measures": measures,
             "notes": list(self.notes),
         }
-        return json.dumps(content, indent=2) + "\n"
+        return json.dumps(json_value(content), indent=2) + "\n"
 
     def to_markdown(self) -> str:
         """Return the report as a page with one table."""
@@ -72,7 +74,8 @@ class Report:
 def _line(measure: Measure) -> str:
     """Write one line of the table."""
     show = _distance if measure.is_distance else _percent
-    interval = "–" if measure.interval is None else f"{show(measure.interval[0])} to {show(measure.interval[1])}"
+    low, high = (math.nan, math.nan) if measure.interval is None else measure.interval
+    interval = "–" if math.isnan(low) else f"{show(low)} to {show(high)}"
     mark = {True: " ✓", False: " ✗", None: ""}[measure.is_reached]
     target = "–" if measure.target is None else f"{'≤' if measure.is_distance else '≥'} {show(measure.target)}"
     cells = (
@@ -88,10 +91,12 @@ def _line(measure: Measure) -> str:
 
 
 def _percent(value: float) -> str:
-    """Write a share; small ones with more digits."""
+    """Write a share; small ones with more digits, and one that could not be measured as a dash."""
+    if math.isnan(value):
+        return "–"
     return f"{100 * value:.2f} %" if 0 < value < 0.01 else f"{100 * value:.1f} %"
 
 
 def _distance(value: float) -> str:
-    """Write a distance."""
-    return f"{value:.2f}"
+    """Write a distance, and one that could not be measured as a dash."""
+    return "–" if math.isnan(value) else f"{value:.2f}"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sfumato.evaluation.measures import Interval, mean_interval
+from sfumato.runtime.json_values import json_value
 
 _FEWEST = 5
 """Subjects below which an interval says nothing."""
@@ -127,7 +128,7 @@ class Scoreboard:
         return found
 
     def to_json(self, baseline: str) -> str:
-        """Return everything as JSON."""
+        """Return everything as JSON; what has no value is null."""
         content = {
             "format": 1,
             **self.facts,
@@ -137,7 +138,7 @@ class Scoreboard:
             "subjects": [asdict(entry) for entry in self.entries],
             "notes": list(self.notes),
         }
-        return json.dumps(content, indent=2) + "\n"
+        return json.dumps(json_value(content), indent=2) + "\n"
 
     def to_markdown(self, baseline: str) -> str:
         """Return a page: one table over all subjects, one for each kind of subject, and who beats the base."""

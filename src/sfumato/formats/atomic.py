@@ -35,25 +35,40 @@ def atomic_write_bytes(
             behind.
     """
     path = Path(path)
-    chunks: Iterable[bytes | memoryview] = [data] if isinstance(data, bytes) else data
-    stage = _stage_name(path)
-    written = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        with stage.open("xb") as file:
-            for chunk in chunks:
-                written += len(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+    with _staged_file(path, [data] if isinstance(data, bytes) else data, total_bytes) as stage:
         stage.replace(path)
-        _fsync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(error, path, written if total_bytes is None else total_bytes) from error
-    finally:
-        with suppress(OSError):
-            stage.unlink(missing_ok=True)
+
+
+def atomic_write_new(path: Path, data: bytes) -> bool:
+    """Write a file unless something of its name is there, whoever put it there and however lately.
+
+    Args:
+        path: Target; missing parent folders are made.
+        data: The content.
+
+    Returns:
+        Whether it was written; of several processes at the same moment one writes.
+
+    Raises:
+        StorageError: The disk is full or the place cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    with _staged_file(path, [data], None) as stage:
+        try:
+            os.link(stage, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a disk without links: an empty file keeps the name free of others
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            try:
+                stage.replace(path)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+    return True
 
 
 @contextmanager
@@ -119,16 +134,40 @@ def storage_error(error: OSError, path: Path, needed_bytes: int) -> StorageError
     )
 
 
+@contextmanager
+def _staged_file(path: Path, chunks: Iterable[bytes | memoryview], total_bytes: int | None) -> Iterator[Path]:
+    """Give a flushed neighbour of `path` with the content, to be put in its place within the block."""
+    stage = _stage_name(path)
+    written = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        with stage.open("xb") as file:
+            for chunk in chunks:
+                written += len(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        yield stage
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path, written if total_bytes is None else total_bytes) from error
+    finally:
+        with suppress(OSError):
+            stage.unlink(missing_ok=True)
+
+
 def _stage_name(path: Path) -> Path:
     """Name a hidden neighbour of `path` to write to first."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what a killed process left beside `path` more than an hour ago."""
+    """Remove what a killed process left beside `path` more than an hour ago; another one may finish meanwhile."""
     for stale in path.parent.glob(f".{path.name}.*.partial"):
-        if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
 
 
 def _swap_folder(stage: Path, path: Path) -> None:

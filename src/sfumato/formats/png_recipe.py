@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import ConfigError, UnreadableImage
-from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.formats.atomic import atomic_write_new
 
 RECIPE_VERSION = 1
 
@@ -139,6 +139,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def place_picture(folder: Path, stem: str, data: bytes) -> Path:
     """Write a PNG under a name that is free, or leave it where the very same bytes lie already.
 
+    Another process may take a name at the same moment: no file that is there is ever replaced.
+
     Args:
         folder: Where to; made when it is missing.
         stem: Wanted name without ending; `-2`, `-3` … is added when another picture has it.
@@ -153,12 +155,17 @@ def place_picture(folder: Path, stem: str, data: bytes) -> Path:
     number = 1
     while True:
         path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
-        if not path.exists():
-            atomic_write_bytes(path, data)
-            return path
-        if path.is_file() and path.read_bytes() == data:
+        if (not path.exists() and atomic_write_new(path, data)) or _holds(path, data):
             return path
         number += 1
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Say whether a file holds these very bytes; one that cannot be read is another."""
+    try:
+        return path.is_file() and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _quoted(value: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,11 @@ def refuse_pickle(path: Path) -> None:
 
     Raises:
         UnsafeFile: Reading it could run code that its author chose.
+        CheckpointError: It cannot be opened.
     """
     path = Path(path)
-    by_content = path.is_file() and _begins_as_pickle(path)
+    with _opening(path):
+        by_content = path.is_file() and _begins_as_pickle(path)
     if path.suffix.lower() not in PICKLE_SUFFIXES and not by_content:
         return
     seen = "holds a pickle" if by_content else f"ends in '{path.suffix}', which means a pickle"
@@ -134,22 +137,27 @@ def read_header(path: Path) -> Header:
         Its header; no tensor data is read.
 
     Raises:
-        CheckpointError: The file is missing, truncated or no safetensors file; the message says which.
+        CheckpointError: The file is missing, unreadable, truncated or no safetensors file; the message says which.
         UnsafeFile: It is a pickle.
     """
     path = Path(path)
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "does not exist"
+    with _opening(path):
+        is_file, is_folder = path.is_file(), path.is_dir()
+    if not is_file:
+        kind = "is a folder" if is_folder else "does not exist"
         raise CheckpointError(
             f"'{path}' {kind}; a safetensors file was needed.", hint="Check the path for a typing mistake."
         )
     refuse_pickle(path)
-    entries, data_bytes = _parse_header(path)
+    with _opening(path):
+        entries, data_bytes = _parse_header(path)
     metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise _corrupt(path, "its metadata are no table of texts")
     try:
         tensors = {name: TensorInfo(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
         expected = max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise _corrupt(path, "its header has an entry without dtype, shape or offsets") from error
     if data_bytes < expected:
         raise CheckpointError(
@@ -173,7 +181,7 @@ def read_safetensors(path: Path, names: Iterable[str] | None = None) -> dict[str
         them.
 
     Raises:
-        CheckpointError: The file is missing, truncated, corrupt, or lacks one of `names`.
+        CheckpointError: The file is missing, unreadable, truncated, corrupt, or lacks one of `names`.
         UnsafeFile: It is a pickle.
     """
     header = read_header(path)
@@ -185,7 +193,7 @@ def read_safetensors(path: Path, names: Iterable[str] | None = None) -> dict[str
             hint="It belongs to another model or was made by another version.",
         )
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
+        with _opening(path), safe_open(str(path), framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in wanted}
     except SafetensorError as error:
         raise _corrupt(path, str(error)) from error
@@ -209,6 +217,17 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}\n".encode())
         digest.update(_tensor_bytes(tensor.half() if tensor.is_floating_point() else tensor))
     return digest.hexdigest()
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Name the file where the system does not let it be read."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"'{path}' cannot be read: {error.strerror or error}.", hint="Check its permissions and the disk."
+        ) from error
 
 
 def _parse_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -6,12 +6,12 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sfumato.events import Event
 from sfumato.formats.atomic import atomic_write_bytes, storage_error
+from sfumato.runtime.json_values import json_value
 
 EVENTS = "events.jsonl"
 
@@ -42,7 +42,7 @@ class Journal:
         Returns:
             The problem, the first time that nothing could be written, otherwise `None`.
         """
-        line = {"event": type(event).__name__, "time": round(time.time(), 3), **_plain(event)}
+        line = {"event": type(event).__name__, "time": round(time.time(), 3), **json_value(event)}
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -85,24 +85,6 @@ def _counts(line: bytes, resumed: int) -> bool:
         return line.endswith(b"\n") and int(json.loads(line).get("step", 0)) <= resumed > 0
     except (ValueError, AttributeError):
         return False
-
-
-def _plain(event: Event) -> dict[str, Any]:
-    """Return the fields of an event as JSON values."""
-    return {item.name: _json_value(getattr(event, item.name)) for item in fields(event)}
-
-
-def _json_value(value: Any) -> Any:
-    """Return a value that JSON knows; not-a-number becomes null."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _json_value(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def _board(run_dir: Path, resumed: int) -> Any:

@@ -43,7 +43,7 @@ def build_benchmark(
     """Build a benchmark into a new folder; the same seed and set give the same bytes.
 
     Pictures of people that the set does not hold are drawn with Node; without people, or where all are there, Node is
-    not needed. The folder appears only when it is complete.
+    not needed. A new folder appears only when it is complete; an empty one is filled then, its `benchmark.json` last.
 
     Args:
         out: Folder to write.
@@ -137,7 +137,8 @@ def _licences(primer: Primer, made: Sequence[Made]) -> dict[str, Licence]:
 
 def _write(out: Path, benchmark: Benchmark, pictures: Mapping[str, Pixels], captions: Mapping[str, str]) -> None:
     """Write everything beside the folder and move it to its place."""
-    stage = out.with_name(f".{out.name}.part")
+    place = out.resolve()  # `.` has no name of its own
+    stage = place.with_name(f".{place.name}.part")
     try:
         if stage.exists():
             shutil.rmtree(stage)
@@ -148,8 +149,11 @@ def _write(out: Path, benchmark: Benchmark, pictures: Mapping[str, Pixels], capt
         for file, caption in captions.items():
             (stage / file).with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
         (stage / FILE).write_text(benchmark.to_json(), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        stage.rename(out)
+        if not place.exists():
+            stage.rename(place)
+            return
+        for path in sorted(stage.iterdir(), key=lambda path: path.name == FILE):  # someone may work in the folder
+            path.rename(place / path.name)
+        stage.rmdir()
     except OSError as error:
         raise StorageError(f"The folder {out} cannot be written: {error.strerror}.", field="output") from error
