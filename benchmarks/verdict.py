@@ -78,6 +78,10 @@ class Witness:
         self.probe, self.case, self.request = probe, case, request
         self.trials: list[Trial] = []
 
+    def texts(self) -> list[str]:
+        """Return everything that the verdict asks for."""
+        return self.probe.texts()
+
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the base, and let it draw, the subject described in words."""
         yield from self.probe.begin(pipeline)

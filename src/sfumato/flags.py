@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel, ConfigDict
@@ -21,25 +22,30 @@ class Flag:
         metavar: What stands for the value in the help.
         positional: Whether the value comes without a flag.
         file_only: Whether it can be given in a file alone.
+        sets_keys: Whether it holds `KEY=VALUE`: those of flags come after those of a file, and any flag wins over what
+            a file says of its key.
     """
 
     names: tuple[str, ...] = ()
     metavar: str | None = None
     positional: bool = False
     file_only: bool = False
+    sets_keys: bool = False
 
 
 class Request(BaseModel):
     """Base of all requests: unknown keys are refused and values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    places: ClassVar[Mapping[str, str]] = {}
+    """Dotted keys that fields stand for where `KEY=VALUE` can be given too; other fields have their own names."""
 
 
 def flag_of(name: str, field: FieldInfo) -> Flag:
     """Return how a field is written on the command line."""
     declared = next((item for item in field.metadata if isinstance(item, Flag)), Flag())
     names = declared.names or (() if declared.positional else (f"--{name.replace('_', '-')}",))
-    return Flag(names, declared.metavar, declared.positional, declared.file_only)
+    return Flag(names, declared.metavar, declared.positional, declared.file_only, declared.sets_keys)
 
 
 def is_list(field: FieldInfo) -> bool:

@@ -5,18 +5,49 @@ A setting that is not given keeps its default in the trainer, which may depend o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sfumato.flags import Flag, Request
 
+_PLACES: Mapping[str, str] = {
+    "lr": "optim.lr",
+    "steps": "loop.steps",
+    "save_every": "loop.save_every",
+    "optimizer": "optim.name",
+    "schedule": "optim.schedule",
+    "warmup": "optim.warmup_steps",
+    "accumulate": "loop.accumulate",
+    "ema_decay": "ema.decay",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "precision": "precision",
+    "loss": "objective.loss",
+    "weighting": "objective.weighting",
+    "gamma": "objective.gamma",
+    "offset_noise": "objective.offset_noise",
+    "times": "objective.times",
+    "masks": "pictures.masks",
+    "mask_folder": "pictures.mask_folder",
+    "unmasked_weight": "pictures.unmasked_weight",
+    "buckets": "pictures.buckets",
+    "variants": "pictures.variants",
+    "crop": "pictures.crop",
+    "jitter": "pictures.jitter",
+    "word": "word",
+    "say_class": "say_class",
+    "strength": "strength",
+    "preview_prompts": "preview_prompts",
+}
 Table = Annotated[dict[str, Any], Field(description="Settings of the trainer, in a file alone."), Flag(file_only=True)]
 
 
 class LearnSettings(Request):
     """How a subject is learned."""
+
+    places: ClassVar[Mapping[str, str]] = _PLACES
 
     optimizer: Annotated[
         Literal["adamw", "muon", "adafactor", "adamw-8bit", "lion", "prodigy", "schedule-free"] | None,
@@ -100,7 +131,7 @@ class LearnSettings(Request):
     overrides: Annotated[
         tuple[str, ...],
         Field(description="Set any value of the trainer, for example optim.weight_decay=0.01; may be given again."),
-        Flag(("--set",), "KEY=VALUE"),
+        Flag(("--set",), "KEY=VALUE", sets_keys=True),
     ] = ()
     optim: Table = Field(default_factory=dict)
     objective: Table = Field(default_factory=dict)

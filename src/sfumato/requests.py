@@ -306,7 +306,7 @@ class TrainRequest(Request):
     overrides: Annotated[
         tuple[str, ...],
         Field(description="Change one value of the recipe, for example loop.steps=500; may be given again."),
-        Flag(("--set",), "KEY=VALUE"),
+        Flag(("--set",), "KEY=VALUE", sets_keys=True),
     ] = ()
     output: Annotated[
         Path | None,

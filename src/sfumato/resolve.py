@@ -42,6 +42,8 @@ def resolve(
 ) -> Resolved[RequestT]:
     """Build a request; later sources win: default, preset, file, flag.
 
+    Texts `KEY=VALUE` of a flag are added to those of a file, which yield to every flag that sets the same key.
+
     Args:
         request_class: Which request.
         preset: Values that a method or a base prefers to the defaults.
@@ -60,6 +62,7 @@ def resolve(
         ("flag", flags or {}),
     ]
     values: dict[str, Any] = {}
+    of_file: dict[str, Any] = {}
     sources: dict[str, Source] = dict.fromkeys(request_class.model_fields, "default")
     for source, layer in layers:
         where = str(file) if source == "file" else None
@@ -68,11 +71,28 @@ def resolve(
                 raise unknown_key(key, request_class, where)
             values[key] = value
             sources[key] = source
+        if source == "file":
+            of_file = dict(values)
+    values |= _joined(request_class, of_file, flags or {})
     try:
         request = request_class.model_validate(values)
     except ValidationError as error:
         raise _config_error(error, request_class, sources, file) from error
     return Resolved(request, sources)
+
+
+def _joined(request_class: type[Request], before: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lists of `KEY=VALUE` from a file without what flags say, then those from flags."""
+    given = {request_class.places.get(name, name) for name, value in flags.items() if value is not None}
+    joined: dict[str, Any] = {}
+    for name, field in request_class.model_fields.items():
+        texts, more = before.get(name), flags.get(name, ())
+        if not flag_of(name, field).sets_keys or not isinstance(texts, list | tuple):
+            continue
+        staying = [text for text in texts if not isinstance(text, str) or text.partition("=")[0].strip() not in given]
+        if isinstance(more, list | tuple):
+            joined[name] = (*staying, *more)
+    return joined
 
 
 def unknown_key(key: str, model: type[BaseModel], where: str | None = None) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 import signal
@@ -18,6 +19,8 @@ from PIL import Image
 import sfumato as package
 from sfumato.errors import ConfigError, SfumatoError
 from sfumato.formats.png_recipe import read_recipe
+from sfumato.operations.learn import learn as lesson
+from sfumato.requests import LearnRequest
 
 Run = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,6 +43,20 @@ def test_learn_and_use(sfumato: Run, base: Path, photos: Path) -> None:
     Path("fox.safetensors").unlink()
     missing = sfumato("replay", path)
     assert missing.code == 2 and "concept 1 is missing: 'fox.safetensors'" in missing.err
+
+
+def test_one_lesson_at_a_time_for_a_result(base: Path, photos: Path, tmp_path: Path) -> None:
+    values = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "base": str(base), "steps": 3}
+    output = tmp_path / "fox.safetensors"
+    request = LearnRequest.model_validate({**values, "verdict": False, "output": output})
+    first = lesson(request)
+    next(first)
+    for more in ({}, {"resume": True}):
+        with pytest.raises(ConfigError, match=rf"Another run works in '{tmp_path}/fox.run' \(process {os.getpid()}\)"):
+            next(lesson(request.model_copy(update=more)))
+    list(first)
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]  # neither run folder nor lock
+    list(lesson(request))
 
 
 def test_a_word_alone_is_learned_and_used(sfumato: Run, base: Path, photos: Path) -> None:

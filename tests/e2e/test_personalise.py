@@ -13,19 +13,31 @@ import torch
 from PIL import Image
 
 from sfumato.data.templates import TEMPLATES, TemplateSet
+from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import CannotResume, ConfigError, DataError, EmptyDataset, NoTargetMatched, UnreadableImage
 from sfumato.events import Artifact, Checkpoint, Event, Metric, Notice, Preview, Progress, Step
-from sfumato.formats.bundle import Bundle, load_bundle
+from sfumato.formats.bundle import Bundle, Word, load_bundle
 from sfumato.formats.concept import load_concept
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
+from sfumato.runtime.seeding import derive_seed
+from sfumato.training.cache import TensorCache
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
-from sfumato.training.subject import class_prompts, joined, pick, read_subject, subject_caption
+from sfumato.training.subject import (
+    CLASS_SETTINGS,
+    Samples,
+    class_prompts,
+    class_samples,
+    joined,
+    pick,
+    read_subject,
+    subject_caption,
+)
 from tiny import tiny_bundle
 from tiny_pictures import draw_discs
 
@@ -146,6 +158,8 @@ def test_another_setting_or_picture_is_not_resumed(bundle: Bundle, pictures: Pat
         list(learn(config(pictures, tmp_path / "a.safetensors", rank=8), bundle, tmp_path / "run", resume=True))
     with pytest.raises(CannotResume, match="already holds a run"):
         list(learn(config(pictures, tmp_path / "a.safetensors"), bundle, tmp_path / "run"))
+    shown = config(pictures, tmp_path / "a.safetensors", preview_prompts=("a <fox>",))  # they teach nothing
+    assert list(learn(shown, bundle, tmp_path / "run", resume=True))
 
 
 def test_class_pictures_are_drawn_once_by_the_plain_base(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
@@ -157,6 +171,42 @@ def test_class_pictures_are_drawn_once_by_the_plain_base(bundle: Bundle, picture
     assert all("learn/prior" in values and "learn/subject" in values for values in metrics)
     events = list(learn(chosen, bundle, tmp_path / "run", resume=True))
     assert not [event for event in events if isinstance(event, Progress) and event.phase == "class pictures"]
+
+
+def class_set(bundle: Bundle, count: int, cache: Path, stop: int | None = None) -> tuple[list[int], Samples | None]:
+    """Draw class pictures, perhaps only a few; return how many there were at each event, and the pictures."""
+    seen: list[int] = []
+    for event in class_samples(Pipeline(bundle), ["a fox", "a red fox"], count, 3, TensorCache(cache)):
+        if isinstance(event, Samples):
+            return seen, event
+        assert isinstance(event, Progress) and event.total == count
+        seen.append(event.done)
+        if stop is not None and event.done >= stop:
+            return seen, None
+    raise AssertionError
+
+
+def test_class_pictures_go_on_and_grow_with_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
+    seen, whole = class_set(bundle, 9, tmp_path / "whole")
+    assert whole is not None and seen == [4, 8, 9] and whole.captions[:3] == ("a fox", "a red fox", "a fox")
+    assert class_set(bundle, 9, tmp_path / "parts", stop=4) == ([4], None)
+    seen, grown = class_set(bundle, 6, tmp_path / "parts")
+    assert seen == [6] and grown is not None and torch.equal(grown.mean, whole.mean[:6])
+    seen, ended = class_set(bundle, 9, tmp_path / "parts")
+    assert seen == [9] and ended is not None and torch.equal(ended.mean, whole.mean)
+    seed = derive_seed(3, "class pictures", 8)
+    *_, alone = Pipeline(bundle).generate(["a fox"], [seed], CLASS_SETTINGS, decode=False)
+    assert isinstance(alone, Step) and torch.equal(alone.x_t, whole.mean[8:])
+    assert class_set(bundle, 9, tmp_path / "whole")[0] == []
+
+
+def test_class_pictures_of_another_reading_of_the_weights_are_not_taken(bundle: Bundle, tmp_path: Path) -> None:
+    class_set(bundle, 1, tmp_path)
+    later = Schedule(replace(bundle.schedule.config, beta_end=0.013))
+    words = (Word("fox", "red robot", "robot"),)
+    for change in ({"schedule": later}, {"prediction": "x_0"}, {"words": words}):
+        assert class_set(replace(bundle, **change), 1, tmp_path)[0] == [1]
+    assert class_set(bundle, 1, tmp_path)[0] == []
 
 
 def test_class_pictures_may_be_asked_by_the_captions(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 import sfumato as package
 from sfumato.events import Progress
+from sfumato.operations.own_process import running
 from sfumato.operations.plan_lesson import plan_lesson
 from sfumato.operations.rehearsal import OutOfRoom, rehearse
 from sfumato.requests import LearnRequest
@@ -106,6 +106,7 @@ def test_a_limit_forces_a_switch_and_an_impossible_one_is_told(sfumato: Run, bas
         (("--set", "optim.lrr=1"), "settings: unknown key 'optim.lrr'. Did you mean 'lr'?"),
         (("--word", "zzz"), "word is 'zzz' but identifier is 'new'"),
         (("-o", "fox.txt"), "does not end in .safetensors"),
+        (("-o", "."), "The output '.' does not end in .safetensors. Use 'concept.safetensors'."),
         (("--base", "nowhere"), "nowhere"),
     ],
 )
@@ -132,9 +133,9 @@ def lesson(base: Path, photos: Path, output: Path) -> LearnRequest:
 def test_a_plan_that_is_interrupted_leaves_no_process_and_no_file(base: Path, photos: Path, temporary: Path) -> None:
     events = plan_lesson(lesson(base, photos, temporary / "fox.safetensors"))
     next(event for event in events if isinstance(event, Progress))
-    assert multiprocessing.active_children() and list(temporary.iterdir())
+    assert running() and list(temporary.iterdir())
     events.close()
-    assert not multiprocessing.active_children() and not list(temporary.iterdir())
+    assert not running() and not list(temporary.iterdir())
 
 
 def test_ctrl_c_ends_the_measured_process_too(base: Path, photos: Path, temporary: Path) -> None:
@@ -163,12 +164,21 @@ def test_ctrl_c_ends_the_measured_process_too(base: Path, photos: Path, temporar
 def test_a_process_that_the_system_ends_ran_out_of_memory(base: Path, photos: Path, temporary: Path) -> None:
     events = rehearse(lesson(base, photos, temporary / "fox.safetensors").model_copy(update={"plan": False}))
     next(events)
-    for process in multiprocessing.active_children():
+    for process in running():
         process.kill()
     with pytest.raises(StopIteration) as stopped:
         while True:
             next(events)
     assert isinstance(stopped.value.value, OutOfRoom) and not list(temporary.iterdir())
+
+
+def test_a_plan_does_not_run_the_script_again(base: Path, photos: Path, tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    asked = f"{str(photos)!r}, placeholder='<fox>', class_noun='fox', base={str(base)!r}, verdict=False"
+    script.write_text(f"open('runs.txt', 'a').write('|')\nimport sfumato\nprint(sfumato.plan({asked}).steps)\n")
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "100\n", done.stderr
+    assert (tmp_path / "runs.txt").read_text() == "|"
 
 
 def test_from_python(base: Path, photos: Path) -> None:

@@ -107,6 +107,27 @@ def test_only_an_empty_folder_or_a_base_is_replaced(pictures: Path, tmp_path: Pa
     check_output(whole(pictures, place), None)
 
 
+@pytest.mark.parametrize("name", [".git", ".hg", ".svn"])
+def test_a_clone_of_a_repository_is_not_replaced(name: str, pictures: Path, tmp_path: Path) -> None:
+    place = tmp_path / "clone"
+    (place / name).mkdir(parents=True)
+    for _ in range(2):
+        assert refused(whole(pictures, place)) == (
+            f"The output '{place}' holds '{name}', the history of a repository; the whole base would replace it."
+        )
+        (place / "model_index.json").touch()  # no base is worth a history
+
+
+def test_hidden_entries_count_but_those_that_nobody_made(pictures: Path, tmp_path: Path) -> None:
+    place = tmp_path / "fox-base"
+    place.mkdir()
+    for name in (".DS_Store", "Thumbs.db", ".fox.01234567.partial"):
+        (place / name).touch()
+    check_output(whole(pictures, place), None)
+    (place / ".env").touch()
+    assert "is a folder with 1 entries and no model_index.json" in refused(whole(pictures, place))
+
+
 @pytest.mark.parametrize("name", [".", "..", "/"])
 def test_a_base_needs_a_name_of_its_own(name: str, pictures: Path) -> None:
     assert refused(whole(pictures, Path(name))).startswith(f"The output '{name}' is no new name")
@@ -143,6 +164,12 @@ def test_a_plan_refuses_what_the_lesson_refuses(sfumato: Run, base: Path, photos
 class NeverAsked:
     """A judge that must not be asked to look at anything."""
 
+    def __init__(self, *texts: str) -> None:
+        self.asked = texts
+
+    def texts(self) -> tuple[str, ...]:
+        return self.asked
+
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         raise AssertionError
 
@@ -171,7 +198,7 @@ def refuse(chosen: LearnConfig, bundle: Bundle, run: Path, error: type[SfumatoEr
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(error, match=message) as caught:
         patch.setattr(Pipeline, "generate", draw)
-        list(learn(asked, bundle, run, probe=NeverAsked(), **more))
+        list(learn(asked, bundle, run, **{"probe": NeverAsked(), **more}))
     assert not list(run.glob("cache/class/*"))
     return caught.value
 
@@ -265,15 +292,33 @@ def test_sentences_and_class_prompts_that_are_too_long_are_named(bundle: Bundle,
     assert caught.value.hint == "Shorten the class noun, or the caption that it stands in."
 
 
+def test_texts_to_draw_that_are_too_long_are_named(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    """What fits with the noun may not fit with the word and the noun."""
+    text = "a {} " + " ".join(["on blue"] * 9)
+    while bundle.tokenizer.excess(text.format("fox two")) is None:
+        text += " a"
+    assert bundle.tokenizer.excess(text.format("fox")) is None
+    said, output = text.format("<fox>"), tmp_path / "a.safetensors"
+    loop = LoopConfig(steps=2, save_every=1, preview_every=1, tensorboard=False)
+    chosen = config(pictures, output, preview_prompts=(said,), loop=loop, identifier="rare", word="two")
+    message = rf"^The preview prompt '{said}' has 33 tokens .*, the limit is 32; this would be cut: 'a'\."
+    error = refuse(chosen, bundle, tmp_path / "run", DataError, message)
+    assert error.field == "preview_prompts" and "or leave it out" in error.hint
+    judged = config(pictures, output, identifier="rare", word="two", preview_prompts=(said,))  # which none draws
+    probe = NeverAsked("a fox", said)
+    message = "^The verdict's prompt 'a <fox> on .*' has 33"
+    error = refuse(judged, bundle, tmp_path / "run", DataError, message, probe=probe)
+    assert error.field == "verdict_prompts" and "--no-verdict" in error.hint
+
+
 def test_class_pictures_see_nothing_of_what_learns(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     """PiSSA's factors change the base by rounding alone; class pictures must not see even that."""
     drawn = []
     for init in ("kaiming", "pissa"):
         changes = {"init": init, "rank": 4, "targets": ("all",), "prior_weight": 1.0, "num_class_images": 2}
         list(learn(config(pictures, tmp_path / f"{init}.safetensors", **changes), bundle, tmp_path / init))
-        (file,) = (tmp_path / init / "cache" / "class").iterdir()
-        drawn.append((file.name, file.read_bytes()))
-    assert drawn[0] == drawn[1]
+        drawn.append({file.name: file.read_bytes() for file in (tmp_path / init / "cache" / "class").iterdir()})
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2
     learner = Learner(config(pictures, Path("a.safetensors")), bundle, read_subject(pictures, "<fox>", "fox", bundle))
     before = bundle.tokenizer.placeholders
     try:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfumato.runtime.locks import only_one
+
 Run = Callable[..., Any]
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.toml"
 FEWER = (
@@ -19,6 +21,13 @@ FEWER = (
     "--set",
     "ema.decay=0.5",
 )
+
+
+def test_one_training_at_a_time_in_a_folder(sfumato: Run) -> None:
+    with only_one(Path("runs/tiny")):
+        answer = sfumato("train", "denoiser", RECIPE, *FEWER)
+    assert answer.code == 2 and "Another run works in 'runs/tiny'" in answer.err
+    assert not Path("runs").exists()
 
 
 def test_train_resume_and_draw(sfumato: Run) -> None:

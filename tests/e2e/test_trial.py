@@ -39,6 +39,9 @@ class Scripted:
         self.seen: dict[int, str] = {}
         self.looked: list[int] = []
 
+    def texts(self) -> tuple[str, ...]:
+        return ("a fox", "a <fox>")
+
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         self.base = content_hash({"latents": latents(pipeline, "a fox")})
         yield Progress("the base", 1, 1)

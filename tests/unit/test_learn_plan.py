@@ -14,14 +14,14 @@ from PIL import Image
 from drawn_primer import write
 from sfumato.cli.plan_text import duration_text, plan_text
 from sfumato.cli.render import event_record
-from sfumato.errors import CannotResume, ConfigError
+from sfumato.errors import CannotResume, ConfigError, Diverged
 from sfumato.events import Checkpoint, Event, Metric, Notice, Preview, Progress, Verdict
 from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.effective_settings import effective_settings
 from sfumato.operations.learn import learn, lesson_config
 from sfumato.operations.learn_plan import LearnPlan, TimePart, fits, saves, scaled_look, total_seconds
 from sfumato.operations.learn_values import with_settings
-from sfumato.operations.plan_lesson import plan_lesson
+from sfumato.operations.plan_lesson import plan_lesson, time_parts
 from sfumato.operations.rehearsal import OutOfRoom, Rehearsed, Sizes, rehearsal_config
 from sfumato.operations.stopwatch import (
     BASE_LOOK,
@@ -464,6 +464,15 @@ def test_parts_are_told_by_events() -> None:
     assert [part for part, _ in watch.peaks] == [part for _, part in events]
     assert len(watch.steps) == 1 and watch.step_s == watch.steps[0]
     assert watch.seconds[START] > 1e9 and watch.peak_before(STEP) == watch.peaks[2][1] and watch.peak_before(START) == 0
+
+
+def test_steps_without_finite_numbers_give_no_plan(folder: Path) -> None:
+    found, request = rehearsed(), asked(folder)
+    found.watch.steps.clear()
+    with pytest.raises(Diverged, match="in 0 of the measured steps; a plan needs at least 1 step"):
+        plan_of(request, lambda _: found)
+    with pytest.raises(Diverged, match="in 0 of"):
+        time_parts(request, lesson_config(request), found, 0)
 
 
 def test_the_peak_is_in_the_part_that_reached_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from sfumato.errors import ConfigError, EmptyDataset, TrainingError
 from sfumato.events import Metric, Progress
 from sfumato.formats.bundle import save_bundle
 from sfumato.operations.measured_lesson import learn_measured
+from sfumato.operations.own_process import running
 from sfumato.operations.trials import check_methods
 from sfumato.requests import LearnRequest
 from sfumato.runtime.peak_memory import peak_memory_bytes
@@ -60,7 +60,7 @@ def test_a_lesson_that_is_closed_goes_on_to_the_same_bytes(lesson: LearnRequest,
     events = learn_measured(lesson)
     next(event for event in events if isinstance(event, Metric))
     events.close()
-    assert not multiprocessing.active_children()
+    assert not running()
     assert lesson.output is not None and not lesson.output.exists() and (tmp_path / "it.run").is_dir()
     list(learn_measured(lesson.model_copy(update={"resume": True})))
     whole = tmp_path / "whole.safetensors"
@@ -78,7 +78,7 @@ def test_a_lesson_that_is_closed_goes_on_to_the_same_bytes(lesson: LearnRequest,
 def test_a_lesson_whose_process_dies_is_reported(lesson: LearnRequest) -> None:
     events = learn_measured(lesson)
     next(event for event in events if isinstance(event, Progress))
-    (process,) = multiprocessing.active_children()
+    (process,) = running()
     process.kill()
     with pytest.raises(
         TrainingError, match=f"The lesson for '{lesson.output}' ended with exit code -9 before it was"

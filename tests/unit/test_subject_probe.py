@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,24 @@ def test_a_report_leaves_open_what_a_step_could_not_tell(photos: Path, eye: Feat
     assert page.count("<td>–</td>") == 1 and "<b>Use step 100.</b>" in page
     content = json.loads((tmp_path / "report/scores.json").read_text())
     assert ["leaks" in step["means"] for step in content["steps"]] == [False, True]
+
+
+@pytest.mark.parametrize(("prompts", "seeds", "shown"), [(3, 60, 33), (40, 2, 34), (3, 2, 12)])
+def test_no_picture_of_a_report_is_too_small(
+    prompts: int, seeds: int, shown: int, eye: FeatureExtractor, photos: Path, tmp_path: Path
+) -> None:
+    probe, _ = judged(photos, eye, tmp_path, {50: Painter(0.4)})
+    many = [*PROMPTS, *(f"a {{}} on {number}" for number in range(37))][:prompts]
+    plan = VerdictPlan(prompts=tuple(many), seeds=seeds)
+    whole = prompts * seeds + 6
+    probe.plan, picture = plan, probe.drawn[50][0]
+    probe.drawn = {0: [picture] * (whole - 3), 50: [picture] * whole}
+    list(write_report(probe, tmp_path / "report"))
+    page = (tmp_path / "report/report.html").read_text()
+    sides = [float(side) for side in re.findall(r'<image [^>]*width="([^"]+)"', page)]
+    assert min(sides) >= 24 and len(sides) == 2 * shown - 3 + len(probe.subject)
+    said = f"Shown are {shown} of the {whole} pictures of a row; all of them are scored."
+    assert (said in page) == (shown < whole)
 
 
 def test_damaged_scores_are_named(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:

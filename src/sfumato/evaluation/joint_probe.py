@@ -28,6 +28,10 @@ class JointProbe:
         self.subjects = tuple(subjects)
         self.rule = self.subjects[0].plan.rule
 
+    def texts(self) -> list[str]:
+        """Return everything that is asked for of every subject."""
+        return [text for one in self.subjects for text in one.texts()]
+
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the pictures of every subject and at what the base draws of its class."""
         for one in self.subjects:

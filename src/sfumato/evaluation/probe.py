@@ -78,6 +78,12 @@ class SubjectProbe:
         self.subject: list[Picture] = []
         self.own = torch.arange(len(plan.prompts)).repeat_interleave(plan.seeds)
 
+    def texts(self) -> list[str]:
+        """Return everything that is asked for, by the class and by the word."""
+        plan, words = self.plan, (self.class_noun, self.placeholder)
+        plain = [self.class_prompt, plan.plain.replace("{}", self.placeholder)]
+        return [text for word in words for text in filled(plan.prompts, word)] + plain
+
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the subject's pictures and at what the base draws of its class: the yardstick of every step."""
         side = pipeline.bundle.native_size

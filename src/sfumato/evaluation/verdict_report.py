@@ -22,7 +22,7 @@ from sfumato.evaluation.joint_probe import JointProbe
 from sfumato.evaluation.measures import Interval, mean_interval
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.scores import columns
-from sfumato.evaluation.verdict_plan import filled
+from sfumato.evaluation.verdict_plan import VerdictPlan, filled
 from sfumato.events import Artifact, Event, Verdict
 from sfumato.formats.atomic import atomic_folder
 
@@ -31,7 +31,7 @@ Measured = Mapping[int, Mapping[str, tuple[float, Interval | None]]]
 """Every number of every step, with its interval where it has one."""
 
 _WIDTH, _MARGIN, _LABEL, _GAP = 1080, 20, 84, 4
-_CHART = 190
+_CHART, _SMALLEST = 190, 24
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em;background:#faf9f6;"
     "color:#28282c}table{border-collapse:collapse;font-size:13px}td,th{padding:.2em .7em;text-align:right;"
@@ -61,6 +61,44 @@ class _Section:
     verdict: Verdict
     measured: Measured
     sheet: Canvas
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which pictures of a row find room: as many of each prompt as of the others, then of the plain sentences."""
+
+    plan: VerdictPlan
+    prompts: int
+    seeds: int
+    class_seeds: int
+
+    @property
+    def count(self) -> int:
+        """Pictures that are shown of a row."""
+        return self.prompts * self.seeds + 2 * self.class_seeds
+
+    @property
+    def whole(self) -> int:
+        """Pictures of a row."""
+        return len(self.plan.prompts) * self.plan.seeds + 2 * self.plan.class_seeds
+
+    def of(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Take what is shown from a row; that of the base ends before the sentence with the word."""
+        plan = self.plan
+        first = len(plan.prompts) * plan.seeds
+        shown = [prompt * plan.seeds + seed for prompt in range(self.prompts) for seed in range(self.seeds)]
+        for start in (first, first + plan.class_seeds):
+            shown += range(start, start + self.class_seeds)
+        return [pictures[index] for index in shown if index < len(pictures)]
+
+
+def _columns(plan: VerdictPlan) -> _Columns:
+    """Choose what is shown so that no picture is too small to be seen."""
+    room = (_WIDTH - 2 * _MARGIN - _LABEL) // (_SMALLEST + _GAP)
+    class_seeds = min(plan.class_seeds, room // 6)
+    room -= 2 * class_seeds
+    prompts = min(len(plan.prompts), room)
+    return _Columns(plan, prompts, min(plan.seeds, room // prompts), class_seeds)
 
 
 def write_report(probe: SubjectProbe | JointProbe, folder: Path) -> Iterator[Event]:
@@ -146,8 +184,10 @@ def _sheet(probe: SubjectProbe, verdict: Verdict) -> Canvas:
     """Lay the whole report out."""
     lines = textwrap.wrap(f"Use step {verdict.step}. {verdict.reason}", 150)
     alarms = [line for alarm in verdict.alarms for line in textwrap.wrap(f"Alarm. {alarm}", 150)]
-    shown = max(len(pictures) for pictures in probe.drawn.values())
-    side = (_WIDTH - 2 * _MARGIN - _LABEL) / shown - _GAP
+    shown = _columns(probe.plan)
+    if shown.count < shown.whole:
+        lines.append(f"Shown are {shown.count} of the {shown.whole} pictures of a row; all of them are scored.")
+    side = (_WIDTH - 2 * _MARGIN - _LABEL) / shown.count - _GAP
     rows = len(probe.drawn) + 1
     top = _MARGIN + 34 + 17 * (len(lines) + len(alarms))
     grid = top + _CHART + 60
@@ -157,7 +197,7 @@ def _sheet(probe: SubjectProbe, verdict: Verdict) -> Canvas:
     for number, line in enumerate([*lines, *alarms]):
         canvas.text((_MARGIN, _MARGIN + 40 + 17 * number), line, 12, INK if number < len(lines) else BOUND)
     _charts(canvas, probe, verdict, top)
-    _grid(canvas, probe, verdict, grid, side)
+    _grid(canvas, probe, verdict, grid, side, shown)
     return canvas
 
 
@@ -186,23 +226,22 @@ def _charts(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number) 
         draw_plane(canvas, box, points, verdict.front, verdict.step, names)
 
 
-def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, side: Number) -> None:
+def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, side: Number, shown: _Columns) -> None:
     """Place the subject's pictures, then a row for the base and for every step."""
-    prompts, seeds = filled(probe.plan.prompts, probe.placeholder), probe.plan.seeds
+    prompts, seeds = filled(probe.plan.prompts, probe.placeholder)[: shown.prompts], shown.seeds
     with_word = probe.plan.plain.replace("{}", probe.placeholder)
     heads = [*prompts, f"{probe.class_prompt} (without the word)", f"{with_word} (alone)"]
     for number, head in enumerate(heads):
         of_class = max(0, number - len(prompts))
-        left = _MARGIN + _LABEL + ((number - of_class) * seeds + of_class * probe.plan.class_seeds) * (side + _GAP)
-        letters = max(8, int((seeds if number < len(prompts) else probe.plan.class_seeds) * (side + _GAP) / 5.6))
+        left = _MARGIN + _LABEL + ((number - of_class) * seeds + of_class * shown.class_seeds) * (side + _GAP)
+        letters = max(8, int((seeds if number < len(prompts) else shown.class_seeds) * (side + _GAP) / 5.6))
         for line, text in enumerate(textwrap.wrap(head, letters, max_lines=3, placeholder=" …")):
             canvas.text((left, top - 30 + 12 * line), text, 10)
     rows: list[tuple[str, str, list[Picture]]] = [
-        ("the base" if step == 0 else f"step {step}", CHOSEN if step == verdict.step else INK, pictures)
+        ("the base" if step == 0 else f"step {step}", CHOSEN if step == verdict.step else INK, shown.of(pictures))
         for step, pictures in sorted(probe.drawn.items())
     ]
-    room = max(len(pictures) for _, _, pictures in rows)
-    rows.append(("your pictures", FAINT, probe.subject[:room]))
+    rows.append(("your pictures", FAINT, probe.subject[: shown.count]))
     for row, (label, colour, pictures) in enumerate(rows):
         y = top + row * (side + _GAP)
         canvas.text((_MARGIN, y + side / 2), label, 11, colour)

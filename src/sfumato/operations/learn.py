@@ -24,6 +24,7 @@ from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
 from sfumato.runtime.byte_sizes import bytes_text
+from sfumato.runtime.locks import only_one
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.personalise import learn as learn_subject
 
@@ -49,11 +50,18 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
         two of kind `report`.
 
     Raises:
+        ConfigError: Another process learns the same.
         SfumatoError: A picture or the base is not usable, or the file cannot be written.
     """
     _check_plan(request)
-    config, probe = lesson_config(request, bundle), judge(request)
-    output, run_dir = config.output, run_folder(config.output)
+    config = lesson_config(request, bundle)
+    with only_one(run_folder(config.output)):
+        yield from _lesson(request, config, bundle)
+
+
+def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -> Events:
+    """Learn, report and clear up."""
+    output, run_dir, probe = config.output, run_folder(config.output), judge(request)
     finished = False
     base = bundle or load_bundle(request.base, held_in=config.held_in)
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):

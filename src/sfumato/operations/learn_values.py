@@ -6,44 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato.adapters.config import LINEAR
+from sfumato.errors import ConfigError
 from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.overrides import key_and_value
-from sfumato.requests import LearnRequest
+from sfumato.requests import LearnRequest, flag_of
 from sfumato.training.factors import is_of_text
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED
 from sfumato.training.recipe_file import parse_recipe, set_value
 
-PLACES: Mapping[str, str] = {
-    "lr": "optim.lr",
-    "steps": "loop.steps",
-    "save_every": "loop.save_every",
-    "optimizer": "optim.name",
-    "schedule": "optim.schedule",
-    "warmup": "optim.warmup_steps",
-    "accumulate": "loop.accumulate",
-    "ema_decay": "ema.decay",
-    "gradient_checkpointing": "gradient_checkpointing",
-    "precision": "precision",
-    "loss": "objective.loss",
-    "weighting": "objective.weighting",
-    "gamma": "objective.gamma",
-    "offset_noise": "objective.offset_noise",
-    "times": "objective.times",
-    "masks": "pictures.masks",
-    "mask_folder": "pictures.mask_folder",
-    "unmasked_weight": "pictures.unmasked_weight",
-    "buckets": "pictures.buckets",
-    "variants": "pictures.variants",
-    "crop": "pictures.crop",
-    "jitter": "pictures.jitter",
-    "word": "word",
-    "say_class": "say_class",
-    "strength": "strength",
-    "preview_prompts": "preview_prompts",
-}
+PLACES: Mapping[str, str] = LearnRequest.places
 """Where a field of the request stands among the trainer's settings."""
+_ARGUMENTS = {
+    "folder": "folder",
+    "placeholder": "placeholder",
+    "class_noun": "class_noun",
+    "kind": "style",
+    "further": "also",
+    "method": "method",
+    "output": "output",
+}
+"""Keys of the trainer that the verdict and what is usual go by too: fields of the request, not for `--set`."""
 TABLES = ("optim", "objective", "pictures", "ema", "loop")
 
 
@@ -56,10 +40,11 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
         unet: That of the base, whose width decides what is usual.
 
     Raises:
-        ConfigError: A key is unknown, or a value is out of range or does not fit another.
+        ConfigError: A key is unknown or has an argument of its own, or a value is out of range or does not fit another.
     """
     content = config.model_dump()
     overrides = dict(key_and_value(text) for text in request.overrides)
+    _check_arguments(overrides)
     name = overrides.get("optim.name") or request.optimizer or request.optim.get("name") or config.optim.name
     suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
     factor = suited.pop("lr_factor", 1.0)
@@ -87,6 +72,21 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     return parse_recipe(content, LearnConfig, "settings")
+
+
+def _check_arguments(overrides: Mapping[str, str]) -> None:
+    """Refuse to set what more than the trainer goes by."""
+    for key, value in overrides.items():
+        name = _ARGUMENTS.get(key.partition(".")[0])
+        if name is None:
+            continue
+        flag = flag_of(name, LearnRequest.model_fields[name])
+        argument = f"the argument {flag.metavar}" if flag.positional else flag.names[-1]
+        raise ConfigError(
+            f"--set: given '{key}={value}'; '{key}' is not the trainer's alone and is set by {argument}.",
+            field=name,
+            hint=f"Give {argument} instead.",
+        )
 
 
 def _with_usual(targets: object, usual: tuple[str, ...]) -> object:

@@ -163,18 +163,21 @@ def time_parts(request: LearnRequest, config: LearnConfig, found: Rehearsed, fir
         config: Its settings.
         found: What was measured.
         first_step: The step that it goes on from.
+
+    Raises:
+        Diverged: No step was finite.
     """
-    watch, loop = found.watch, config.loop
+    watch, loop, step_s = found.watch, config.loop, found.watch.step_s
     steps, states = max(0, loop.steps - first_step), saves(first_step, loop.steps, loop.save_every)
     spent = watch.seconds
     parts = [TimePart(START, spent[START]), TimePart(PICTURES, spent[PICTURES])]
     if found.class_pictures:
         each = spent[CLASS_PICTURES] / found.class_pictures
         parts.append(TimePart(CLASS_PICTURES, each, config.num_class_images))
-    parts.append(TimePart(PREPARATION, spent.get(PREPARATION, 0.0) + max(0.0, watch.steps[0] - watch.step_s)))
+    parts.append(TimePart(PREPARATION, spent.get(PREPARATION, 0.0) + max(0.0, watch.steps[0] - step_s)))
     if found.base_look is not None:
         parts.append(TimePart(BASE_LOOK, _whole_look(found.base_look, found.look_steps, request.verdict_steps)))
-    parts += [TimePart(STEP, watch.step_s, steps), TimePart(SAVING, spent[SAVING], states)]
+    parts += [TimePart(STEP, step_s, steps), TimePart(SAVING, spent[SAVING], states)]
     if found.look is not None:
         parts.append(TimePart(LOOK, _whole_look(found.look, found.look_steps, request.verdict_steps), states))
     if loop.preview_every and PREVIEW in spent:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sfumato.errors import Diverged
 from sfumato.events import Checkpoint, Event, Metric, Notice, Preview, Progress, Verdict
 from sfumato.pipeline import Pipeline
 from sfumato.runtime.peak_memory import peak_memory_bytes
@@ -65,7 +66,16 @@ class Stopwatch:
 
     @property
     def step_s(self) -> float:
-        """Seconds per step, without the first, which warms up."""
+        """Seconds per step, without the first, which warms up.
+
+        Raises:
+            Diverged: No step was taken, since none had finite numbers.
+        """
+        if not self.steps:
+            raise Diverged(
+                "Finite numbers were found in 0 of the measured steps; a plan needs at least 1 step.",
+                hint="Lower the learning rate (--lr), or start the lesson itself to see where they come from.",
+            )
         counted = self.steps[1:] or self.steps
         return sum(counted) / len(counted)
 
@@ -154,6 +164,7 @@ class TimedProbe:
         self.base_look: Look | None = None
         self.step_look: Look | None = None
         self.recall, self.leader, self.settled, self.verdict = judge.recall, judge.leader, judge.settled, judge.verdict
+        self.texts = judge.texts
 
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the base."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from sfumato.operations.overrides import key_and_value
 from sfumato.operations.stream import Events
 from sfumato.requests import TrainRequest
+from sfumato.runtime.locks import only_one
 from sfumato.training.autoencoder import train_autoencoder
 from sfumato.training.denoiser import train_denoiser
 from sfumato.training.dual_encoder import train_dual_encoder
@@ -25,16 +26,21 @@ def train(request: TrainRequest) -> Events:
         Metrics, previews, checkpoints and the finished folder.
 
     Raises:
-        ConfigError: The recipe or a change to it is not usable.
+        ConfigError: The recipe or a change to it is not usable, or another process trains in the same folder.
         CannotResume: The folder holds another run.
     """
     changes = dict(key_and_value(text) for text in request.overrides)
     if request.part == "autoencoder":
         first = load_recipe(request.recipe, AutoencoderRecipe, changes)
-        yield from train_autoencoder(first, request.output or RUNS / first.name, request.resume)
+        run_dir = request.output or RUNS / first.name
+        events = train_autoencoder(first, run_dir, request.resume)
     elif request.part == "dual-encoder":
         third = load_recipe(request.recipe, DualEncoderRecipe, changes)
-        yield from train_dual_encoder(third, request.output or RUNS / third.name, request.resume)
+        run_dir = request.output or RUNS / third.name
+        events = train_dual_encoder(third, run_dir, request.resume)
     else:
         second = load_recipe(request.recipe, DenoiserRecipe, changes)
-        yield from train_denoiser(second, request.output or RUNS / second.name, request.resume)
+        run_dir = request.output or RUNS / second.name
+        events = train_denoiser(second, run_dir, request.resume)
+    with only_one(run_dir):
+        yield from events

@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "loop.tensorboard",
     "optim.decay_steps",
     "preview.*",
+    "preview_prompts",
     "bundle_every",
     "name",
     "autoencoder",

@@ -50,7 +50,7 @@ def learn(
     Raises:
         EmptyDataset: The folder holds no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption is too long for the base.
+        DataError: A caption, a preview prompt or a text that the probe draws is too long for the base.
         ConfigError: Two settings do not go together, the output would take something else's place, or a word cannot
             be learned.
         NoTargetMatched: `targets` fits no layer.
@@ -68,7 +68,7 @@ def learn(
     class_texts = [text for prompts in asked for text in prompts[: config.num_class_images]]
     learner = Learner(config, bundle, samples, class_texts, kept)
     try:
-        check_start(learner, run_dir, resume=resume)
+        check_start(learner, run_dir, resume=resume, judged=() if probe is None else probe.texts())
         yield Progress("pictures", 1, 1)
         yield from _said_of_weights(samples)
         with learner.set_aside():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,10 @@ _FOLDER = re.compile(r"step-(\d{8,})")
 @runtime_checkable
 class Probe(Protocol):
     """Judges what is learned."""
+
+    def texts(self) -> Sequence[str]:
+        """Return everything that it asks for, words not written out."""
+        ...
 
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the base before anything is learned."""

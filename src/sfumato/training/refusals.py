@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import CheckpointError, ConfigError
+from sfumato.errors import CheckpointError, ConfigError, DataError
 from sfumato.formats.bundle import Bundle
 from sfumato.training import state
 from sfumato.training.factors import rates
@@ -17,6 +17,8 @@ from sfumato.training.methods import METHODS
 from sfumato.training.optim import build_optimizers, check_average
 
 _INDEX = "model_index.json"
+_VERSION_CONTROL = (".git", ".hg", ".svn", ".jj", ".bzr", "_darcs", "CVS")
+_OF_THE_SYSTEM = (".DS_Store", "Thumbs.db")
 
 
 def check_config(config: LearnConfig, bundle: Bundle) -> None:
@@ -41,7 +43,8 @@ def check_output(config: LearnConfig, base: Path | None) -> None:
     """Refuse a place where the result would take away something else than a result.
 
     A file ends in .safetensors, a folder in nothing. The whole base is written to a new or empty folder, or replaces
-    one that holds a base (`model_index.json`), such as an earlier result. A concept file replaces a file of its name.
+    one that holds a base (`model_index.json`), such as an earlier result, but never a clone of a repository. A concept
+    file replaces a file of its name.
 
     Args:
         config: The lesson.
@@ -49,16 +52,17 @@ def check_output(config: LearnConfig, base: Path | None) -> None:
 
     Raises:
         ConfigError: The name does not say what will be there; a file stands where a folder is to come, or a folder
-            where a file is; the folder holds anything but a base, the pictures, their masks, or the base that the
-            lesson starts from.
+            where a file is; the folder holds anything but a base, a repository's history, the pictures, their masks,
+            or the base that the lesson starts from.
     """
     output, is_base = config.output, METHODS[config.method].weights and not config.output.suffix
     if not is_base and output.suffix != ".safetensors":
-        folder = f", or '{output.with_suffix('')}' for the whole base" if METHODS[config.method].weights else ""
+        named = output / "concept" if output.name in ("", "..") else output
+        folder = f", or '{named.with_suffix('')}' for the whole base" if METHODS[config.method].weights else ""
         raise ConfigError(
             f"The output '{output}' does not end in .safetensors.",
             field="output",
-            hint=f"Use '{output.with_suffix('.safetensors')}'{folder}.",
+            hint=f"Use '{named.with_suffix('.safetensors')}'{folder}.",
         )
     if not is_base and output.is_dir():
         raise ConfigError(
@@ -70,19 +74,22 @@ def check_output(config: LearnConfig, base: Path | None) -> None:
         _check_folder(config, base)
 
 
-def check_start(learner: Learner, run_dir: Path, *, resume: bool) -> None:
+def check_start(learner: Learner, run_dir: Path, *, resume: bool, judged: Sequence[str] = ()) -> None:
     """Refuse what the loop would refuse, before anything is drawn for it.
 
     Args:
         learner: What learns.
         run_dir: Folder of the run; only the settings of its newest checkpoint are read.
         resume: Whether the run is to go on.
+        judged: Texts that are drawn to judge what is learned.
 
     Raises:
+        DataError: A text that is drawn on the way is too long for the base.
         ConfigError: The optimizer is not installed, does not go with a moving average, or a pattern of learning rates
             fits nothing.
         CannotResume: The folder holds a run and `resume` is off, or that run had other settings.
     """
+    _check_texts(learner, judged)
     check_average({PHASE: build_optimizers(learner.learning, rates(learner.config))}, learner.config.ema.decay)
     found = state.checkpoints_of(run_dir)
     if found and not resume:
@@ -90,6 +97,24 @@ def check_start(learner: Learner, run_dir: Path, *, resume: bool) -> None:
     saved = next((settings for _, folder in found if (settings := _settings(folder)) is not None), None)
     if saved is not None:
         state.check_settings(saved, learner.settings, MAY_CHANGE)
+
+
+def _check_texts(learner: Learner, judged: Sequence[str]) -> None:
+    """Refuse texts to draw that are too long once the words of the lesson are written out."""
+    config = learner.config
+    previewed = config.preview_prompts if config.loop.preview_every else ()
+    for what, field, texts, other in (
+        ("preview prompt", "preview_prompts", previewed, "leave it out"),
+        ("verdict's prompt", "verdict_prompts", judged, "learn without a verdict (--no-verdict)"),
+    ):
+        for text in texts:
+            excess = learner.words.excess(text)
+            if excess is not None:
+                raise DataError(
+                    f"The {what} {text!r} has {excess}.",
+                    field=field,
+                    hint=f"Shorten it or the words for the subject, or {other}.",
+                )
 
 
 def _settings(checkpoint: Path) -> Mapping[str, Any] | None:
@@ -126,7 +151,15 @@ def _check_folder(config: LearnConfig, base: Path | None) -> None:
             field="output",
             hint=f"Choose another name, or '{output}.safetensors' for factors.",
         )
-    count = sum(not path.name.startswith(".") for path in output.iterdir()) if output.is_dir() else 0
+    names = [path.name for path in output.iterdir()] if output.is_dir() else []
+    for name in _VERSION_CONTROL:
+        if name in names:
+            raise ConfigError(
+                f"The output '{output}' holds '{name}', the history of a repository; the whole base would replace it.",
+                field="output",
+                hint="Choose a new folder, and copy the base from there; nothing was changed.",
+            )
+    count = sum(name not in _OF_THE_SYSTEM and not name.endswith(".partial") for name in names)
     if count and not (output / _INDEX).is_file():
         raise ConfigError(
             f"The output '{output}' is a folder with {count} entries and no {_INDEX}; the whole base would replace "

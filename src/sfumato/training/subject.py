@@ -212,8 +212,8 @@ def class_samples(
 ) -> Iterator[Event | Samples]:
     """Let the base draw its own idea of the class, once ([ruiz2023] 3.2).
 
-    The latents that the sampler ends with are taken as they are; no picture is decoded. They are kept
-    under a name made of everything that decides them.
+    The latents that the sampler ends with are taken as they are; no picture is decoded. Each is kept as soon as it is
+    drawn, under a name made of everything that decides it: an interrupted set goes on, a larger one draws the rest.
 
     Args:
         pipeline: The base, without any adapter.
@@ -225,18 +225,30 @@ def class_samples(
     Yields:
         `Progress` while they are drawn; the samples last.
     """
-    base = pipeline.bundle
-    held = "" if base.held_in == "fp32" else f"/{base.held_in}"
     captions = tuple(prompts[index % len(prompts)] for index in range(count))
-    key = f"{base.base_hash}{held}/{'/'.join(prompts)}/{count}/{seed}/{CLASS_SETTINGS}/{base.native_size}"
-    kept = cache.find("class", key)
-    if kept is None:
-        drawn: list[Tensor] = []
-        seeds = [derive_seed(seed, "class pictures", index) for index in range(count)]
-        for event in pipeline.generate(captions, seeds, CLASS_SETTINGS, decode=False):
-            if isinstance(event, Step) and event.step == event.steps - 1:
-                drawn.append(event.x_t)
-                yield Progress("class pictures", sum(map(len, drawn)), count)
-        kept = cache.keep("class", key, {"mean": torch.cat(drawn)})
+    seeds = [derive_seed(seed, "class pictures", index) for index in range(count)]
+    keys = _class_keys(pipeline, captions, seeds)
+    found = {index: cache.find("class", key) for index, key in enumerate(keys)}
+    kept = {index: one["mean"] for index, one in found.items() if one is not None}
+    wanted = [index for index in found if index not in kept]
+    missing = iter(wanted)
+    asked = [captions[index] for index in wanted], [seeds[index] for index in wanted]
+    for event in pipeline.generate(*asked, CLASS_SETTINGS, decode=False) if wanted else ():
+        if isinstance(event, Step) and event.step == event.steps - 1:
+            for latent, index in zip(event.x_t, missing, strict=False):  # the batch ends first
+                kept[index] = cache.keep("class", keys[index], {"mean": latent[None]})["mean"]
+            yield Progress("class pictures", len(kept), count)
     names = tuple(f"class picture {index}" for index in range(count))
-    yield Samples(kept["mean"], None, captions, names)
+    yield Samples(torch.cat([kept[index] for index in range(count)]), None, captions, names)
+
+
+def _class_keys(pipeline: Pipeline, captions: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Name everything that decides each class picture: the weights, how they are used, the text's tokens, the seed."""
+    base = pipeline.bundle
+    used = f"{base.schedule.config}/{base.prediction}/{base.unet.config}/{base.text_encoder.config}"
+    common = f"{base.base_hash}/{base.held_in}/{hashlib.sha256(used.encode()).hexdigest()[:16]}"
+    drawn = f"{CLASS_SETTINGS}/{base.native_size}"
+    tokens = {
+        text: base.tokenizer.encode([pipeline.expand(text), CLASS_SETTINGS.negative]).tolist() for text in set(captions)
+    }
+    return [f"{common}/{tokens[text]}/{seed}/{drawn}" for text, seed in zip(captions, seeds, strict=True)]

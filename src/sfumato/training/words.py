@@ -88,6 +88,10 @@ class Words:
         for name in reversed(self._vectors):
             self.bundle.tokenizer.remove_placeholder(name)
 
+    def excess(self, text: str) -> str | None:
+        """Say how many tokens a text has, words written out, and what would be cut; None if it fits."""
+        return self.bundle.tokenizer.excess(self._expanded(text))
+
     def active(self, step: int) -> int:
         """Return how many vectors of a word are in use at a step: one more every `progressive_steps`."""
         config = self.config
@@ -221,7 +225,7 @@ class Words:
 
     def _check_length(self, text: str, picture: str | None) -> None:
         """Refuse a text that is too long for the base; `picture` is None for those of class pictures."""
-        excess = self.bundle.tokenizer.excess(self._expanded(text))
+        excess = self.excess(text)
         if excess is None:
             return
         if picture is None:
