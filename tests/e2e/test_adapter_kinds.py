@@ -255,13 +255,8 @@ def test_every_setting_reaches_the_file_by_every_way(
     concept = load_concept(Path("fox.safetensors"))
     assert {key: concept.request[key] for key in ASKED} == ASKED
     made = concept.configs["unet"]
-    assert (made.kind, made.init, made.alpha, made.rank_stabilised, made.dropout) == (
-        "dora",
-        "gaussian",
-        3.0,
-        True,
-        0.25,
-    )
+    assert (made.kind, made.init, made.dropout) == ("dora", "gaussian", 0.25)
+    assert (made.scale, made.alpha, made.rank_stabilised) == (1.0, None, False), "the factors hold 3 / √2"
     assert made.targets and all(name.endswith("attn1.to_q") for name in made.targets)
     assert not any(name.startswith("mid_block") for name in made.targets)
 
@@ -303,7 +298,9 @@ def test_a_file_of_less_strength_lies_between_the_base_and_what_was_learned(
     for strength, file in files.items():
         list(learn(config(pictures, file, strength=strength, **changes), bundle, tmp_path / str(strength)))
     whole, part = (load_concept(file) for file in files.values())
-    assert all(torch.equal(tensor, part.factors["unet"][name]) for name, tensor in whole.factors["unet"].items())
+    share = {"lora": 0.25, "loha": 1.0}[whole.configs["unet"].kind]  # of a pair, the outer factor is smaller
+    for name, tensor in whole.factors["unet"].items():
+        assert torch.allclose(tensor * (share if name.endswith(".up") else 1.0), part.factors["unet"][name], rtol=1e-6)
     pipeline, drawn = Pipeline(bundle), []
     for concept, strength in ((whole, 0.25), (part, 1.0), (whole, 1.0)):
         with pipeline.using((concept, strength)):
