@@ -18,7 +18,8 @@ from torch import nn
 from sfumato.errors import CannotResume, CheckpointError, StorageError
 from sfumato.events import Checkpoint
 from sfumato.formats import atomic
-from sfumato.training.state import RunState, broken, flattened, latest, load, read_state, save, settings_hash
+from sfumato.runtime.json_values import flattened
+from sfumato.training.state import RunState, broken, latest, load, read_state, save, settings_hash
 from training_task import done, last_checkpoint, notices, run, short, tensor_bytes
 
 CONFIG = short(steps=24, save_every=3, keep=2)

@@ -79,6 +79,12 @@ def colour_distance(one: Fingerprint, other: Fingerprint) -> float:
     return float(np.abs(one.colours.astype(np.float32) - other.colours.astype(np.float32)).mean())
 
 
+def are_near(one: Fingerprint, other: Fingerprint) -> bool:
+    """Say whether two pictures are nearly the same."""
+    bits = int(hash_distances(one.edges, other.edges[None])[0])
+    return bits <= NEAR_BITS and colour_distance(one, other) <= NEAR_COLOUR
+
+
 def near_pairs(prints: list[Fingerprint]) -> list[tuple[int, int, int, float]]:
     """Find pictures that are nearly the same as an earlier one.
 

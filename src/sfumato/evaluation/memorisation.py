@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sfumato.data.fingerprint import NEAR_BITS, NEAR_COLOUR, Fingerprint, colour_distance, fingerprint, hash_distances
+from sfumato.data.fingerprint import Fingerprint, are_near, fingerprint
 from sfumato.evaluation.fidelity import PerPicture, cosines
 from sfumato.evaluation.measures import mean_interval
 
@@ -118,7 +118,7 @@ def different_pictures(known: Sequence[Picture]) -> list[int]:
     different = []
     for index, picture in enumerate(known):
         plain, mirrored = fingerprint(picture), fingerprint(np.ascontiguousarray(picture[:, ::-1]))
-        if not any(_are_near(one, earlier) for earlier in seen for one in (plain, mirrored)):
+        if not any(are_near(one, earlier) for earlier in seen for one in (plain, mirrored)):
             different.append(index)
         seen.append(plain)
     return different
@@ -218,12 +218,6 @@ def leak_alarm(answers: Sequence[bool] | None, class_prompt: str) -> str | None:
         f"Leaked (rule 'half as far as the word'): {count} of {len(answers)} pictures of '{class_prompt}', without the "
         "learned word, have come at least half as much nearer to the subject as those with it."
     )
-
-
-def _are_near(one: Fingerprint, other: Fingerprint) -> bool:
-    """Say whether two pictures are nearly the same."""
-    bits = int(hash_distances(one.edges, other.edges[None])[0])
-    return bits <= NEAR_BITS and colour_distance(one, other) <= NEAR_COLOUR
 
 
 def _small(picture: Picture) -> Small:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from sfumato.events import Event, Metric, Notice, Progress, Verdict
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.models.perceptual import PerceptualLoss
 from sfumato.pipeline import Drawn, Pipeline, Settings
+from sfumato.runtime.json_values import flattened
 from sfumato.runtime.memory import hand_back_memory
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -133,7 +134,7 @@ class SubjectProbe:
         """
         try:
             content = json.loads((folder / SCORES).read_text())
-            before, scores = _flattened(content["asked"]), StepScores.from_dict(content["scores"])
+            before, scores = flattened(content["asked"]), StepScores.from_dict(content["scores"])
             with Image.open(folder / PICTURES) as strip:
                 pixels = np.asarray(strip.convert("RGB"))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -141,7 +142,7 @@ class SubjectProbe:
                 f"The scores of step {step} in '{folder}' cannot be read: {error!r}.",
                 hint="Remove the run folder and learn again, or resume with --no-verdict.",
             ) from error
-        now = _flattened(json.loads(json.dumps(self.asked())))
+        now = flattened(self.asked())
         differing = [key for key in now if now[key] != before.get(key) and not key.startswith("plan.rule.")]
         if differing:
             words = [_WORDS.get(key, (key, None))[0] for key in differing]
@@ -310,13 +311,3 @@ class SubjectProbe:
     def candidates(self) -> list[Candidate]:
         """Return the steps on the scale from 0 to 1, in order."""
         return [self.yardstick.candidate(self.steps[step]) for step in sorted(self.steps)]
-
-
-def _flattened(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one with dotted keys."""
-    if not isinstance(content, Mapping):
-        return {prefix: content}
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat

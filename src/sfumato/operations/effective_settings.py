@@ -9,9 +9,9 @@ from sfumato.operations.learn_plan import Setting
 from sfumato.operations.learn_values import PLACES, TABLES
 from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of
+from sfumato.runtime.json_values import flattened
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.optim_library import SUITED
-from sfumato.training.state import flattened
 
 _OTHER_NAMES = {"kind": "style", "further": "also"}
 _SAME_NAMES = {name: name for name in LearnConfig.model_fields if name in LearnRequest.model_fields}

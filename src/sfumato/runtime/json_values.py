@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -32,3 +33,13 @@ def json_value(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: json_value(getattr(value, item.name)) for item in fields(value)}
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict with dotted keys, as JSON would give them back."""
+    if isinstance(settings, Mapping):
+        flat: dict[str, Any] = {}
+        for key, value in settings.items():
+            flat |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: json.loads(json.dumps(settings, default=str))}

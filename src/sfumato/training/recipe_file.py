@@ -17,6 +17,7 @@ from sfumato.models.autoencoder import AutoencoderConfig
 from sfumato.models.eye import EyeConfig
 from sfumato.models.text_encoder import Activation
 from sfumato.models.unet_config import UNetConfig
+from sfumato.runtime.json_values import flattened
 from sfumato.runtime.precision import Precision
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.runtime.toml_file import read_toml
@@ -29,7 +30,6 @@ from sfumato.training.optim import OptimConfig
 from sfumato.training.pictures import DataConfig
 from sfumato.training.section import Section, checked_keys
 from sfumato.training.sights import SightsConfig
-from sfumato.training.state import flattened
 
 AutoencoderTable = Annotated[AutoencoderConfig, checked_keys(AutoencoderConfig)]
 UNetTable = Annotated[UNetConfig, checked_keys(UNetConfig)]

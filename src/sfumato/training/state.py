@@ -22,6 +22,7 @@ from torch import Tensor
 from sfumato.errors import CannotResume, CheckpointError
 from sfumato.formats.atomic import atomic_folder
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
+from sfumato.runtime.json_values import flattened
 
 CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
@@ -220,16 +221,6 @@ def check_settings(
             f"The recipe differs from the one that the run was started with: {'; '.join(differing)}.",
             hint="Change these back, or start a new run folder (with init_from to keep the weights).",
         )
-
-
-def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one dict with dotted keys, as JSON would give them back."""
-    if isinstance(settings, Mapping):
-        flat: dict[str, Any] = {}
-        for key, value in settings.items():
-            flat |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: json.loads(json.dumps(settings, default=str))}
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
