@@ -277,3 +277,13 @@ def test_full_captions_change_no_picture_and_only_as_many_captions_as_asked_for(
     assert [plan.facts for plan in full] == [plan.facts for plan in some] == [plan.facts for plan in none]
     assert 60 < sum(one.caption == other.caption for one, other in zip(full, some, strict=True)) < 140
     assert sum(one.caption == other.caption for one, other in zip(full, none, strict=True)) < 40
+
+
+def test_only_the_kinds_that_are_named_get_full_captions(primer: Primer) -> None:
+    config = SceneConfig(full_captions=1.0, full_caption_kinds=("icon",))
+    some = [SceneSampler(primer, 3, config=config).plan(n) for n in range(200)]
+    full = [SceneSampler(primer, 3, config=SceneConfig(full_captions=1.0)).plan(n) for n in range(200)]
+    none = [SceneSampler(primer, 3, config=SceneConfig()).plan(n) for n in range(200)]
+    for one, other, varied in zip(some, full, none, strict=True):
+        single_icon = one.facts.relation is None and one.facts.things[0].kind == "icon"
+        assert one == (other if single_icon else varied)

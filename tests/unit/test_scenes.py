@@ -77,6 +77,7 @@ def test_weights_decide_what_is_drawn(primer: Primer) -> None:
         ({"group_weights": {"flags": -2.0}}, "group_weights: 'flags' is -2.0"),
         ({"centered": 1.5}, "centered is 1.5; a probability from 0 to 1 is needed"),
         ({"same_style": -0.1}, "same_style is -0.1"),
+        ({"full_caption_kinds": ("icons",)}, "full_caption_kinds names 'icons'; known: icon, pair, character"),
         ({"character_sides": (0.9, 1.2)}, "character_sides is 0.9 to 1.2; two shares are needed"),
     ],
 )

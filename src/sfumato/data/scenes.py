@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from sfumato.runtime.seeding import derive_seed
 
 __all__ = ["Plan", "Primer", "Scene", "SceneConfig", "SceneSampler", "compose", "compose_pair", "compose_person"]
 
+SceneKind = Literal["icon", "pair", "character"]
+SCENE_KINDS: tuple[SceneKind, ...] = get_args(SceneKind)
 PAIR_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
 
 
@@ -65,6 +67,7 @@ class SceneConfig:
         settled: Share of scenes whose things stand exactly where and exactly as large as the words say: the middle of
             every range. A model learns these sooner, since one caption then means one picture.
         full_captions: Share of scenes whose caption is the plain one that says everything, in one order of words.
+        full_caption_kinds: The kinds of scene that this share is of; the others keep their varied words.
     """
 
     icon_weight: float = 0.62
@@ -80,6 +83,7 @@ class SceneConfig:
     character_sides: tuple[float, float] = (0.85, 1.0)
     settled: float = 0.0
     full_captions: float = 0.0
+    full_caption_kinds: tuple[SceneKind, ...] = SCENE_KINDS
 
     def __post_init__(self) -> None:
         scenes = ("icon_weight", "pair_weight", "character_weight")
@@ -91,6 +95,11 @@ class SceneConfig:
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} is {share}; a probability from 0 to 1 is needed.", field=name)
+        for kind in self.full_caption_kinds:
+            if kind not in SCENE_KINDS:
+                raise ConfigError(
+                    f"full_caption_kinds names '{kind}'; known: {', '.join(SCENE_KINDS)}.", field="full_caption_kinds"
+                )
         low, high = self.character_sides
         if not 0.5 <= low <= high <= 1:
             raise ConfigError(
@@ -187,7 +196,7 @@ class SceneSampler:
         place = draw_place(rng, width, height, self.config.centered)
         thing = icon_thing(icon, place_one(rng, width, height, place, spread), size, place)
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
-        return Plan(facts, self._caption(facts, rng))
+        return Plan(facts, self._caption("icon", facts, rng))
 
     def _pair_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan two different icons in a relation."""
@@ -201,7 +210,7 @@ class SceneSampler:
             one, other = other, one
         hidden = self.primer.sprite(one.file).hidden_by | self.primer.sprite(other.file).hidden_by
         facts = pair_facts(self.primer, one, other, relation, self._background(rng, hidden), rng, spread)
-        return Plan(facts, self._caption(facts, rng))
+        return Plan(facts, self._caption("pair", facts, rng))
 
     def _person_scene(self, rng: np.random.Generator, spread: float) -> Plan:
         """Plan a drawn person, nearly as large as the picture."""
@@ -211,13 +220,18 @@ class SceneSampler:
         sprite = self.primer.sprite(record["file"])
         thing = person_thing(record, portrait_box(rng, sprite, between(rng, low, high, spread), spread))
         facts = Facts((thing,), self._background(rng, sprite.hidden_by))
-        return Plan(facts, self._caption(facts, rng, lambda draws: describe_person(record, draws)))
+        return Plan(facts, self._caption("character", facts, rng, lambda draws: describe_person(record, draws)))
 
     def _caption(
-        self, facts: Facts, rng: np.random.Generator, person: Callable[[np.random.Generator], str] | None = None
+        self,
+        kind: SceneKind,
+        facts: Facts,
+        rng: np.random.Generator,
+        person: Callable[[np.random.Generator], str] | None = None,
     ) -> str:
         """Say everything, or some of it in one of many ways."""
-        if self.config.full_captions and rng.random() < self.config.full_captions:
+        share = self.config.full_captions if kind in self.config.full_caption_kinds else 0.0
+        if share and rng.random() < share:
             return describe_fully(facts, person, int(rng.integers(2**32)))
         return describe(facts, rng, person)
 
