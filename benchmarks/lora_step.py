@@ -1,8 +1,9 @@
 """One step of learning low-rank factors on a Stable-Diffusion-1-size U-Net, beside peft on diffusers.
 
 Random weights, 64×64 latents (512² pixels), 77 tokens, batch 1, rank 8 on q, k, v and out of every attention; forward,
-loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in. In
-bf16 each holds frozen weights in bf16 in its own way: sfumato those of linear layers and convolutions, as `learn` does;
+loss, backward, AdamW on the factors. Both sides have the same weights, factors, inputs and numbers to compute in.
+Each holds frozen weights in its own way. In float32 sfumato leaves those of linear layers and convolutions in the half
+precision that their file has, as `learn` does; diffusers has them in float32. In bf16 sfumato holds these in bf16;
 diffusers all of them and the inputs, as its training programs do: the network moved to bf16, under autocast.
 """
 
@@ -31,6 +32,7 @@ from sfumato.adapters.lora import LoRA
 from sfumato.models.presets import UNETS
 from sfumato.models.unet import UNet
 from sfumato.models.unet_config import UNetConfig
+from sfumato.nn.stored import hold_as_stored
 from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.precision import Precision, computing_in, hold
@@ -54,7 +56,10 @@ def sfumato_parts(
     """Return our network as `learn` uses it and the factors that learn."""
     with empty_weights():
         unet = UNet(config)
-    hold(unet, precision)
+    if precision == "bf16":
+        hold(unet)
+    else:
+        hold_as_stored(unet, dict.fromkeys(unet.state_dict(), torch.float16))
     unet.to_empty(device="cpu")
     fill(unet)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

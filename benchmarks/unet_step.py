@@ -30,6 +30,8 @@ _BLOCK = 2**18 - 1
 def fill(unet: nn.Module) -> None:
     """Give every weight random numbers that depend on its name alone, so that both sides have the same.
 
+    They are numbers that half precision holds, as those of files in half precision are.
+
     Call it before the memory layout changes: random numbers fill memory in its order.
     """
     with torch.no_grad():
@@ -38,7 +40,9 @@ def fill(unet: nn.Module) -> None:
                 weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
                 continue
             draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-            block = torch.empty(min(weight.numel(), _BLOCK)).normal_(std=weight[0].numel() ** -0.5, generator=draw)
+            block = (
+                torch.empty(min(weight.numel(), _BLOCK)).normal_(std=weight[0].numel() ** -0.5, generator=draw).half()
+            )
             times = -(-weight.numel() // len(block))
             weight.copy_(block.repeat(times)[: weight.numel()].view(weight.shape))
 

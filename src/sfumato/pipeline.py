@@ -230,7 +230,7 @@ class Pipeline:
         concept.check_strength(strength)
         for lora in concept.adapters(self.bundle).values():
             lora.strength = strength
-            stack.enter_context(lora.merged() if self.bundle.held_in == "fp32" else lora.attached())
+            stack.enter_context(lora.attached() if self.bundle.held_in == "bf16" else lora.merged())
         for word in concept.words:
             if word.rows is not None:
                 self.bundle.tokenizer.add_placeholder(word.placeholder, len(word.rows))

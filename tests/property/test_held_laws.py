@@ -27,7 +27,7 @@ def test_a_held_layer_equals_autocast(inner: int, outer: int, bias: bool, kernel
     if last and kernel:
         layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = copy.deepcopy(layer)
-    hold(held, "bf16")
+    hold(held)
     start = torch.randn(2, inner, 5, 5) if kernel else torch.randn(3, inner)
     found = []
     for network in (layer, held):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters.config import InitName, LoRAConfig
 from sfumato.errors import AdapterError
+from sfumato.nn.stored import lies_as_stored
 
 _PLAIN = "plain_weight"
 
@@ -54,7 +55,7 @@ class LearnedPath(nn.Module):
     def learn(self, base: nn.Module, **starts: Tensor) -> None:
         """Let tensors learn from some start values, each under its name, where the module's weight is."""
         for name, start in starts.items():
-            self.register_parameter(name, nn.Parameter(start.to(plain_weight(base).device)))
+            self.register_parameter(name, nn.Parameter(start.to(held_weight(base).device)))
 
     def matrix(self) -> Float[Tensor, "out in"]:
         """Return what is learned as one matrix, without scale."""
@@ -89,11 +90,20 @@ class LearnedPath(nn.Module):
         return f"{self.config.kind}, rank={self.config.rank}, scale={self.base_scale:g}"
 
 
-def plain_weight(base: nn.Module) -> Tensor:
-    """Return the weight of a module without what is merged into it at the moment."""
-    weight, plain = base.weight, base.__dict__.get(_PLAIN)
+def held_weight(base: nn.Module) -> Tensor:
+    """Return the weight of a module as it lies in memory, with what is merged into it: for its shape and place."""
+    weight = base.weight
     assert isinstance(weight, Tensor)
-    return weight if plain is None else plain.to(weight.dtype)
+    return weight
+
+
+def plain_weight(base: nn.Module) -> Tensor:
+    """Return the weight of a module, in the numbers it computes in, without what is merged into it at the moment."""
+    weight, plain = held_weight(base), base.__dict__.get(_PLAIN)
+    if plain is None:
+        return weight.float() if lies_as_stored(base) else weight
+    assert isinstance(plain, Tensor)
+    return plain.to(weight.dtype)
 
 
 def is_merged(base: nn.Module) -> bool:
@@ -125,9 +135,7 @@ def as_matrix(weight: Tensor, base: nn.Module) -> Float[Tensor, "out in"]:
 
 def shaped(matrix: Float[Tensor, "out in"], base: nn.Module) -> Tensor:
     """Return a matrix in the shape of the module's weight."""
-    weight = base.weight
-    assert isinstance(weight, Tensor)
-    return matrix.t() if isinstance(base, nn.Embedding) else matrix.reshape(weight.shape)
+    return matrix.t() if isinstance(base, nn.Embedding) else matrix.reshape(held_weight(base).shape)
 
 
 def apply_weight(base: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

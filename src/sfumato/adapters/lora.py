@@ -8,7 +8,7 @@ one module is a row of `kinds.KINDS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.kinds import KINDS
-from sfumato.adapters.learned_path import LearnedPath, aside, is_merged, mark_merged
+from sfumato.adapters.learned_path import LearnedPath, aside, held_weight, is_merged, mark_merged
 from sfumato.adapters.targets import find_targets
 from sfumato.errors import AdapterError
+from sfumato.nn.stored import lies_as_stored
 
 
 class Adapted(nn.Module):
@@ -160,27 +161,14 @@ class LoRA(nn.Module):
             AdapterError: A weight is held in 16 bits, which would round the change.
         """
         self._check_exact()
-        saved: list[tuple[nn.Module, Tensor, Tensor, bool]] = []
         was_active, self.is_active = self.is_active, False
         try:
-            with torch.no_grad():
+            with ExitStack() as undone:
                 for name, path in zip(self._names, self.paths, strict=True):
-                    base = self._base(name)
-                    weight = base.weight
-                    assert isinstance(weight, Tensor)
                     assert isinstance(path, LearnedPath)
-                    change = path.delta(base, self.strength).to(weight)
-                    saved.append((base, weight, aside(weight), not is_merged(base)))
-                    if not is_merged(base):
-                        mark_merged(base, saved[-1][2])
-                    weight.add_(change)
-            yield
+                    _merge(self._base(name), path, self.strength, undone)
+                yield
         finally:
-            with torch.no_grad():
-                for base, weight, old, is_first in reversed(saved):
-                    weight.copy_(old)
-                    if is_first:
-                        mark_merged(base, None)
             self.is_active = was_active
 
     def state(self) -> dict[str, Tensor]:
@@ -225,9 +213,9 @@ class LoRA(nn.Module):
     def _check_exact(self) -> None:
         """Refuse weights that cannot hold the change as it was learned."""
         for name in self._names:
-            weight = self._base(name).weight
-            assert isinstance(weight, Tensor)
-            if weight.dtype.itemsize < 4:
+            base = self._base(name)
+            weight = held_weight(base)
+            if weight.dtype.itemsize < 4 and not lies_as_stored(base):
                 raise AdapterError(
                     f"The weight of '{name}' is held in {weight.dtype}, which would round the change that is merged.",
                     hint="Attach the adapter instead, or load the base in float32.",
@@ -249,3 +237,28 @@ class LoRA(nn.Module):
         """Set the child that a dotted name points to."""
         parent, _, leaf = name.rpartition(".")
         setattr(self.model.get_submodule(parent), leaf, module)
+
+
+@torch.no_grad()
+def _merge(base: nn.Module, path: LearnedPath, strength: float, undone: ExitStack) -> None:
+    """Add a change to a module's weight, until the stack closes."""
+    weight = held_weight(base)
+    in_place, change = not lies_as_stored(base), path.delta(base, strength).to(weight.device)
+    old = aside(weight) if in_place else weight
+    undone.callback(_put_back, base, weight, old)
+    if not is_merged(base):
+        mark_merged(base, old)
+        undone.callback(mark_merged, base, None)
+    if in_place:
+        weight.add_(change.to(weight.dtype))
+    else:
+        base.weight = nn.Parameter(weight.float().add_(change), requires_grad=False)
+
+
+@torch.no_grad()
+def _put_back(base: nn.Module, weight: Tensor, old: Tensor) -> None:
+    """Give a module the weight that it had, bit for bit; `old` is that weight itself if it was not changed in place."""
+    if old is weight:
+        base.weight = old
+    else:
+        weight.copy_(old)

@@ -12,7 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.adapters.config import LoRAConfig
-from sfumato.adapters.learned_path import LearnedPath, apply_weight, as_matrix, drawn, is_merged, plain_weight, shaped
+from sfumato.adapters.learned_path import (
+    LearnedPath,
+    apply_weight,
+    as_matrix,
+    drawn,
+    held_weight,
+    is_merged,
+    plain_weight,
+    shaped,
+)
 from sfumato.errors import AdapterError
 from sfumato.runtime.precision import computing_in
 
@@ -151,7 +160,7 @@ def _over_outputs(values: Tensor, base: nn.Module) -> Tensor:
 
 def _start(base: nn.Module, config: LoRAConfig, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Return the start values of `down` and `up`."""
-    rank, (out, fan_in) = config.rank, as_matrix(plain_weight(base), base).shape
+    rank, (out, fan_in) = config.rank, as_matrix(held_weight(base), base).shape
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     if isinstance(base, nn.Conv2d):
         shapes = (rank, base.in_channels, *base.kernel_size), (out, rank, 1, 1)

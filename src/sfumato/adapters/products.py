@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.adapters.config import InitName, LoRAConfig
-from sfumato.adapters.learned_path import LearnedPath, as_matrix, drawn, plain_weight
+from sfumato.adapters.learned_path import LearnedPath, as_matrix, drawn, held_weight
 
 _LOHA_DEVIATIONS = {"hada_w1_a": 0.1, "hada_w1_b": 1.0, "hada_w2_b": 1.0}
 """What LyCORIS draws from for `gaussian`."""
@@ -36,7 +36,7 @@ class LoHa(LearnedPath):
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        out, fan_in = as_matrix(plain_weight(base), base).shape
+        out, fan_in = as_matrix(held_weight(base), base).shape
         starts = {}
         for name in self.FILE_NAMES:
             shape = (out, config.rank) if name.endswith("a") else (config.rank, fan_in)
@@ -69,7 +69,7 @@ class LoKr(LearnedPath):
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        weight = plain_weight(base)
+        weight = held_weight(base)
         is_kernel = isinstance(base, nn.Conv2d)
         kernel = tuple(weight.shape[2:]) if is_kernel else ()
         out, inner = (weight.shape[1], weight.shape[0]) if isinstance(base, nn.Embedding) else weight.shape[:2]
@@ -102,7 +102,7 @@ class Full(LearnedPath):
 
     def __init__(self, base: nn.Module, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(base, config, generator)
-        self.learn(base, diff=torch.zeros(plain_weight(base).shape))
+        self.learn(base, diff=torch.zeros(held_weight(base).shape))
         self._is_table = isinstance(base, nn.Embedding)
 
     def matrix(self) -> Float[Tensor, "out in"]:

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule
-from sfumato.errors import CheckpointError, MissingKeys, ShapeMismatch, UnknownFormat, UnusedKeys
+from sfumato.errors import CheckpointError, UnknownFormat
 from sfumato.formats.atomic import atomic_folder
 from sfumato.formats.detect import BUNDLE, detect
 from sfumato.formats.diffusers_config import (
@@ -30,8 +29,8 @@ from sfumato.formats.diffusers_config import (
     write_text_config,
 )
 from sfumato.formats.diffusers_unet import read_sample_size, read_unet_config, write_unet_config
-from sfumato.formats.diffusers_weights import modernised, read_weights
-from sfumato.formats.safe_io import content_hash, write_safetensors
+from sfumato.formats.network_weights import filled, for_storage, hash_of_files, hash_of_networks
+from sfumato.formats.safe_io import write_safetensors
 from sfumato.formats.strict_json import Json, read_json
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
@@ -39,7 +38,7 @@ from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextFeatures
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
 from sfumato.runtime.empty_weights import empty_weights
-from sfumato.runtime.precision import Precision, computing_as_held, hold
+from sfumato.runtime.precision import Holding, Precision, computed_in, computing_as_held, hold
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.tensors import Tokens
 
@@ -61,8 +60,6 @@ _INDEX: Json = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,9 @@ class Bundle:
         native_size: Side in pixels of the pictures that the base was trained on.
         source: Folder that it was loaded from, if any.
         words: Words that its weights have learned, beside those of its tokenizer.
-        held_in: Numbers in which U-Net and text encoder hold the weights that take part in products, see `hold`. With
-            `bf16` they compute in bf16 too, adapters are attached and never merged, and the base cannot be saved.
+        held_in: Numbers in which the networks hold the weights that take part in products. With `stored` they are those
+            of the files, and everything is computed as with `fp32`, bit for bit. With `bf16` U-Net and text encoder
+            compute in bf16 too, adapters are attached and never merged, and the base cannot be saved; see `hold`.
         stored_hash: `base_hash` of the files that it was loaded from, where its weights are rounded further.
     """
 
@@ -110,7 +108,7 @@ class Bundle:
     native_size: int
     source: Path | None = field(default=None, compare=False)
     words: tuple[Word, ...] = ()
-    held_in: Precision = "fp32"
+    held_in: Holding = "fp32"
     stored_hash: str | None = field(default=None, compare=False)
 
     @cached_property
@@ -121,7 +119,12 @@ class Bundle:
         """
         if self.stored_hash is not None:
             return self.stored_hash
-        return _hash_of_parts({part: module.state_dict() for part, module in self.modules.items()})
+        return hash_of_networks({part: module.state_dict() for part, module in self.modules.items()})
+
+    @property
+    def computes_in(self) -> Precision:
+        """Numbers in which U-Net and text encoder compute."""
+        return computed_in(self.held_in)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -201,13 +204,14 @@ def _has_parts(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("model_index.json", *_PARTS))
 
 
-def load_bundle(name_or_path: str | Path, *, held_in: Precision = "fp32") -> Bundle:
+def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundle:
     """Load a base model, checking every key of its configuration and every tensor.
 
     Args:
         name_or_path: `primer`, or a folder in diffusers layout.
-        held_in: Numbers to hold the weights of U-Net and text encoder in. `bf16` takes half the memory and is for
-            learning in bf16 what does not change them; each weight is rounded while it is read.
+        held_in: Numbers to hold the weights in, where they shall not change. `stored` leaves them in the 16 bits in
+            which most files have them: half the memory, the same results, a conversion at each use. `bf16` is for
+            learning in bf16: those of U-Net and text encoder are rounded while they are read.
 
     Returns:
         The bundle, frozen, in inference mode, networks in channels-last layout; in float32 but for `held_in`.
@@ -238,14 +242,15 @@ def load_bundle(name_or_path: str | Path, *, held_in: Precision = "fp32") -> Bun
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
     stored_hash = None
-    if held_in != "fp32":
-        stored_hash = _hash_of_files(folder, autoencoder=autoencoder, unet=unet, text_encoder=text_encoder)
-        for network in (unet, text_encoder):
-            hold(network, held_in)
+    if held_in == "bf16":
+        networks = {"autoencoder": autoencoder, "unet": unet, "text_encoder": text_encoder}
+        stored_hash = hash_of_files({part: (folder / _FOLDERS[part], network) for part, network in networks.items()})
+        hold(unet)
+        hold(text_encoder)
     bundle = Bundle(
-        autoencoder=_filled(autoencoder, folder / "vae"),
-        unet=_filled(unet, folder / "unet"),
-        text_encoder=_filled(text_encoder, folder / "text_encoder"),
+        autoencoder=filled(autoencoder, folder / "vae", as_stored=held_in == "stored"),
+        unet=filled(unet, folder / "unet", as_stored=held_in == "stored"),
+        text_encoder=filled(text_encoder, folder / "text_encoder", as_stored=held_in == "stored"),
         tokenizer=tokenizer,
         schedule=Schedule(schedule),
         prediction=prediction,
@@ -280,7 +285,7 @@ def save_bundle(
         UnknownFormat: The layout has no key for an option of a network.
         CheckpointError: A weight does not fit into `dtype`, or the base is held in fewer bits than its files.
     """
-    if bundle.held_in != "fp32":
+    if bundle.held_in == "bf16":
         raise CheckpointError(
             f"The weights of base '{bundle.name}' are held in {bundle.held_in}, rounded for learning; needed: fp32.",
             hint="Load it again without held_in.",
@@ -306,74 +311,13 @@ def save_bundle(
             (stage / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         bundle.tokenizer.save(stage / "tokenizer")
         for name, module in weights.items():
-            write_safetensors(stage / name, {key: _stored(t, dtype) for key, t in module.state_dict().items()})
+            write_safetensors(stage / name, {key: for_storage(t, dtype) for key, t in module.state_dict().items()})
         if bundle.words:
             words = json.dumps({"words": [asdict(word) for word in bundle.words]}, ensure_ascii=False, indent=2)
             (stage / _WORDS).write_text(words + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).write_text(text, encoding="utf-8")
-
-
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Put tensors into a model, in the numbers that it holds them in; every key must fit.
-
-    Args:
-        model: May live on the meta device; its parameters are replaced.
-        tensors: Values by key.
-        source: Where they come from, for messages.
-
-    Raises:
-        MissingKeys: The model needs a key that is absent.
-        UnusedKeys: A key that the model does not have.
-        ShapeMismatch: A tensor of another shape.
-    """
-    own = model.state_dict()
-    missing = [key for key in own if key not in tensors]
-    unused = [key for key in tensors if key not in own]
-    if missing:
-        raise MissingKeys(
-            f"'{source}' lacks {len(missing)} of the {len(own)} tensors that the model needs, first '{missing[0]}'.",
-            hint=did_you_mean(missing[0], unused) if unused else "The file is not complete.",
-        )
-    if unused:
-        raise UnusedKeys(
-            f"'{source}' has {len(unused)} tensors that no part of the model takes, first '{unused[0]}'.",
-            hint="config.json does not describe these weights.",
-        )
-    for key, tensor in tensors.items():
-        if tensor.shape != own[key].shape:
-            raise ShapeMismatch(
-                f"'{key}' in '{source}' has shape {tuple(tensor.shape)}, the model needs {tuple(own[key].shape)}.",
-                hint="config.json does not describe these weights.",
-            )
-    values = {key: t.to(own[key].dtype, copy=True) if t.is_floating_point() else t for key, t in tensors.items()}
-    model.load_state_dict(values, assign=True)
-
-
-def _hash_of_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """Hash the weights of all networks."""
-    return content_hash({f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()})
-
-
-def _hash_of_files(folder: Path, **networks: nn.Module) -> str:
-    """Hash the weights of a base as its files have them; what does not fit its networks is for `fill` to say."""
-    return _hash_of_parts({part: _stored_weights(folder / _FOLDERS[part], net)[1] for part, net in networks.items()})
-
-
-def _stored_weights(folder: Path, model: nn.Module) -> tuple[Path, dict[str, Tensor]]:
-    """Read the weights of one part by the names and shapes of its model."""
-    source, tensors = read_weights(folder)
-    return source, modernised(tensors, {key: t.ndim for key, t in model.state_dict().items()})
-
-
-def _filled(model: Model, folder: Path) -> Model:
-    """Load the weights of one part into its model and lay it out for convolutions."""
-    source, tensors = _stored_weights(folder, model)
-    fill(model, tensors, str(source))
-    placed: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loaded: Model = placed
-    return loaded
 
 
 def _read_words(file: Path) -> tuple[Word, ...]:
@@ -384,16 +328,3 @@ def _read_words(file: Path) -> tuple[Word, ...]:
         return tuple(Word(**word) for word in read_json(file)["words"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"'{file}' is no list of words: {error!r}.", hint="Copy the base again.") from error
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert a weight for storage and refuse what the precision cannot hold."""
-    if not tensor.is_floating_point():
-        return tensor
-    stored = tensor.to(dtype)
-    if not bool(stored.isfinite().all()):
-        worst = float(tensor.abs().max())
-        raise CheckpointError(
-            f"A weight of size {worst:g} does not fit into {dtype}.", hint="Save with dtype=torch.float32."
-        )
-    return stored

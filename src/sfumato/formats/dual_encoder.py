@@ -10,7 +10,7 @@ from typing import Any
 
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat
 from sfumato.formats.atomic import atomic_folder
-from sfumato.formats.bundle import fill
+from sfumato.formats.network_weights import fill
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.formats.strict_json import Json, read_json
 from sfumato.models.dual_encoder import DualEncoder, DualEncoderConfig, ImageTextEncoder

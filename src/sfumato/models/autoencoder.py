@@ -16,6 +16,7 @@ from sfumato.errors import ConfigError, ShapeError
 from sfumato.models.posterior import Posterior
 from sfumato.models.quantizer import Quantized, VectorQuantizer
 from sfumato.nn.autoencoder_blocks import Decoder, Encoder
+from sfumato.nn.stored import Conv2d
 from sfumato.tensors import Images, Latents
 
 
@@ -152,8 +153,8 @@ class Autoencoder(nn.Module):
             mid_attention=config.mid_attention,
             groups=config.norm_groups,
         )
-        self.quant_conv = nn.Conv2d(moments * z, moments * e, 1) if config.quant_conv else None
-        self.post_quant_conv = nn.Conv2d(e, z, 1) if config.post_quant_conv else None
+        self.quant_conv = Conv2d(moments * z, moments * e, 1) if config.quant_conv else None
+        self.post_quant_conv = Conv2d(e, z, 1) if config.post_quant_conv else None
         self.quantize = None if config.codebook_size is None else VectorQuantizer(config.codebook_size, e)
 
     @property

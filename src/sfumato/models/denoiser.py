@@ -15,7 +15,7 @@ from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ShapeError
 from sfumato.models.unet import UNet
 from sfumato.nn.attention import ContextCache
-from sfumato.runtime.precision import Precision, computing_as_held
+from sfumato.runtime.precision import Holding, computing_as_held
 from sfumato.tensors import Latents, Times
 
 TokenFeatures = Float[Tensor, "_b _l _d"]
@@ -103,9 +103,9 @@ class Denoiser:
         ConfigError: Unknown prediction.
     """
 
-    def __init__(self, unet: UNet, schedule: Schedule, prediction: Prediction, held_in: Precision = "fp32") -> None:
+    def __init__(self, unet: UNet, schedule: Schedule, prediction: Prediction, held_in: Holding = "fp32") -> None:
         check_prediction(prediction)
-        self.held_in: Precision = held_in
+        self.held_in: Holding = held_in
         self.unet = unet
         self.schedule = schedule
         self.prediction = prediction

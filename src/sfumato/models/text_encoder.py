@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.errors import ConfigError, ShapeError
 from sfumato.nn.attention import attend, check_heads, split_heads
+from sfumato.nn.stored import Linear
 from sfumato.tensors import Context, Pooled, Tokens
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -93,10 +94,10 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Context) -> Context:
         """Let every token look at itself and the tokens before it."""
@@ -111,8 +112,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.quick = config.activation == "quick_gelu"
-        self.fc1 = nn.Linear(config.width, config.mlp_width)
-        self.fc2 = nn.Linear(config.mlp_width, config.width)
+        self.fc1 = Linear(config.width, config.mlp_width)
+        self.fc2 = Linear(config.mlp_width, config.width)
 
     def forward(self, x: Context) -> Context:
         """Apply the layers."""

@@ -28,6 +28,7 @@ from sfumato.nn.blocks import (
 )
 from sfumato.nn.embeddings import TimeEmbedding, sinusoidal
 from sfumato.nn.recomputed import norm_silu
+from sfumato.nn.stored import Conv2d
 from sfumato.tensors import Context, Latents
 
 __all__ = ["UNet", "UNetConfig"]
@@ -196,7 +197,7 @@ class UNet(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         widths, levels = config.channels, range(len(config.channels))
-        self.conv_in = nn.Conv2d(config.in_channels + config.concat_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels + config.concat_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], config.time_width)
         if config.num_classes is not None:
             self.class_embedding = nn.Embedding(config.num_classes, config.time_width)
@@ -209,7 +210,7 @@ class UNet(nn.Module):
             skips += [widths[level]] * (config.blocks_per_level + (level < len(widths) - 1))
         self.up_blocks = nn.ModuleList(UpLevel(config, level, skips) for level in reversed(levels))
         self.conv_norm_out = group_norm(widths[0], config.norm_groups)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=1)
         zero_parameters(self.conv_out)
 
     def prepare_context(self, context: Context) -> ContextCache:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from sfumato.errors import ConfigError, ShapeError
 from sfumato.nn.recomputed import geglu
+from sfumato.nn.stored import Conv2d, Linear
 
 TRANSFORMER_NORM_EPS = 1e-6
 """GroupNorm epsilon in front of a spatial transformer; residual blocks use 1e-5."""
@@ -180,10 +181,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.context_width = context_width
         key_width = width if context_width is None else context_width
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(key_width, width, bias=False)
-        self.to_v = nn.Linear(key_width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(key_width, width, bias=False)
+        self.to_v = Linear(key_width, width, bias=False)
+        self.to_out = nn.Sequential(Linear(width, width), nn.Dropout(dropout))
 
     def project(self, context: Float[Tensor, "b l d"]) -> KeyValue:
         """Compute keys and values of a context."""
@@ -216,7 +217,7 @@ class GatedLinear(nn.Module):
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(in_width, 2 * out_width)
+        self.proj = Linear(in_width, 2 * out_width)
 
     def forward(self, x: Float[Tensor, "b l d_in"]) -> Float[Tensor, "b l d_out"]:
         """Project, split, gate."""
@@ -233,7 +234,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.net = nn.Sequential(GatedLinear(width, 4 * width), nn.Dropout(dropout), nn.Linear(4 * width, width))
+        self.net = nn.Sequential(GatedLinear(width, 4 * width), nn.Dropout(dropout), Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         """Apply the layers; where no gradient is asked for, to a part of the tokens at a time if they are many."""
@@ -315,7 +316,7 @@ class SpatialTransformer(nn.Module):
 
     def _projection(self, channels: int) -> nn.Module:
         """Return a layer that mixes channels at each position."""
-        return nn.Linear(channels, channels) if self.linear_projection else nn.Conv2d(channels, channels, 1)
+        return Linear(channels, channels) if self.linear_projection else Conv2d(channels, channels, 1)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b l d"] | ContextCache

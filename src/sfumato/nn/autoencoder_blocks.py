@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfumato.nn.blocks import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
 from sfumato.nn.recomputed import norm_silu
+from sfumato.nn.stored import Conv2d
 
 _EPS = 1e-6
 _IMAGE_CHANNELS = 3
@@ -97,7 +98,7 @@ class Encoder(nn.Module):
         groups: int,
     ) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(_IMAGE_CHANNELS, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(_IMAGE_CHANNELS, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             Level(
                 channels[max(i - 1, 0)],
@@ -111,7 +112,7 @@ class Encoder(nn.Module):
         )
         self.mid_block = Middle(channels[-1], attention=mid_attention, groups=groups)
         self.conv_norm_out = group_norm(channels[-1], groups, _EPS)
-        self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], out_channels, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Encode pictures in [-1, 1]."""
@@ -140,7 +141,7 @@ class Decoder(nn.Module):
         groups: int,
     ) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(in_channels, channels[-1], 3, padding=1)
+        self.conv_in = Conv2d(in_channels, channels[-1], 3, padding=1)
         self.mid_block = Middle(channels[-1], attention=mid_attention, groups=groups)
         self.up_blocks = nn.ModuleList(
             Level(
@@ -154,7 +155,7 @@ class Decoder(nn.Module):
             for i in reversed(range(len(channels)))
         )
         self.conv_norm_out = group_norm(channels[0], groups, _EPS)
-        self.conv_out = nn.Conv2d(channels[0], _IMAGE_CHANNELS, 3, padding=1)
+        self.conv_out = Conv2d(channels[0], _IMAGE_CHANNELS, 3, padding=1)
 
     def forward(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Decode to pictures, about in [-1, 1], not clamped."""

@@ -12,6 +12,7 @@ from sfumato.errors import ConfigError
 from sfumato.nn.attention import attend, check_heads, split_heads, to_map, to_tokens
 from sfumato.nn.convolution import Conv3x3
 from sfumato.nn.recomputed import norm_silu
+from sfumato.nn.stored import Conv2d, Linear
 
 Resample = Literal["up", "down"]
 
@@ -83,11 +84,11 @@ class ResBlock(nn.Module):
         self.norm1 = group_norm(in_channels, groups, eps)
         self.conv1 = Conv3x3(in_channels, out_channels)
         if time_width is not None:
-            self.time_emb_proj = nn.Linear(time_width, (2 if scale_shift else 1) * out_channels)
+            self.time_emb_proj = Linear(time_width, (2 if scale_shift else 1) * out_channels)
         self.norm2 = group_norm(out_channels, groups, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = Conv3x3(out_channels, out_channels)
-        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         if zero_init:
             zero_parameters(self.conv2)
 
@@ -139,7 +140,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, asymmetric: bool = False) -> None:
         super().__init__()
         self.asymmetric = asymmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(
         self, x: Float[Tensor, "b c h_in w_in"], time: Float[Tensor, "_b d"] | None = None
@@ -189,10 +190,10 @@ class AttentionBlock(nn.Module):
         check_heads(channels, heads)
         self.heads = heads
         self.group_norm = group_norm(channels, groups, eps)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.to_out = nn.Sequential(Linear(channels, channels))
         if zero_init:
             zero_parameters(self.to_out)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
+from sfumato.nn.stored import Conv2d
 from sfumato.nn.winograd import Tile, convolve, convolve_back
 
 _LARGE_MAP, _MIDDLE_MAP = 32 * 32, 16 * 16
@@ -17,7 +18,7 @@ _LARGE_MAP_CHANNELS, _MIDDLE_MAP_CHANNELS = 128, 512
 """From how many positions and channels on the transforms of a tile are worth it; measured in decision 0013."""
 
 
-class Conv3x3(nn.Conv2d):
+class Conv3x3(Conv2d):
     """A 3x3 convolution with stride 1 that keeps the size of a map.
 
     On processors in float32, where map and kernel are large, it is computed by minimal filtering of tiles
@@ -47,7 +48,7 @@ def best_tile(x: Float[Tensor, "b c_in h w"], weight: Float[Tensor, "c_out c_in 
     narrowest = min(weight.shape[:2])
     if narrowest < _LARGE_MAP_CHANNELS or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
-    if x.dtype != torch.float32 or weight.dtype != torch.float32:
+    if x.dtype != torch.float32:
         return None
     positions = x.shape[2] * x.shape[3]
     if positions >= _LARGE_MAP:

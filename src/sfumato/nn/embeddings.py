@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.nn.stored import Linear
 from sfumato.tensors import Times
 
 
@@ -43,8 +44,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(in_width, out_width)
-        self.linear_2 = nn.Linear(out_width, out_width)
+        self.linear_1 = Linear(in_width, out_width)
+        self.linear_2 = Linear(out_width, out_width)
 
     def forward(self, embedding: Float[Tensor, "b d_in"]) -> Float[Tensor, "b d_out"]:
         """Apply both layers."""

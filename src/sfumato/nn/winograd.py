@@ -110,7 +110,7 @@ def convolve(
 
     Args:
         x: The map.
-        weight: The kernel; in channels-last memory it is read as it lies.
+        weight: The kernel, in float32 or in 16 bits; in channels-last memory it is read as it lies.
         bias: Added to each channel.
         tile: Side of a tile.
 
@@ -179,7 +179,7 @@ def _tiles(padded: Tensor, tile: Tile, rows: slice, across: int) -> Float[Tensor
 def _kernels(weight: Tensor, tile: Tile, part: slice, *, adjoint: bool) -> Float[Tensor, "n c_from c_to"]:
     """Return the transformed kernels that make some channels: a matrix for each of the `n` numbers of a tile."""
     taps, transform = weight.permute(0, 2, 3, 1).flatten(1, 2), _TRANSFORMS[tile].kernel
-    some = taps[:, :, part] if adjoint else taps[part]
+    some = (taps[:, :, part] if adjoint else taps[part]).to(transform.dtype)
     # As the kernel lies in memory: nine rows of channels for each channel out.
     transform = (transform.flip(1) if adjoint else transform).expand(len(some), -1, -1)
     kernels = torch.bmm(transform, some, out=_KERNEL_MEMORY.take(len(some), transform.shape[1], some.shape[2]))

@@ -193,7 +193,7 @@ def _recipe(request: GenerateRequest, pipeline: Pipeline, inputs: _Inputs) -> di
             {"path": str(use.path), "hash": file_hash(use.path), "strength": use.strength} for use in request.concepts
         ],
     }
-    if pipeline.bundle.held_in != "fp32":
+    if pipeline.bundle.computes_in != "fp32":
         recipe["base"]["held_in"] = pipeline.bundle.held_in
     if request.init_image is not None:
         recipe["request"]["strength"] = request.strength

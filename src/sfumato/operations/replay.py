@@ -21,7 +21,7 @@ from sfumato.operations.pictures import Picture, draw
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest, ReplayRequest
-from sfumato.runtime.precision import Precision
+from sfumato.runtime.precision import Holding
 
 
 def replay(request: ReplayRequest) -> Events:
@@ -101,7 +101,7 @@ def _found(role: str, record: Mapping[str, str], places: Sequence[Path]) -> Path
 
 def _pipeline(recipe: Mapping[str, Any], wanted: GenerateRequest) -> Pipeline:
     """Load the base and check that it is the same one."""
-    held_in: Precision = "bf16" if recipe["base"].get("held_in") == "bf16" else "fp32"
+    held_in: Holding = "bf16" if recipe["base"].get("held_in") == "bf16" else "fp32"
     bundle = load_bundle(wanted.base, held_in=held_in)
     if bundle.base_hash != recipe["base"]["hash"]:
         raise NotReproduced(

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 Precision = Literal["fp32", "bf16"]
+Holding = Literal["fp32", "bf16", "stored"]
+"""Numbers that weights are held in; `stored` are those of their files, see `sfumato.nn.stored`."""
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -28,31 +30,33 @@ def computing_in(precision: Precision, device: torch.device) -> AbstractContextM
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def hold(network: nn.Module, precision: Precision) -> None:
-    """Hold the weights of linear layers and convolutions in the given numbers; they must not learn in bf16.
+def hold(network: nn.Module) -> None:
+    """Hold the weights of linear layers and convolutions in bf16; they must not learn.
 
     These are the weights that `computing_in` rounds at each use: held so, a network computes the very same numbers from
     half the memory. Biases, norms and tables of embeddings stay as they are.
 
     Args:
         network: Changed in place; on the meta device no number is touched, and what fills it later is rounded.
-        precision: `fp32` leaves the network as it is.
     """
-    if precision == "fp32":
-        return
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             rounded = module.weight.detach().to(torch.bfloat16)
             module.weight = nn.Parameter(rounded, requires_grad=module.weight.requires_grad)
 
 
-def computing_as_held(held_in: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Compute inside the block in the numbers that weights are held in; weights in float32 change nothing.
+def computed_in(held_in: Holding) -> Precision:
+    """Return the numbers that a network computes in whose weights are held in these."""
+    return "bf16" if held_in == "bf16" else "fp32"
+
+
+def computing_as_held(held_in: Holding, device: torch.device) -> AbstractContextManager[object]:
+    """Compute inside the block as the weights are held; nothing changes unless they are held in bf16.
 
     Layers whose weights are held in bf16 take no float32 input outside of such a block.
 
     Args:
-        held_in: What `hold` was told.
+        held_in: How the weights are held.
         device: Where the networks are.
     """
-    return nullcontext() if held_in == "fp32" else computing_in(held_in, device)
+    return computing_in("bf16", device) if held_in == "bf16" else nullcontext()

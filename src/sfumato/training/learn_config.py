@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sfumato.adapters.config import InitName
 from sfumato.data.templates import TemplateSet
-from sfumato.runtime.precision import Precision
+from sfumato.runtime.precision import Holding, Precision
 from sfumato.training.ema import EmaConfig
 from sfumato.training.loop import LoopConfig
 from sfumato.training.methods import METHODS, Identifier, Method, MethodName
@@ -138,6 +138,8 @@ class LearnConfig(Section):
         return self.identifier or METHODS[self.method].identifier
 
     @property
-    def held_in(self) -> Precision:
-        """Numbers in which a base can be held that is loaded for this lesson: float32 where its own weights learn."""
-        return "fp32" if METHODS[self.method].weights else self.precision
+    def held_in(self) -> Holding:
+        """Numbers to hold a base in that is loaded for this lesson: float32 where its own weights learn."""
+        if METHODS[self.method].weights:
+            return "fp32"
+        return "bf16" if self.precision == "bf16" else "stored"

@@ -90,7 +90,7 @@ class Learner:
         """Everything that decides the run, as plain data."""
         values = {**self._request(), "identifier": self.config.chosen_identifier}
         expansions = [word.expansion for word in self.words.words]
-        if self.bundle.held_in != "fp32":
+        if self.bundle.computes_in != "fp32":
             values["held_in"] = self.bundle.held_in  # a run does not go on with pictures drawn in other numbers
         return {**values, "data": self.samples.data_hash, "base": self.base_hash, "expansions": expansions}
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.formats.atomic import atomic_folder
-from sfumato.formats.bundle import fill
 from sfumato.formats.diffusers_config import read_autoencoder_config, write_autoencoder_config
 from sfumato.formats.diffusers_weights import modernised, read_weights
+from sfumato.formats.network_weights import fill
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.formats.strict_json import read_json
 from sfumato.models.autoencoder import Autoencoder

@@ -192,10 +192,11 @@ def _check_class_prompts(config: LearnConfig) -> None:
 
 def _check_base(config: LearnConfig, bundle: Bundle) -> None:
     """Refuse a base whose weights are held in fewer bits than the lesson needs."""
-    if bundle.held_in not in ("fp32", config.held_in):
+    fits = {"fp32": ("fp32",), "stored": ("fp32", "stored"), "bf16": ("fp32", "stored", "bf16")}[config.held_in]
+    if bundle.held_in not in fits:
         raise ConfigError(
             f"The weights of base '{bundle.name}' are held in {bundle.held_in}, but method '{config.method}' with "
-            f"precision '{config.precision}' needs {config.held_in}.",
+            f"precision '{config.precision}' needs {' or '.join(fits)}.",
             field="precision",
             hint=f"Load the base without held_in='{bundle.held_in}'.",
         )

@@ -246,7 +246,7 @@ def _class_keys(pipeline: Pipeline, captions: Sequence[str], seeds: Sequence[int
     """Name everything that decides each class picture: the weights, how they are used, the text's tokens, the seed."""
     base = pipeline.bundle
     used = f"{base.schedule.config}/{base.prediction}/{base.unet.config}/{base.text_encoder.config}"
-    common = f"{base.base_hash}/{base.held_in}/{hashlib.sha256(used.encode()).hexdigest()[:16]}"
+    common = f"{base.base_hash}/{base.computes_in}/{hashlib.sha256(used.encode()).hexdigest()[:16]}"
     drawn = f"{CLASS_SETTINGS}/{base.native_size}"
     tokens = {
         text: base.tokenizer.encode([pipeline.expand(text), CLASS_SETTINGS.negative]).tolist() for text in set(captions)

@@ -149,8 +149,8 @@ class Words:
         """
         encoder = self.bundle.text_encoder
         if self.rows is None and not text_learns:
-            held_in, device = self.bundle.held_in, encoder.text_model.embeddings.token_embedding.weight.device
-            with torch.no_grad(), computing_in(held_in, device):  # what is kept serves every run on such weights
+            numbers, device = self.bundle.computes_in, encoder.text_model.embeddings.token_embedding.weight.device
+            with torch.no_grad(), computing_in(numbers, device):  # what is kept serves every run on such weights
                 for text in set(captions) - self._fixed.keys():
                     self._fixed[text] = self._cached(self._encode(text, 1))
             return torch.cat([self._fixed[text] for text in captions])
