@@ -110,6 +110,18 @@ def test_another_base_is_refused(sfumato: Run, base: Path, photos: Path) -> None
     assert answer.code == 2 and "The concept <fox> was learned on base 'tiny'" in answer.err
 
 
+def test_an_older_result_is_kept_with_its_report(base: Path, photos: Path, sfumato: Run) -> None:
+    few = ("--steps", 2, "--batch-size", 1, "--rank", 1, "--verdict-steps", 1, "--base", base)
+    first = sfumato("learn", photos, "--as", "<fox>", "--class", "fox", *few)
+    older, page = Path("fox.safetensors").read_bytes(), Path("fox.verdict/scores.json").read_bytes()
+    second = sfumato("learn", photos, "--as", "<fox>", "--class", "fox", *few, "--seed", 1)
+    assert (first.code, second.code) == (0, 0), second.err
+    assert "'fox.safetensors' was there before; the old one is now 'fox-1.safetensors'." in second.out
+    assert Path("fox-1.safetensors").read_bytes() == older != Path("fox.safetensors").read_bytes()
+    assert Path("fox-1.verdict/scores.json").read_bytes() == page
+    assert Path("fox.verdict/report.html").is_file()
+
+
 LONG = ("--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1", "--no-verdict")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule, ScheduleConfig
 from sfumato.errors import (
     CheckpointError,
@@ -28,6 +29,7 @@ from sfumato.formats.bundle_outline import read_bundle_outline
 from sfumato.formats.diffusers_config import read_scheduler, write_scheduler
 from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
+from sfumato.models.presets import UNETS
 from sfumato.models.unet_config import UNetConfig
 from tiny import tiny_bundle
 
@@ -282,6 +284,51 @@ def test_things_that_are_no_base(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormat, match="LoRA file in kohya layout") as caught:
         load_bundle(tmp_path / "l.safetensors")
     assert "--concept" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 96},
+            "as Stable Diffusion XL has",
+        ),
+        ({"in_channels": 9}, "5 more channels beside the latents, as models for inpainting have"),
+        ({"num_class_embeds": 10}, "a class for each picture"),
+        ({"cross_attention_dim": 48}, r"text features 48 wide, which its text encoder \(32\) does not give"),
+    ],
+)
+def test_a_base_that_needs_more_than_a_text_is_refused_before_its_weights_are_read(
+    folder: Path, changes: dict[str, object], message: str
+) -> None:
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    (folder / UNET_FILE).unlink()
+    with pytest.raises(UnknownFormat, match=f"cannot be used: its U-Net needs .*{message}"):
+        load_bundle(folder)
+
+
+def test_a_second_text_encoder_is_seen(folder: Path) -> None:
+    (folder / "text_encoder_2").mkdir()
+    with pytest.raises(UnknownFormat, match="as Stable Diffusion XL has"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("context", "prediction", "name"),
+    [
+        (768, "eps", "stable-diffusion-v1"),
+        (1024, "eps", "stable-diffusion-v2-512"),
+        (1024, "v", "stable-diffusion-v2-768-v"),
+        (512, "eps", "latent-diffusion"),
+    ],
+)
+def test_the_kind_of_model_has_the_name_that_catalogues_know(context: int, prediction: Prediction, name: str) -> None:
+    bundle = tiny_bundle()
+    assert bundle.architecture == "latent-diffusion"
+    wide = replace(UNETS["sd1"](), context_dim=context)
+    bundle.unet.config = wide
+    assert replace(bundle, prediction=prediction).architecture == name
 
 
 def test_a_folder_of_the_same_name_hides_the_embedded_base_only_if_it_is_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping
@@ -19,6 +20,8 @@ from sfumato.cli.render import JsonRenderer
 from sfumato.errors import DataError
 from sfumato.events import Artifact, Checkpoint, Done, Event, Metric, Notice, Preview, Progress, Step, Verdict
 from sfumato.requests import DemoRequest, DoctorRequest, GenerateRequest, Request, flag_of
+from sfumato.runtime import interrupt
+from sfumato.runtime.interrupt import StopRequest
 
 EVENTS: tuple[Event, ...] = (
     Progress("rendering", 1, 2),
@@ -149,6 +152,24 @@ def test_interrupted(json_flag: list[str], monkeypatch: pytest.MonkeyPatch, caps
         assert json.loads(captured.out.splitlines()[-1]) == {"event": "interrupted", "checkpoint": "run/step-5"}
     else:
         assert captured.err == ("sfumato: interrupted. State of step 5 is saved in run/step-5; go on with --resume.\n")
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_the_first_ctrl_c_says_at_once_what_it_does(
+    json_flag: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def run(request: Request, sources: Mapping[str, str]) -> Iterator[Event]:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            told.append(capsys.readouterr().err)
+            yield Done(1.0, {"stopped": stop.reason})
+
+    monkeypatch.setattr(operations, "run", run)
+    assert main(["train", "denoiser", "x.toml", *json_flag]) == 130
+    assert ("stopping when this step is done and saved. Ctrl-C again" in told[0]) == (not json_flag)
+    assert not interrupt.listeners and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("reason", "code"), [("SIGINT was received", 130), ("the time limit is reached", 0)])

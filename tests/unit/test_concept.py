@@ -106,6 +106,14 @@ def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: 
     assert metadata["unet.lora_alpha"] == 3 and metadata["unet.use_rslora"] is False, "the scale lies in the factors"
     assert "encoder.layers.0.self_attn.q_proj" in metadata["text_encoder.target_modules"]
     assert header.metadata["modelspec.trigger_phrase"] == "<fox> fox, sks cat, <dog> dog"
+    assert header.metadata["modelspec.architecture"] == "latent-diffusion/lora"
+    assert "modelspec.resolution" not in header.metadata
+    known = replace(concept(bundle), base_architecture="stable-diffusion-v1", base_size=512)
+    save_concept(known, tmp_path / "b.safetensors")
+    metadata = read_header(tmp_path / "b.safetensors").metadata
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert metadata["modelspec.resolution"] == "512x512"
+    assert same(load_concept(tmp_path / "b.safetensors"), known)
 
 
 KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {

@@ -15,6 +15,7 @@ import torch
 
 from sfumato.errors import CannotResume, OutOfMemory, StorageError
 from sfumato.events import Artifact, Checkpoint, Event, Notice, Preview
+from sfumato.runtime import interrupt
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 from sfumato.training.journal import Journal, read_events
@@ -124,16 +125,18 @@ def test_time_limit_stops_saves_and_resumes_to_the_same_bytes(tmp_path: Path, wh
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_the_step_with_its_state_saved(
-    tmp_path: Path, whole: dict[str, bytes], number: signal.Signals
+    tmp_path: Path, whole: dict[str, bytes], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def before(step: int) -> Iterator[Event]:
         if step == 3:
             os.kill(os.getpid(), number)
         yield from ()
 
-    handler = signal.getsignal(number)
+    handler, told = signal.getsignal(number), []
     config = short(accumulate=2)
+    monkeypatch.setattr(interrupt, "listeners", [lambda: told.append(number)])
     events = run(tmp_path, config, second=True, before_step=before)
+    assert told == [number], "a person hears of it at once, and once"
     assert signal.getsignal(number) is handler
     assert done(events).info["step"] == 4
     assert f"{number.name} was received" in notices(events)[-1]

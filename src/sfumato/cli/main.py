@@ -34,6 +34,7 @@ from sfumato.requests import (
     is_switch,
 )
 from sfumato.resolve import Resolved, resolve
+from sfumato.runtime.interrupt import listeners
 from sfumato.runtime.suggestions import did_you_mean
 
 Commands: TypeAlias = Mapping[str, "type[Request] | Commands"]
@@ -119,6 +120,7 @@ def _follow(resolved: Resolved[Request], renderer: Renderer) -> int:
     code = EXIT_OK
     events = run(resolved.request, resolved.sources)
     with renderer:
+        listeners.append(renderer.stopping)
         try:
             for event in events:
                 renderer.show(event)
@@ -128,6 +130,7 @@ def _follow(resolved: Resolved[Request], renderer: Renderer) -> int:
                     code = EXIT_DOES_NOT_FIT
         finally:
             events.close()
+            listeners.remove(renderer.stopping)
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -65,6 +66,9 @@ class Renderer(Protocol):
     def problem(self, error: SfumatoError) -> None:
         """Show why the command ends."""
 
+    def stopping(self) -> None:
+        """Say, from within a signal's handler, that the command ends when the step at hand is done."""
+
     def interrupted(self) -> None:
         """Say that the user stopped the command and what is saved."""
 
@@ -107,6 +111,9 @@ class JsonRenderer:
     def problem(self, error: SfumatoError) -> None:
         """Write the problem with its kind, field and hint."""
         self._write({"event": "error", **error.to_dict()})
+
+    def stopping(self) -> None:
+        """Write nothing: the handler may have come into the middle of a line."""
 
     def interrupted(self) -> None:
         """Write that the user stopped the command, with the last saved state."""
@@ -176,6 +183,15 @@ class TerminalRenderer:
     def problem(self, error: SfumatoError) -> None:
         """Show the one message."""
         self._err.write(f"sfumato: {error}\n")
+
+    def stopping(self) -> None:
+        """Say what happens now, and what a second Ctrl-C would do."""
+        with suppress(RuntimeError):  # the handler may have come into the middle of another write
+            self._err.write(
+                "sfumato: stopping when this step is done and saved. Ctrl-C again stops at once and loses what is not "
+                "saved yet.\n"
+            )
+            self._err.flush()
 
     def interrupted(self) -> None:
         """Say what is saved."""

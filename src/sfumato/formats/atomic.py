@@ -7,12 +7,14 @@ a crash it holds either all of the old or all of the new bytes.
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from sfumato.errors import StorageError
@@ -100,6 +102,64 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise storage_error(error, path, _folder_bytes(stage)) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def keeping_old(path: Path) -> Iterator[Callable[[], Path | None]]:
+    """Keep a file or folder under another name, while something else is written in its place within the block.
+
+    Args:
+        path: What is to be written, such as `fox.safetensors`; nothing need be there yet.
+
+    Yields:
+        Tells, after the block, where the old one is: the first free of `fox-1.safetensors`, `fox-2.safetensors`, …;
+        None if there was none, an empty folder or a file of the same bytes. When the block fails the old one is in
+        its place again.
+
+    Raises:
+        StorageError: The place cannot be written.
+    """
+    path = Path(path)
+    is_there = any(path.iterdir()) if path.is_dir() else path.exists()
+    kept = _set_aside(path) if is_there else None
+    try:
+        yield lambda: kept if kept is not None and kept.exists() else None
+    except BaseException:
+        if kept is not None and kept.is_dir() and not path.exists():
+            kept.rename(path)
+        raise
+    finally:
+        if kept is not None and kept.is_file() and path.is_file() and filecmp.cmp(kept, path, shallow=False):
+            kept.unlink()
+
+
+def _set_aside(path: Path) -> Path:
+    """Give a file a second name, or a folder another one."""
+    for number in count(1):
+        name = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if name.exists():
+            continue
+        try:
+            if path.is_dir():
+                path.rename(name)
+            else:
+                _second_name(path, name)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, name, 0) from error
+        return name
+    raise AssertionError("numbers do not end")
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """Give a file a second name, or a copy of that name on a disk without links."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(path, name)
 
 
 def remove_folder(path: Path) -> None:

@@ -34,9 +34,10 @@ from sfumato.formats.safe_io import write_safetensors
 from sfumato.formats.strict_json import Json, read_json
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
-from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextFeatures
+from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextEncoderConfig, TextFeatures
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
+from sfumato.models.unet_config import UNetConfig
 from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.precision import Holding, Precision, computed_in, computing_as_held, hold
 from sfumato.runtime.suggestions import did_you_mean
@@ -130,6 +131,15 @@ class Bundle:
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the names that files use."""
         return {"autoencoder": self.autoencoder, "unet": self.unet, "text_encoder": self.text_encoder}
+
+    @property
+    def architecture(self) -> str:
+        """What catalogues call a model of this kind (ModelSpec 1.0.1); `latent-diffusion` where they have no name."""
+        config = self.unet.config
+        if config.channels != (320, 640, 1280, 1280):
+            return "latent-diffusion"
+        second = "stable-diffusion-v2-768-v" if self.prediction == "v" else "stable-diffusion-v2-512"
+        return {768: "stable-diffusion-v1", 1024: second}.get(config.context_dim or 0, "latent-diffusion")
 
     @property
     def downsample_factor(self) -> int:
@@ -238,6 +248,7 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     )
     autoencoder_config = read_autoencoder_config(*configs["vae"])
     unet_config = read_unet_config(*configs["unet"])
+    _check_parts(folder, unet_config, text_config)
     with empty_weights():
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
@@ -263,6 +274,25 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     )
     bundle.freeze()
     return bundle
+
+
+def _check_parts(folder: Path, unet: UNetConfig, text: TextEncoderConfig) -> None:
+    """Refuse a U-Net that needs more than one text encoder gives it, before any weights are read."""
+    if unet.vector_width is not None or (folder / "text_encoder_2").exists():
+        needed = "a second text encoder and a vector for each picture, as Stable Diffusion XL has"
+    elif unet.concat_channels:
+        needed = f"{unet.concat_channels} more channels beside the latents, as models for inpainting have"
+    elif unet.num_classes is not None:
+        needed = "a class for each picture"
+    elif unet.context_dim != text.width:
+        needed = f"text features {unet.context_dim} wide, which its text encoder ({text.width}) does not give"
+    else:
+        return
+    raise UnknownFormat(
+        f"'{folder}' cannot be used: its U-Net needs {needed}.",
+        field="base",
+        hint="Use a base of the kind of Stable Diffusion 1 or 2.",
+    )
 
 
 def save_bundle(

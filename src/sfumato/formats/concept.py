@@ -37,6 +37,7 @@ _OLD_ROWS = "sfumato.token_rows"
 _OF_EMBEDDINGS = {"down": "lora_embedding_A", "up": "lora_embedding_B"}
 _NAMES = {name: ending for kind in KINDS.values() for name, ending in kind.FILE_NAMES.items()}
 _LENGTHS = "magnitude"
+_OF_BASE = ("base_name", "base_hash", "base_architecture", "base_size")
 _SAID = ("placeholder", "class_noun", "expansion")
 
 
@@ -75,6 +76,8 @@ class Concept:
         base_hash: `Bundle.base_hash` of the base.
         request: What was asked for, as plain data.
         lineage: What it came from: data hash, seed, steps, version.
+        base_architecture: `Bundle.architecture` of the base.
+        base_size: Side in pixels of the pictures that the base was trained on; 0 where it is not known.
     """
 
     words: tuple[LearnedWord, ...]
@@ -84,6 +87,8 @@ class Concept:
     base_hash: str
     request: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    base_architecture: str = "latent-diffusion"
+    base_size: int = 0
 
     @property
     def main(self) -> LearnedWord:
@@ -312,8 +317,7 @@ def _metadata(concept: Concept) -> dict[str, str]:
         **concept.main.said,
         "further": [word.said for word in concept.words[1:]],
         "configs": {part: asdict(config) for part, config in concept.configs.items()},
-        "base_name": concept.base_name,
-        "base_hash": concept.base_hash,
+        **{name: getattr(concept, name) for name in _OF_BASE},
         "request": dict(concept.request),
         "lineage": dict(concept.lineage),
     }
@@ -325,6 +329,7 @@ def _metadata(concept: Concept) -> dict[str, str]:
         "modelspec.trigger_phrase": ", ".join(word.expansion for word in concept.words),
         "modelspec.architecture": _architecture(concept),
         "modelspec.implementation": "sfumato",
+        **({"modelspec.resolution": f"{concept.base_size}x{concept.base_size}"} if concept.base_size else {}),
     }
 
 
@@ -332,7 +337,7 @@ def _architecture(concept: Concept) -> str:
     """Name the kind of model and of file for catalogues."""
     kinds = {config.kind for config in concept.configs.values()}
     kind = "textual-inversion" if not kinds else "lora" if kinds <= set(PAIRED) else "-".join(sorted(kinds))
-    return f"stable-diffusion-v1/{kind}"
+    return f"{concept.base_architecture}/{kind}"
 
 
 def _our_name(key: str) -> tuple[str, str]:

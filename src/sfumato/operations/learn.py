@@ -66,12 +66,21 @@ def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -
     base = bundle or load_bundle(request.base, held_in=config.held_in)
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
         yield event
-        if is_result(event):
+        if isinstance(event, Artifact) and is_result(event):
             finished = True
             if probe is not None:
-                yield from write_report(probe, output.parent / f"{output.stem}.verdict")
+                yield from _report(probe, output, event)
     if finished:
         remove_folder(run_dir)
+
+
+def _report(probe: SubjectProbe | JointProbe, output: Path, result: Artifact) -> Events:
+    """Write the report beside the result; that of an older result goes with it under its new name."""
+    folder, kept = output.parent / f"{output.stem}.verdict", result.info.get("kept")
+    of_older = None if kept is None else output.parent / f"{Path(kept).stem}.verdict"
+    if of_older is not None and folder.is_dir() and not of_older.exists():
+        folder.rename(of_older)
+    yield from write_report(probe, folder)
 
 
 def lesson_config(request: LearnRequest, bundle: Bundle | None = None) -> LearnConfig:

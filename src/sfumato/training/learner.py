@@ -18,6 +18,7 @@ from torch import nn
 from sfumato import __version__
 from sfumato.errors import CheckpointError
 from sfumato.events import Artifact, Event, Notice, Preview
+from sfumato.formats.atomic import keeping_old
 from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
@@ -168,6 +169,8 @@ class Learner:
             configs={},
             base_name=self.bundle.name,
             base_hash=self.base_hash,
+            base_architecture=self.bundle.architecture,
+            base_size=self.bundle.native_size,
             request=self._request(),
             lineage={
                 "data_hash": self.samples.data_hash,
@@ -189,26 +192,23 @@ class Learner:
         return replace(self.bundle, name=self.config.output.stem, words=words, source=None)
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
-        """Write the concept file, or the whole base, and prove that it holds what was learned."""
+        """Write the concept file, or the whole base, and prove that it holds what was learned.
+
+        What lay in its place before is kept under another name.
+        """
         output, word = self.config.output, self.words.words[0]
         info = {"placeholder": word.placeholder, "expansion": word.expansion, "base": self.bundle.name}
+        with keeping_old(output) as old:
+            events = list(self._write_base(output) if self._writes_base else self._write_concept(step, output))
+        kept = old()
+        if kept is not None:
+            info["kept"] = kept.name
+            events.append(Notice(step, f"'{output.name}' was there before; the old one is now '{kept.name}'."))
+        yield from events
         if self._writes_base:
-            tuned = self.tuned()
-            save_bundle(tuned, output)
-            if load_bundle(output).base_hash != tuned.base_hash:
-                raise CheckpointError(
-                    f"'{output}' was written but does not hold what was learned.",
-                    hint="Save it again; if this repeats, the disk or the memory is failing.",
-                )
             yield Artifact(output, "bundle", info)
-            return
-        concept = self.concept(step)
-        if self.method.weights:
-            share = concept.lineage["change_held"]
-            yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
-        live = None if self.method.weights else self.adapters
-        save_concept(concept, output, live=live, strength=self.config.strength)
-        yield Artifact(output, "concept", {**info, "bytes": output.stat().st_size})
+        else:
+            yield Artifact(output, "concept", {**info, "bytes": output.stat().st_size})
 
     def close(self) -> None:
         """Give the base back as it was."""
@@ -224,6 +224,26 @@ class Learner:
     def _writes_base(self) -> bool:
         """Whether the result is the whole base, not a concept file."""
         return self.method.weights and self.config.output.suffix != ".safetensors"
+
+    def _write_base(self, output: Path) -> Iterator[Event]:
+        """Write the base as it has become."""
+        tuned = self.tuned()
+        save_bundle(tuned, output)
+        if load_bundle(output).base_hash != tuned.base_hash:
+            raise CheckpointError(
+                f"'{output}' was written but does not hold what was learned.",
+                hint="Save it again; if this repeats, the disk or the memory is failing.",
+            )
+        yield from ()
+
+    def _write_concept(self, step: int, output: Path) -> Iterator[Event]:
+        """Write the concept as it is at a step."""
+        concept = self.concept(step)
+        if self.method.weights:
+            share = concept.lineage["change_held"]
+            yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
+        live = None if self.method.weights else self.adapters
+        save_concept(concept, output, live=live, strength=self.config.strength)
 
     def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
         """Return names, weighted and plain loss of every row of a draw."""

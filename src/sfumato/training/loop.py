@@ -21,11 +21,11 @@ from pydantic import Field
 from sfumato.errors import OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.formats.atomic import storage_error
+from sfumato.runtime.interrupt import StopRequest
 from sfumato.runtime.memory import keep_freed_memory
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 from sfumato.training.guard import Guard, GuardConfig, copies_of_buffers, finite, locate, put_back
-from sfumato.training.interrupt import StopRequest
 from sfumato.training.interval import Interval
 from sfumato.training.journal import Journal
 from sfumato.training.optim import Optimizers, build_optimizers, check_average

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+listeners: list[Callable[[], None]] = []
+"""Called at the first signal from within its handler, long before the step is over: they only tell a person."""
 
 
 class StopRequest:
@@ -35,4 +39,6 @@ class StopRequest:
         """Remember the first signal; give way to the second."""
         if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.reason = f"{signal.Signals(number).name} was received"
+        is_first, self.reason = self.reason is None, f"{signal.Signals(number).name} was received"
+        for tell in listeners if is_first else ():
+            tell()
