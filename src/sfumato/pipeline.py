@@ -315,7 +315,7 @@ class Pipeline:
                 "the initial picture.",
                 field="mask",
             )
-        return (1 - F.adaptive_max_pool2d(mask.clamp(0, 1), shape[1:])).expand(count, -1, -1, -1)
+        return (1 - F.adaptive_max_pool2d((mask > 0).float(), shape[1:])).expand(count, -1, -1, -1)
 
     @torch.no_grad()
     def _run(self, job: _Job, decode: bool) -> Iterator[Event]:

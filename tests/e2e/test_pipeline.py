@@ -136,6 +136,18 @@ def test_inpainting_keeps_every_pixel_outside_the_mask(pipeline: Pipeline) -> No
     assert torch.equal(pipeline.images([FOX], [2], settings, init_image=start, mask=mask)[0], images[1])
 
 
+@pytest.mark.parametrize("grey", [0.1, 0.5, 0.9])
+def test_a_grey_mask_mixes_finished_pictures_once(pipeline: Pipeline, grey: float) -> None:
+    start = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    white = torch.zeros(1, 1, 32, 32)
+    white[..., 8:24, 8:24] = 1
+    settings = replace(QUICK, strength=1.0)
+    (anew,) = pipeline.images([FOX], [1], settings, init_image=start, mask=white)
+    (mixed,) = pipeline.images([FOX], [1], settings, init_image=start, mask=white * grey)
+    torch.testing.assert_close(mixed, grey * anew + (1 - grey) * start[0])
+    assert float((anew - start[0]).abs().mean()) > 0.05
+
+
 def test_concept_acts_inside_its_block_only(pipeline: Pipeline) -> None:
     bundle = pipeline.bundle
     before = {part: copy.deepcopy(module.state_dict()) for part, module in bundle.modules.items()}

@@ -164,13 +164,10 @@ def test_inpainting_holds_the_kept_region_at_every_level_and_exactly_at_the_end(
     assert not torch.equal(steps[-1].x_t[~kept], original[~kept])
 
 
-def test_a_soft_mask_mixes() -> None:
-    original, keep = torch.ones(SHAPE), torch.full((1, 1, 4, 4), 0.25)
-    *_, last = inpaint(
-        SAMPLERS["ddim"], lambda x_t, level: torch.zeros_like(x_t), start(), LEVELS, draw=draw,
-        original=original, keep=keep, eps=start(),
-    )  # fmt: skip
-    torch.testing.assert_close(last.x_0, torch.full(SHAPE, 0.25))
+def test_a_soft_mask_is_refused() -> None:
+    keep = torch.full((1, 1, 4, 4), 0.25)
+    with pytest.raises(ConfigError, match="keep has values other than 0 and 1"):
+        inpaint(SAMPLERS["ddim"], wobble, start(), LEVELS, draw=draw, original=start(), keep=keep, eps=start())
 
 
 @pytest.mark.parametrize(

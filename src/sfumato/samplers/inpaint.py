@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.diffusion.noise_level import Denoise, Level
 from sfumato.diffusion.process import q_sample
-from sfumato.errors import ShapeError
+from sfumato.errors import ConfigError, ShapeError
 from sfumato.events import Step
 from sfumato.samplers.protocol import Draw, Sampler
 
@@ -40,8 +40,8 @@ def inpaint(
         levels: Falling noise levels; start in the middle to keep the composition of the original in the open region.
         draw: Noise of a step.
         original: Clean latents to hold to, same shape as x_t.
-        keep: 1 where the original stays, 0 where the sampler paints, between 0 and 1 for a soft seam;
-            `(b or 1, c or 1, h, w)`.
+        keep: 1 where the original stays, 0 where the sampler paints, `(b or 1, c or 1, h, w)`. A soft seam is a matter
+            of pixels: what is mixed at every level would end as nearly the original.
         eps: Noise put on the original, same shape as x_t.
         **options: Those of the sampler.
 
@@ -50,17 +50,19 @@ def inpaint(
 
     Raises:
         ShapeError: original, eps or keep do not fit x_t.
-        ConfigError: See `Sampler`.
+        ConfigError: keep has other values than 0 and 1; see `Sampler`.
     """
     _check_shapes(x_t, original, keep, eps)
+    kept = keep == 1
+    if not bool((kept | (keep == 0)).all()):
+        raise ConfigError("keep has values other than 0 and 1.", field="keep", hint="Mix the finished pictures instead.")
 
     def paste(latents: Tensor, level: Level) -> Tensor:
         known = q_sample(original, eps, level.alpha, level.sigma) if level.sigma > 0 else original
-        return torch.where(keep == 1, known, keep * known + (1 - keep) * latents)
+        return torch.where(kept, known, latents)
 
     def held(x_t: Tensor, level: Level) -> Tensor:
-        x_0 = denoise(paste(x_t, level), level)
-        return torch.where(keep == 1, original, keep * original + (1 - keep) * x_0)
+        return torch.where(kept, original, denoise(paste(x_t, level), level))
 
     steps = sampler(held, paste(x_t, levels[0]), levels, draw=draw, **options)
     return (Step(s.step, s.steps, paste(s.x_t, levels[s.step + 1]), s.x_0) for s in steps)
