@@ -62,6 +62,11 @@ def _captions(folder: Path, *texts: str) -> None:
         (folder / f"{number}.txt").write_text(text, encoding="utf-8")
 
 
+def _two_captions(folder: Path) -> None:
+    (folder / "0.TXT").write_text("a fox")
+    (folder / "0.caption").write_text("a dog")
+
+
 def _cut(path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -226,6 +231,13 @@ BROKEN = (
         lambda f: _captions(f, "a fox", "my fox", "one fox"),
     ),
     Broken("caption-orphan", "warning", "y.txt", "no picture is named 'y'", lambda f: (f / "y.txt").write_text("a")),
+    Broken(
+        "caption-orphan",
+        "warning",
+        "y.CAPTION",
+        "no picture is named 'y'",
+        lambda f: (f / "y.CAPTION").write_text("a"),
+    ),
     Broken("caption-empty", "warning", "0.txt", "2 bytes, no word", lambda f: (f / "0.txt").write_bytes(b" \n")),
     Broken(
         "caption-encoding",
@@ -278,7 +290,7 @@ BROKEN = (
     ),
     Broken("mask-outside", "warning", "x.mask.png", "nothing white in the middle 64 × 64 of 96 × 64 pixels", _outside),
     Broken("mask-missing", "warning", "3.png", "3 of 4 pictures have one", lambda f: masks(f, 0, 1, 2)),
-    Broken("caption-unread", "warning", "0.caption", "ends in .caption", lambda f: (f / "0.caption").write_text("a")),
+    Broken("caption-differs", "error", "0.png", "0.TXT 'a fox', 0.caption 'a dog'", _two_captions),
     Broken(
         "caption-placeholder",
         "warning",
@@ -310,6 +322,13 @@ BROKEN = (
     ),
     Broken("bad-repeats", "error", "2024_dog", "'2024_dog' has 2024 repeats, not 1 to 1000,", _numbered("2024_dog")),
     Broken("bad-repeats", "error", "dog", "'dog' has no number of repeats in front", _numbered("dog")),
+    Broken(
+        "several-subjects",
+        "error",
+        "",
+        "no noun stands in each of '10_ohwx man', '3_fox'",
+        _numbered("10_ohwx man"),
+    ),
     Broken("unread-folder", "warning", "old", "2 pictures", _with_folder("old", 2)),
     Broken("mixed-folders", "warning", "", "4 beside '2_fox'", _with_folder("2_fox", 1)),
     Broken("metadata-json", "error", "metadata.jsonl", "line 1: ", _lines('{"file_name": "0.png"')),

@@ -176,12 +176,17 @@ def test_the_copy_is_corrected_and_the_originals_stay(sfumato: Run, base: Path) 
     assert answer.code == 2
     assert "2 errors, " in answer.err and answer.err.endswith("mended. fixed holds what could be corrected.\n")
     assert "Pictures copied: 6; duplicates left out: 1. Unreadable files are not copied." in answer.out
+    assert (
+        "Masks made from alpha channels: 1. Learn from the copy with --masks file. "
+        "Each picture needs a mask then; 5 of 6 have none.\n"
+    ) in answer.out
     assert "dataset: fixed" in answer.out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     files = sorted(path.relative_to("fixed").as_posix() for path in Path("fixed").rglob("*") if path.is_file())
     # of the double the one whose name comes first stays
-    assert files == ["0-png.png", "0.png", "1.png", "1.txt", "3_fox/print.png", "clear.png", "turned.png"]
-    for name in (name for name in files if name.endswith(".png")):
+    pictures = ["0-png.png", "0.png", "1.png", "3_fox/print.png", "clear.png", "turned.png"]
+    assert files == sorted([*pictures, "1.txt", "clear.mask.png"])
+    for name in pictures:
         with Image.open(Path("fixed") / name) as picture:
             assert (picture.mode, picture.format, dict(picture.getexif())) == ("RGB", "PNG", {})
     with Image.open("fixed/turned.png") as upright, Image.open("fixed/clear.png") as clear:
@@ -190,7 +195,7 @@ def test_the_copy_is_corrected_and_the_originals_stay(sfumato: Run, base: Path) 
     assert Path("fixed/1.txt").read_text(encoding="utf-8") == "ein Füchslein\nim Schnee\n"
     again = sfumato(*CHECK, "fixed", "--size", SIDE, "--json")
     kinds = {line["kind"] for line in records(again) if line["event"] == "finding"}
-    assert again.code == 0 and kinds == {"mixed-folders", "caption-missing"}
+    assert again.code == 0 and kinds == {"mixed-folders", "caption-missing", "mask-missing"}
     words = ("learn", "fixed", "--as", "<fox>", "--class", "fox", "--steps", 1, "--rank", 2, "--base", base)
     assert sfumato(*words).code == 0
     assert sfumato("learn", "data", *words[2:]).code == 2
@@ -202,6 +207,26 @@ def test_captions_of_metadata_are_copied_as_text_files(sfumato: Run) -> None:
     assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 0
     assert sorted(path.name for path in Path("fixed").iterdir()) == ["0.png", "1.png", "1.txt"]
     assert Path("fixed/1.txt").read_text(encoding="utf-8") == "a fox\n"
+
+
+def test_captions_of_any_ending_are_copied(sfumato: Run) -> None:
+    good_folder(Path("data"), 4)
+    texts = {"0.TXT": "a fox", "1.caption": "my fox", "2.txt": "one fox", "2.CAPTION": "one  fox"}
+    for name, text in {**texts, "3.caption": "a fox asleep", "3.Txt": "a dog"}.items():
+        Path("data", name).write_text(text)
+    assert sfumato(*CHECK, "data", "--size", SIDE, "--fix", "fixed").code == 2
+    assert {path.name: path.read_text() for path in Path("fixed").iterdir() if path.suffix != ".png"} == {
+        "0.txt": "a fox\n",
+        "1.txt": "my fox\n",
+        "2.txt": "one fox\n",
+        "3.txt": "a dog\n",
+        "3.caption": "a fox asleep\n",
+    }
+    again = sfumato(*CHECK, "fixed", "--size", SIDE, "--json")
+    kinds = [(line["kind"], line["path"]) for line in records(again) if line["event"] == "finding"]
+    assert again.code == 2 and kinds == [("caption-differs", "fixed/3.png")], (
+        "which one is meant is for the user to say"
+    )
 
 
 def test_pictures_of_metadata_in_folders_below_are_copied_to_where_they_are_read(sfumato: Run) -> None:
@@ -235,6 +260,41 @@ def test_masks_are_copied_under_the_name_that_learning_reads(sfumato: Run, bundl
     assert isinstance(before, Samples) and isinstance(after, Samples)
     assert before.weights is not None and after.weights is not None
     assert torch.equal(after.weights, before.weights) and torch.equal(after.mean, before.mean)
+
+
+def cut_out(folder: Path, name: str, seed: int, *, share: int) -> None:
+    """Write a picture whose upper part is see-through; a share of 0 leaves its alpha solid."""
+    pixels = np.asarray(photo(seed).convert("RGBA")).copy()
+    pixels[: SIDE * share // 4, :, 3] = 0
+    pixels[SIDE // 2, :, 3] = 255 if share == 0 else 90
+    Image.fromarray(pixels).save(folder / name)
+
+
+def test_alpha_is_copied_as_a_mask_from_which_the_same_is_learned(sfumato: Run, bundle: Bundle) -> None:
+    folder = good_folder(Path("data"), 0)
+    for number, share in enumerate((1, 0, 2)):
+        cut_out(folder, f"{number}.png", number, share=share)
+    alpha, file = PictureConfig(masks="alpha"), PictureConfig(masks="file")
+    before = read_subject(folder, "<fox>", "fox", bundle, pictures=alpha)
+    answer = sfumato(*CHECK, folder, "--size", SIDE, "--fix", "fixed")
+    assert "Masks made from alpha channels: 3. Learn from the copy with --masks file.\n" in answer.out
+    after = read_subject(Path("fixed"), "<fox>", "fox", bundle, pictures=file)
+    assert isinstance(before, Samples) and isinstance(after, Samples)
+    assert before.weights is not None and after.weights is not None
+    assert torch.equal(after.weights, before.weights) and torch.equal(after.mean, before.mean)
+    assert float(after.weights[1].min()) == pytest.approx(1) and len(after.weights[0].unique()) > 1
+
+
+def test_alpha_takes_the_place_of_no_mask_and_solid_alpha_alone_makes_none(sfumato: Run) -> None:
+    folder = good_folder(Path("data"), 0)
+    cut_out(folder, "0.png", 0, share=1)
+    cut_out(folder, "1.png", 1, share=0)
+    masks(folder, 0)
+    answer = sfumato(*CHECK, folder, "--size", SIDE, "--fix", "fixed")
+    assert sorted(path.name for path in Path("fixed").iterdir()) == ["0.mask.png", "0.png", "1.png"]
+    assert "Masks made" not in answer.out
+    with Image.open("fixed/0.mask.png") as copied, Image.open(folder / "0.mask.png") as mask:
+        assert np.array_equal(np.asarray(copied), np.asarray(mask))
 
 
 def test_names_that_are_not_utf_8(sfumato: Run) -> None:

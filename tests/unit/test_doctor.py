@@ -146,6 +146,34 @@ def test_of_doubles_the_first_with_a_caption_stays(tmp_path: Path) -> None:
     assert [item.path.name for item in found if item.kind == "duplicate"] == ["a.png", "c.png"]
 
 
+def test_a_cut_out_and_its_copy_on_white_are_two_pictures(tmp_path: Path) -> None:
+    pixels = np.asarray(photo(1).convert("RGBA")).copy()
+    pixels[: SIDE // 2] = (255, 255, 255, 0)
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    Image.fromarray(pixels).convert("RGB").save(tmp_path / "a.png")
+    Image.fromarray(np.where(pixels[..., 3:] == 0, np.uint8(255), pixels)).save(tmp_path / "c.png")
+    found, pictures = examined(tmp_path)
+    assert [(picture.entry.name, picture.facts.is_see_through, picture.same_as) for picture in pictures] == [
+        ("a.png", False, None),
+        ("b.png", True, None),
+        ("c.png", False, "a.png"),
+    ]
+    (transparent,) = [item for item in found if item.kind == "transparent"]
+    assert transparent.path.name == "b.png"
+    assert "--masks alpha" in transparent.meaning and "--masks alpha" in transparent.advice
+
+
+def test_captions_of_any_ending_are_looked_at(tmp_path: Path) -> None:
+    good_folder(tmp_path, 2)
+    (tmp_path / "0.TXT").write_text("a fox")
+    (tmp_path / "1.caption").write_bytes("a café".encode("cp1252"))
+    found, pictures = examined(tmp_path)
+    assert [(item.kind, item.path.name) for item in found] == [("caption-encoding", "1.caption")]
+    assert [picture.caption for picture in pictures] == ["a fox", "a café"]
+    (tmp_path / "1.TXT").write_text("a café", encoding="utf-8")
+    assert [item.kind for item in examined(tmp_path)[0]] == ["caption-encoding"], "both say the same"
+
+
 def test_near_duplicates_say_how_near(tmp_path: Path) -> None:
     good_folder(tmp_path)
     photo(2).save(tmp_path / "y.jpg", quality=90)

@@ -1,4 +1,4 @@
-"""Reading users' pictures: orientation, transparency, size limits, damage, captions."""
+"""Reading users' pictures: orientation, transparency, size limits, damage."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from sfumato.data.images import (
     load_image,
     load_tensor,
     orientation,
-    read_caption,
     resize,
     to_pixels,
     to_tensor,
 )
-from sfumato.errors import CaptionMissing, ConfigError, DataError, EmptyDataset, UnreadableImage
+from sfumato.errors import ConfigError, DataError, EmptyDataset, UnreadableImage
 
 
 def write(path: Path, mode: str = "RGB", colour: object = (200, 10, 20), size: tuple[int, int] = (8, 6)) -> Path:
@@ -190,23 +189,6 @@ def test_a_folder_without_pictures_is_said(tmp_path: Path) -> None:
         list_images(tmp_path / "gone")
     with pytest.raises(DataError, match=r"notes\.txt is a file"):
         list_images(tmp_path / "notes.txt")
-
-
-def test_captions_stand_beside_pictures(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(" a red\n fox \n", encoding="utf-8")
-    (tmp_path / "b.txt").write_text("\n")
-    assert read_caption(tmp_path / "a.png") == "a red fox"
-    assert read_caption(tmp_path / "c.png", "a fox") == "a fox"
-    with pytest.raises(CaptionMissing, match=r"b\.png has no caption: b\.txt is empty beside it"):
-        read_caption(tmp_path / "b.png")
-    with pytest.raises(CaptionMissing, match=r"c\.png has no caption: there is no c\.txt beside it"):
-        read_caption(tmp_path / "c.png")
-    (tmp_path / "d.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match=r"d\.txt cannot be read as UTF-8 text"):
-        read_caption(tmp_path / "d.png")
-    (tmp_path / "e.txt").write_bytes("a fox".encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"e\.txt cannot be read as UTF-8 text: it holds zero bytes, as UTF-16 does"):
-        read_caption(tmp_path / "e.png")
 
 
 def test_resizing_keeps_proportions(tmp_path: Path) -> None:

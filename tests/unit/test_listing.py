@@ -37,6 +37,15 @@ def test_text_files(tmp_path: Path) -> None:
     assert captions(tmp_path) == {"a.png": "my fox", "b.PNG": "a <fox>"}
 
 
+def test_text_files_in_upper_case_and_those_of_kohya(tmp_path: Path) -> None:
+    picture(tmp_path / "IMG_1.JPG")
+    picture(tmp_path / "2_fox" / "a.png")
+    (tmp_path / "IMG_1.TXT").write_text("my fox")
+    (tmp_path / "2_fox" / "a.caption").write_text("your fox")
+    metadata(tmp_path, **{"IMG_1.JPG": "not read", "2_fox/a.png": "not read"})
+    assert captions(tmp_path) == {"IMG_1.JPG": "my fox", "2_fox/a.png": "your fox"}
+
+
 def test_metadata(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png", "below/d.png"):
         picture(tmp_path / name)
@@ -76,7 +85,7 @@ def test_other_folders_and_hidden_files_are_left_out(tmp_path: Path) -> None:
 
 def test_a_caption_is_needed_without_a_default(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    with pytest.raises(CaptionMissing, match="a.png has no caption: there is no a.txt beside it"):
+    with pytest.raises(CaptionMissing, match="a.png has no caption: there is no a.txt or a.caption beside it"):
         list_entries(tmp_path)[0].caption()
 
 

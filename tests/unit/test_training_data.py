@@ -118,6 +118,9 @@ def test_half_of_the_pictures_are_mirrored_if_asked(photos: Path) -> None:
 def test_captions_come_from_text_files_or_the_recipe(photos: Path) -> None:
     shown = {FolderSampler(photos, 0, 8, caption="grey", split="all").scene(index).caption for index in range(60)}
     assert shown == {"grey", "black"}
+    (photos / "01.CAPTION").write_text("dark")
+    shown = {FolderSampler(photos, 0, 8, caption="grey", split="all").scene(index).caption for index in range(60)}
+    assert shown == {"grey", "black", "dark"}
     with pytest.raises(CaptionMissing, match=r"has no caption: there is no"):
         [FolderSampler(photos, 0, 8, caption=None, split="all").scene(index) for index in range(60)]
 
@@ -138,8 +141,13 @@ def test_the_fingerprint_of_a_folder_follows_its_files(photos: Path) -> None:
     (photos / "61.txt").write_text("a cat")
     captioned = fingerprint(config)
     (photos / "61.txt").write_text("a dog")
-    found = [one["files"] for one in (before, more, other, captioned, fingerprint(config))]
-    assert len(set(found)) == 5
+    changed = fingerprint(config)
+    (photos / "60.png").write_bytes(b"x")
+    (photos / "60.CAPTION").write_text("a dog")
+    kohyas = fingerprint(config)
+    (photos / "60.CAPTION").write_text("a cat")
+    found = [one["files"] for one in (before, more, other, captioned, changed, kohyas, fingerprint(config))]
+    assert len(set(found)) == 7
 
 
 class Slow:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sfumato.data.caption_files import check_same, is_caption, short
 from sfumato.data.findings import finding
 from sfumato.data.images import is_picture
 from sfumato.data.listing import Entry
@@ -49,25 +50,27 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
 
     Returns:
         The caption of each picture that has one in a text file, in `metadata.jsonl` or in its folder's name; and
-        files that are empty or not UTF-8.
+        files that are empty, not UTF-8, or say something else than another of the same picture.
     """
     captions: dict[Path, str] = {}
     found: list[Finding] = []
     for entry in entries:
-        path = entry.path.with_suffix(".txt")
-        text = ""
-        if path.is_file():
+        told: dict[Path, str] = {}
+        for path in entry.texts:
             try:
                 raw, encoding = decode_caption(path.read_bytes())
             except OSError as error:
                 found.append(finding("unopened", path, error.strerror or str(error)))
                 continue
-            text = " ".join(raw.split())
+            if text := " ".join(raw.split()):
+                told[path] = text
             if encoding != "UTF-8":
-                found.append(finding("caption-encoding", path, f"{encoding}, it seems: '{_short(text)}'"))
+                found.append(finding("caption-encoding", path, f"{encoding}, it seems: '{short(text)}'"))
             elif not text:
                 found.append(finding("caption-empty", path, f"{path.stat().st_size} bytes, no word"))
-        text = text or entry.metadata or entry.folder_caption
+        if differs := check_same(entry.path, told):
+            found.append(differs)
+        text = next(iter(told.values()), "") or entry.metadata or entry.folder_caption
         if text:
             captions[entry.path] = text
     return captions, found
@@ -88,7 +91,7 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str], excess: 
         Gaps, words that most captions have, repeated texts, long texts.
     """
     found: list[Finding] = []
-    bare = [entry for entry in entries if entry.path not in captions and not entry.path.with_suffix(".txt").is_file()]
+    bare = [entry for entry in entries if entry.path not in captions and not entry.texts]
     if captions:
         found += [
             finding("caption-missing", entry.path, f"{len(captions)} of {len(entries)} pictures have a caption")
@@ -100,7 +103,7 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str], excess: 
     for text, count in Counter(own.values()).items():
         if count > 1:
             first = next(path for path, other in own.items() if other == text)
-            found.append(finding("caption-repeated", first, f"{count} of {len(own)} captions are '{_short(text)}'"))
+            found.append(finding("caption-repeated", first, f"{count} of {len(own)} captions are '{short(text)}'"))
     places = {path if path in own else path.parent: text for path, text in captions.items()}
     found += [
         finding("caption-long", path, what)
@@ -111,24 +114,19 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str], excess: 
 
 
 def check_other_files(files: Iterable[Path]) -> list[Finding]:
-    """Name text files that are not used.
+    """Name captions without a picture.
 
     Args:
         files: All files of the folder.
-
-    Returns:
-        Captions without a picture, and captions whose name does not end in .txt.
     """
-    found: list[Finding] = []
     files = list(files)
     stems = {(path.parent, path.stem) for path in files if is_picture(path)}
-    for path in files:
-        has_picture = (path.parent, path.stem) in stems
-        if path.suffix == ".txt" and not has_picture and path.stem.lower() not in _OTHER_TEXTS:
-            found.append(finding("caption-orphan", path, f"no picture is named '{path.stem}'"))
-        elif has_picture and path.suffix != ".txt" and path.suffix.lower() in (".txt", ".caption"):
-            found.append(finding("caption-unread", path, f"ends in {path.suffix}"))
-    return found
+    captions = (path for path in files if is_caption(path) and path.stem.lower() not in _OTHER_TEXTS)
+    return [
+        finding("caption-orphan", path, f"no picture is named '{path.stem}'")
+        for path in captions
+        if (path.parent, path.stem) not in stems
+    ]
 
 
 def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:
@@ -140,11 +138,6 @@ def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:
             continue
         for path, text in captions.items():
             if word not in _PLACEHOLDER.findall(text):
-                what = f"{word!r} stands in {count} of {len(captions)}, not in '{_short(text)}'"
+                what = f"{word!r} stands in {count} of {len(captions)}, not in '{short(text)}'"
                 found.append(finding("caption-placeholder", path, what))
     return found
-
-
-def _short(text: str) -> str:
-    """Return the beginning of a text."""
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -14,6 +14,7 @@ from sfumato.data.images import is_mask, is_picture, load_image
 from sfumato.data.inspection import Facts, inspect_picture
 from sfumato.data.listing import Entry, scan_folder, visible
 from sfumato.data.masks import check_masks, fault_of, is_outside, mask_file
+from sfumato.data.numbered_folders import check_subjects
 from sfumato.errors import UnreadableImage
 from sfumato.events import Finding, Progress
 
@@ -71,6 +72,7 @@ def examine(folder: Path, size: int, excess: Excess) -> Generator[Progress | Fin
     yield from _unread(folder, files, listing.entries, listing.problems)
     captions, found = read_captions(listing.entries)
     yield from found
+    yield from check_subjects(folder, listing.entries, captions)
     yield from check_captions(listing.entries, captions, excess)
     yield from check_other_files(files)
     masks = {entry.path: mask for entry in listing.entries if (mask := mask_file(entry.path)) is not None}

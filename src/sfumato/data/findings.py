@@ -55,6 +55,13 @@ KINDS: dict[str, Kind] = {
         "Each counts once, next to those in the numbered folders.",
         "Move them into a numbered folder if other trainers are to see them too.",
     ),
+    "several-subjects": Kind(
+        "error",
+        "numbered folders of more than one subject, it seems",
+        "Learning would take them for one subject and stops, unless they share a --style.",
+        "Give each subject its own folder: learn from one of these and name the others with --also FOLDER:WORD:NOUN. "
+        "If all show one subject, write its class into each of the names, for example '10_sks dog'.",
+    ),
     # ── files
     "unopened": Kind("error", "cannot be opened", "Learning would stop at it.", "Check its permissions and the disk."),
     "undecodable": Kind("error", "cannot be decoded", _STOPS, "Save it again as PNG, or take it out."),
@@ -79,8 +86,9 @@ KINDS: dict[str, Kind] = {
     "transparent": Kind(
         "warning",
         "see-through parts",
-        "They are put on white, which is then learned as the background.",
-        "Give it a background of your own if white is not meant.",
+        "They are put on white, which is then learned as the background; with --masks alpha they are left out of the "
+        "lesson, or count as little as --unmasked-weight says.",
+        "Use --masks alpha if only the rest is meant, or give it a background of your own if white is not.",
     ),
     "colour-mode": Kind(
         "note",
@@ -137,8 +145,11 @@ KINDS: dict[str, Kind] = {
         "It is not used.",
         "Name it like its picture, with .txt at the end.",
     ),
-    "caption-unread": Kind(
-        "warning", "caption file that is not read", "Captions are read from files that end in .txt.", "Rename it."
+    "caption-differs": Kind(
+        "error",
+        "two captions that differ",
+        "Learning would stop at them.",
+        "Delete the one that is not meant.",
     ),
     "caption-placeholder": Kind(
         "warning",
@@ -232,6 +243,11 @@ def unopened(path: Path, error: OSError, kind: str = "unopened") -> Finding:
     return finding(kind, path, f"{error.strerror or error}{within}")
 
 
-def refusal(problem: Finding) -> DataError:
-    """Build the error for a finding that nobody may pass over."""
-    return DataError(f"{problem.path}: {problem.title}: {problem.found}.", hint=problem.advice)
+def refusal(problem: Finding, field: str | None = None) -> DataError:
+    """Build the error for a finding that nobody may pass over.
+
+    Args:
+        problem: The finding.
+        field: Name of the option at fault, if there is one.
+    """
+    return DataError(f"{problem.path}: {problem.title}: {problem.found}.", field=field, hint=problem.advice)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from sfumato.data.images import list_images, load_image, read_caption, resize
+from sfumato.data.caption_files import caption_files, read_caption
+from sfumato.data.images import list_images, load_image, resize
 from sfumato.errors import ConfigError
 from sfumato.runtime.seeding import derive_seed
 
@@ -31,7 +32,7 @@ class FolderSampler:
     pictures that were never learned; adding files moves no other picture across that line.
 
     Args:
-        folder: Pictures, with captions in text files of the same name.
+        folder: Pictures, with captions in text files of the same name, see `caption_files`.
         seed: Seed of the order and of the flips.
         size: Height and width of the squares, in pixels.
         caption: Caption of pictures without a text file; `None` makes the file necessary.
@@ -63,6 +64,7 @@ class FolderSampler:
         else:
             chosen = set(held_out)
             self.files = [path for path in files if (path in chosen) == (split == "held_out")]
+        self._texts = caption_files(self.files)
         self._seed, self._size, self._caption, self._flip = seed, size, caption, flip
         self._round: tuple[int, list[int]] | None = None
 
@@ -72,6 +74,7 @@ class FolderSampler:
         Raises:
             UnreadableImage: The file is not a readable picture.
             CaptionMissing: It has no caption and none was given for all.
+            DataError: Its caption cannot be read, or there are two that differ.
         """
         turn, place = divmod(index, len(self.files))
         if self._round is None or self._round[0] != turn:
@@ -81,4 +84,4 @@ class FolderSampler:
         image = resize(load_image(path).rgb, self._size)
         if self._flip and derive_seed(self._seed, "data/flip", index) % 2:
             image = np.ascontiguousarray(image[:, ::-1])
-        return FolderPicture(image, read_caption(path, self._caption))
+        return FolderPicture(image, read_caption(path, self._texts.get(path, ()), self._caption))

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from sfumato.data.findings import refusal, unopened
-from sfumato.errors import CaptionMissing, ConfigError, DataError, EmptyDataset, UnreadableImage
+from sfumato.errors import ConfigError, DataError, EmptyDataset, UnreadableImage
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDINGS = (".mask.png", "-masklabel.png")
@@ -245,35 +245,6 @@ def load_tensor(path: Path | str, size: int, fill: tuple[int, int, int] = _WHITE
         UnreadableImage: It cannot be read.
     """
     return to_tensor(resize(load_image(path, fill).rgb, size))
-
-
-def read_caption(image: Path, default: str | None = None) -> str:
-    """Read the caption beside a picture: the file of the same name that ends in .txt.
-
-    Args:
-        image: The picture.
-        default: Caption for pictures without such a file; `None` makes the file necessary.
-
-    Returns:
-        The text in one line.
-
-    Raises:
-        CaptionMissing: There is no such file, or nothing in it, and no default.
-        DataError: The file is not UTF-8 text.
-    """
-    path = image.with_suffix(".txt")
-    try:
-        text = " ".join(path.read_text(encoding="utf-8-sig").split()) if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The caption {path} cannot be read as UTF-8 text: {error}.") from error
-    if "\0" in text:
-        raise DataError(f"The caption {path} cannot be read as UTF-8 text: it holds zero bytes, as UTF-16 does.")
-    if text:
-        return text
-    if default is not None:
-        return default
-    what = f"{path.name} is empty" if path.is_file() else f"there is no {path.name}"
-    raise CaptionMissing(f"{image} has no caption: {what} beside it.", hint="Write one, or give a caption for all.")
 
 
 @contextmanager

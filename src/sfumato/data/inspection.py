@@ -59,9 +59,11 @@ class Facts:
     Attributes:
         width: Width in pixels.
         height: Height in pixels.
-        digest: SHA-256 of size and pixels: the same for the same picture in another encoding without loss.
+        digest: SHA-256 of size, pixels and what is see-through: the same for the same picture in another encoding
+            without loss.
         fingerprint: For finding pictures that are nearly the same.
         sharpness: Highest variance of the Laplacian of a colour, middle square, at the size that is learned.
+        is_see_through: Whether a part of it is not solid.
     """
 
     width: int
@@ -69,6 +71,7 @@ class Facts:
     digest: str
     fingerprint: Fingerprint
     sharpness: float
+    is_see_through: bool
 
 
 def inspect_picture(path: Path, size: int) -> tuple[Facts | None, list[Finding]]:
@@ -87,12 +90,15 @@ def inspect_picture(path: Path, size: int) -> tuple[Facts | None, list[Finding]]
     except UnreadableImage as error:
         return None, [_unreadable(path, error)]
     height, width = picture.rgb.shape[:2]
-    if picture.alpha is not None and picture.alpha.min() < 255:
+    digest = hashlib.sha256(f"{width}x{height}".encode() + picture.rgb.tobytes())
+    is_see_through = picture.alpha is not None and bool(picture.alpha.min() < 255)
+    if picture.alpha is not None and is_see_through:
         found.append(finding("transparent", path, f"{100 * (picture.alpha < 255).mean():.1f} % of its pixels"))
+        digest.update(picture.alpha.tobytes())
     found += _proportions(path, width, height, size)
-    digest = hashlib.sha256(f"{width}x{height}".encode() + picture.rgb.tobytes()).hexdigest()
     square: UInt8[np.ndarray, "size size 3"] = resize(picture.rgb, size)
-    return Facts(width, height, digest, fingerprint(picture.rgb), sharpness(square)), found
+    fingers = fingerprint(picture.rgb)
+    return Facts(width, height, digest.hexdigest(), fingers, sharpness(square), is_see_through), found
 
 
 def name_content(head: bytes) -> str | None:

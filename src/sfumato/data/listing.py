@@ -1,6 +1,6 @@
 """The pictures of a subject's folder with their captions, by the conventions that the field shares.
 
-- `001.png` with `001.txt` beside it;
+- `001.png` with `001.txt` or `001.caption` beside it;
 - `metadata.jsonl` with `file_name` and `text`, which may name pictures in folders below;
 - folders named `<repeats>_<caption>`, such as `10_sks dog`: their pictures are shown that often, and the caption holds
   for those that have none of their own.
@@ -11,11 +11,12 @@ The text file comes before `metadata.jsonl`, and that before the folder's name.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sfumato.data.caption_files import caption_files, read_caption
 from sfumato.data.findings import finding, refusal, unopened
-from sfumato.data.images import is_picture, list_images, read_caption, require_folder
+from sfumato.data.images import is_picture, list_images, require_folder
 from sfumato.data.metadata import read_metadata
 from sfumato.events import Finding
 
@@ -35,6 +36,7 @@ class Entry:
         repeats: How often it is shown in a round.
         metadata: Caption in `metadata.jsonl`; empty for none.
         folder_caption: Caption in the name of its folder; empty for none.
+        texts: The captions in files beside it, see `caption_files`.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Entry:
     repeats: int = 1
     metadata: str = ""
     folder_caption: str = ""
+    texts: tuple[Path, ...] = ()
 
     def caption(self, default: str | None = None) -> str:
         """Read the caption.
@@ -51,9 +54,9 @@ class Entry:
 
         Raises:
             CaptionMissing: There is none, and no default.
-            DataError: The text file is not UTF-8.
+            DataError: A text file is not UTF-8, or two differ.
         """
-        return read_caption(self.path, self.metadata or self.folder_caption or default)
+        return read_caption(self.path, self.texts, self.metadata or self.folder_caption or default)
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,10 @@ def scan_folder(folder: Path | str) -> Listing:
         own = sum(path.parent == folder for path in entries)
         names = ", ".join(repr(path.name) for path in list(numbered)[:3])
         problems.append(finding("mixed-folders", folder, f"{own} beside {names}"))
+    texts = caption_files(entries)
     ordered = sorted(entries.values(), key=lambda entry: (entry.path.parent != folder, entry.path))
-    return Listing(folder, tuple(ordered), tuple(problems))
+    with_texts = tuple(replace(entry, texts=texts.get(entry.path, ())) for entry in ordered)
+    return Listing(folder, with_texts, tuple(problems))
 
 
 def list_entries(folder: Path | str) -> list[Entry]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from sfumato.data.caption_checks import decode_caption
+from sfumato.data.caption_files import SUFFIXES
 from sfumato.data.doctor import Examined
-from sfumato.data.images import MASK_ENDINGS, is_mask, load_image
+from sfumato.data.images import MASK_ENDINGS, Picture, is_mask, load_image
 from sfumato.data.listing import Entry
+from sfumato.data.masks import mask_file
 from sfumato.events import Artifact, Notice, Progress
 from sfumato.formats.atomic import atomic_folder
 from sfumato.operations.stream import Events
@@ -18,6 +22,10 @@ from sfumato.operations.stream import Events
 
 def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
     """Write upright 8-bit RGB pictures on white, each once, their masks, and captions in UTF-8.
+
+    The alpha of a see-through picture without a mask file becomes its mask, so that learning from the copy with masks
+    from files is as learning from the originals with masks from alpha. Beside such pictures those whose alpha is all
+    solid get a mask too.
 
     Numbered folders keep their names; pictures in other folders, which only `metadata.jsonl` makes part of the data,
     lie in the copy itself. What a camera or a program wrote into the file besides the picture, such as place and time,
@@ -28,38 +36,58 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
         target: A folder that does not exist; it appears when all is written.
 
     Yields:
-        Progress, a notice, and an `Artifact` of kind `dataset`.
+        Progress, one notice or two, and an `Artifact` of kind `dataset`.
 
     Raises:
         StorageError: The disk is full or the place cannot be written.
     """
     kept = [picture for picture in pictures if picture.same_as is None]
+    takes_alpha = any(picture.facts.is_see_through and mask_file(picture.entry.path) is None for picture in kept)
     taken: set[str] = set()
+    made, lacking = 0, 0
     with atomic_folder(target) as stage:
         for number, picture in enumerate(kept, 1):
             stem = _free_stem(_place(picture.entry), taken)
             path = stage / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(load_image(picture.entry.path).rgb).save(path)
-            caption = _caption(picture)
-            if caption:
-                (stage / f"{stem}.txt").write_text(caption, encoding="utf-8", newline="\n")
-            if picture.mask is not None:
-                mask = load_image(picture.mask).rgb[..., 0]
+            loaded = load_image(picture.entry.path)
+            Image.fromarray(loaded.rgb).save(path)
+            for suffix, caption in _captions(picture):
+                (stage / f"{stem}{suffix}").write_text(caption, encoding="utf-8", newline="\n")
+            mask = _mask(picture, loaded, takes_alpha=takes_alpha)
+            if mask is not None:
                 Image.fromarray(mask).save(stage / f"{stem}{MASK_ENDINGS[0]}")
+            made += mask is not None and picture.mask is None
+            lacking += mask is None
             yield Progress("writing", number, len(kept))
     left_out = len(pictures) - len(kept)
     yield Notice(0, f"Pictures copied: {len(kept)}; duplicates left out: {left_out}. Unreadable files are not copied.")
+    if made:
+        needs = f" Each picture needs a mask then; {lacking} of {len(kept)} have none." if lacking else ""
+        yield Notice(0, f"Masks made from alpha channels: {made}. Learn from the copy with --masks file.{needs}")
     yield Artifact(target, "dataset", {"pictures": len(kept), "left_out": left_out})
 
 
-def _caption(picture: Examined) -> str:
-    """Return the caption that is written beside the copy; empty where the folder's name says it all."""
-    path = picture.entry.path.with_suffix(".txt")
-    text = decode_caption(path.read_bytes())[0] if path.is_file() else ""
-    if text.strip():
-        return "\n".join(text.splitlines()) + "\n"
-    return f"{picture.entry.metadata}\n" if picture.entry.metadata else ""
+def _captions(picture: Examined) -> Iterator[tuple[str, str]]:
+    """Give what is written beside the copy, with its suffix: nothing where the folder's name says it all.
+
+    Of two captions that differ both are written: which one is meant is for the user to say.
+    """
+    texts: dict[str, str] = {}
+    for path in picture.entry.texts:
+        text = decode_caption(path.read_bytes())[0]
+        if text.strip():
+            texts.setdefault(" ".join(text.split()), "\n".join(text.splitlines()) + "\n")
+    if not texts and picture.entry.metadata:
+        texts[""] = f"{picture.entry.metadata}\n"
+    yield from zip(SUFFIXES, texts.values(), strict=False)
+
+
+def _mask(picture: Examined, loaded: Picture, *, takes_alpha: bool) -> UInt8[np.ndarray, "H W"] | None:
+    """Return the mask that is written beside the copy, `None` for none; alpha never takes the place of a file."""
+    if picture.mask is not None:
+        return load_image(picture.mask).rgb[..., 0]
+    return loaded.alpha if takes_alpha and mask_file(picture.entry.path) is None else None
 
 
 def _place(entry: Entry) -> str:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sfumato.data.caption_files import caption_files
 from sfumato.data.folder import FolderSampler
 from sfumato.data.images import list_images
 from sfumato.data.primer.library import Primer
@@ -145,14 +146,15 @@ def _hash_of_pictures(folder: Path) -> str:
     their ends or in size.
     """
     digest = hashlib.sha256()
-    for path in list_images(folder):
+    pictures = list_images(folder)
+    texts = caption_files(pictures)
+    for path in pictures:
         with path.open("rb") as file:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}\n".encode() + file.read(_END_BYTES))
             file.seek(max(_END_BYTES, size - _END_BYTES))
             digest.update(file.read())
-        caption = path.with_suffix(".txt")
-        if caption.is_file():
+        for caption in texts.get(path, ()):
             digest.update(b"\n" + hashlib.sha256(caption.read_bytes()).digest())
     return digest.hexdigest()
 

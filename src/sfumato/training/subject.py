@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
-from sfumato.data.listing import list_entries
+from sfumato.data.listing import Entry, list_entries
 from sfumato.data.masks import find_masks
+from sfumato.data.numbered_folders import of_one_subject
 from sfumato.events import Event, Progress, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline, Settings
@@ -33,9 +34,11 @@ __all__ = [
     "class_samples",
     "joined",
     "pick",
+    "plain_caption",
     "read_subject",
     "style_caption",
     "subject_caption",
+    "subject_entries",
 ]
 
 DEFAULT, NO_CACHE = PictureConfig(), TensorCache(None)
@@ -56,10 +59,10 @@ def read_subject(
 ) -> Samples | BucketedSamples:
     """Read the pictures of a subject and encode each once.
 
-    A picture's caption is the text file beside it, its entry in `metadata.jsonl`, or the text in its folder's name. If
-    that does not name the placeholder, its first class noun becomes the placeholder; without either,
-    `a <placeholder>, ` is put in front. Pictures without a caption get `a <placeholder>`. A style is named at the end
-    instead: `a picture, <placeholder> style`.
+    A picture's caption is the text file beside it, its entry in `metadata.jsonl`, or the text in its folder's name,
+    unless that is kohya's word for the subject (`subject_entries`). If it does not name the placeholder, its first
+    class noun becomes the placeholder; without either, `a <placeholder>, ` is put in front. Pictures without a caption
+    get `a <placeholder>`. A style is named at the end instead: `a picture, <placeholder> style`.
 
     Args:
         folder: Pictures, cropped to their middle square and scaled to the base's native size, or to buckets of about
@@ -79,12 +82,14 @@ def read_subject(
     Raises:
         EmptyDataset: There is no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption or mask is missing or cannot be read, a mask has no picture or leaves nothing of it,
-            latents are not finite, `metadata.jsonl` or the name of a folder is wrong.
+        DataError: A caption or mask is missing or cannot be read, two captions of a picture differ, a mask has no
+            picture or leaves nothing of it, latents are not finite, `metadata.jsonl` or the name of a folder is wrong,
+            numbered folders are of several subjects.
     """
     changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json(exclude={'mask_folder'})}/{seed}"
     digest = hashlib.sha256(f"{bundle.native_size}/{flip}{changed}".encode())
-    entries = list_entries(folder)
+    entries = subject_entries(folder, placeholder, class_noun, is_style=is_style)
+    plain = plain_caption(placeholder, is_style=is_style)
     unit = math.gcd(*(entry.repeats for entry in entries))  # only the proportions count
     groups: dict[tuple[int, int], _Group] = {}
     encoder = PictureEncoder(bundle, pictures, seed, cache)
@@ -93,10 +98,8 @@ def read_subject(
         masks = find_masks(folder, [entry.path for entry in entries], pictures.mask_folder)
     for entry in entries:
         read = encoder.read(entry.path, masks.get(entry.path))
-        if is_style:
-            caption = style_caption(entry.caption("a picture"), placeholder)
-        else:
-            caption = subject_caption(entry.caption(f"a {placeholder}"), placeholder, class_noun)
+        caption = entry.caption(plain)
+        caption = style_caption(caption, placeholder) if is_style else subject_caption(caption, placeholder, class_noun)
         times = entry.repeats // unit
         digest.update(read.content + caption.encode() + (b"" if times == 1 else f"×{times}".encode()))
         for mirrored in (False, True) if flip else (False,):
@@ -135,6 +138,31 @@ class _Group:
             weights,
             pictures.variants,
         )
+
+
+def subject_entries(folder: Path, placeholder: str, class_noun: str, *, is_style: bool = False) -> list[Entry]:
+    """List the pictures of a subject with what their captions are.
+
+    Args:
+        folder: The pictures.
+        placeholder: Such as `<fox>`.
+        class_noun: Such as `fox`; a folder named `10_sks fox` gives its pictures no caption.
+        is_style: The pictures share a style: they may show anything, and every name of a folder is a caption.
+
+    Returns:
+        At least one picture.
+
+    Raises:
+        EmptyDataset: There is no picture.
+        DataError: See `list_entries`; one of several numbered folders does not name the subject.
+    """
+    entries = list_entries(folder)
+    return entries if is_style else of_one_subject(folder, entries, placeholder, class_noun)
+
+
+def plain_caption(placeholder: str, *, is_style: bool = False) -> str:
+    """Return the caption of a picture that has none, such as `a <fox>`, or of a style `a picture, <ink> style`."""
+    return style_caption("a picture", placeholder) if is_style else f"a {placeholder}"
 
 
 def subject_caption(caption: str, placeholder: str, class_noun: str) -> str:
@@ -189,21 +217,22 @@ def class_caption(caption: str, placeholder: str, class_noun: str, *, is_style: 
     return re.sub(said, "", caption, flags=re.IGNORECASE).strip(" ,") or "a picture"
 
 
-def class_prompts(subject: SubjectConfig, samples: AnySamples | None, *, is_style: bool = False) -> tuple[str, ...]:
+def class_prompts(
+    subject: SubjectConfig, samples: AnySamples | None, others: Iterable[SubjectConfig] = (), *, is_style: bool = False
+) -> tuple[str, ...]:
     """Return what pictures of the class of a subject are asked by, each once.
 
     Args:
         subject: The subject.
         samples: Its pictures, perhaps beside others, whose captions are said without it; None for the plain noun.
+        others: Subjects that its captions may name too; these are said without them as well.
         is_style: See `class_caption`.
     """
     if samples is None:
         return ("a picture" if is_style else f"a {subject.class_noun}",)
-    captions = [
-        class_caption(caption, word, subject.class_noun, is_style=is_style)
-        for caption, word in zip(samples.captions, samples.words, strict=True)
-        if word == subject.placeholder
-    ]
+    captions = [text for text, word in zip(samples.captions, samples.words, strict=True) if word == subject.placeholder]
+    for one in (subject, *others):
+        captions = [class_caption(text, one.placeholder, one.class_noun, is_style=is_style) for text in captions]
     return tuple(dict.fromkeys(captions))
 
 
