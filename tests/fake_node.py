@@ -10,6 +10,9 @@ import pytest
 
 PROGRAM = """#!{python}
 import hashlib, json, sys
+if sys.argv[1:] == ["--version"]:
+    print("{version}")
+    sys.exit()
 for line in sys.stdin:
     options = json.loads(line)["options"]
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
@@ -23,11 +26,11 @@ for line in sys.stdin:
 """
 
 
-def install_fake_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def install_fake_node(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str = "v22.1.0") -> Path:
     """Put the stand-in first in the path; returns a folder to give as packages."""
     program = folder / "bin" / "node"
     program.parent.mkdir(parents=True)
-    program.write_text(PROGRAM.format(python=sys.executable))
+    program.write_text(PROGRAM.format(python=sys.executable, version=version))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     return folder

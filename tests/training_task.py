@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
+from sfumato.formats import atomic
 from sfumato.runtime.seeding import generator
 from sfumato.training.ema import Ema, EmaConfig
 from sfumato.training.loop import LoopConfig, train
@@ -110,3 +114,17 @@ def stop_after(events: Iterator[Event], step: int) -> list[Event]:
             break
     events.close()  # type: ignore[attr-defined]
     return seen
+
+
+def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the n-th flush of a file and all later ones fail for want of room."""
+    calls = {"n": 0}
+    flush = os.fsync
+
+    def fsync(handle: int) -> None:
+        calls["n"] += 1
+        if calls["n"] >= count:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(handle)
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)

@@ -14,6 +14,7 @@ from PIL import Image
 import sfumato as package
 from sfumato.evaluation.grounds import ground_name
 from sfumato.formats.bundle import find_bundle
+from sfumato.models.tokenizer import Tokenizer
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import noise
 
@@ -34,6 +35,7 @@ def test_the_base_keeps_within_its_size_and_names_what_it_was_made_from() -> Non
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
     assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".safetensors"}
     card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"vocabulary {Tokenizer.load(folder / 'tokenizer').vocab_size:,}," in card
     for word in (
         "Apache-2.0",
         "CC-BY 4.0",

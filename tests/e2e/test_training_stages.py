@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.errors import CannotResume, CheckpointError, ConfigError, UnknownFormat
-from sfumato.events import Artifact, Checkpoint, Event, Preview, Progress
+from sfumato.diffusion.schedules import Schedule
+from sfumato.errors import CannotResume, CheckpointError, ConfigError, StorageError, UnknownFormat
+from sfumato.events import Artifact, Checkpoint, Event, Metric, Preview, Progress
 from sfumato.formats.bundle import load_bundle
 from sfumato.models.tokenizer import Tokenizer
+from sfumato.training import denoiser
 from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder
 from sfumato.training.denoiser import DenoiserTrainer, train_denoiser
+from sfumato.training.denoiser_checks import check_recipe
+from sfumato.training.objectives import denoising_loss, noised
 from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
 from sfumato.training.pictures import DataConfig, PictureBatches
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, parse_recipe
-from training_task import done, last_checkpoint, metrics, notices, stop_after, tensor_bytes
+from sfumato.training.text import learned_tokenizer
+from training_task import done, full_after, last_checkpoint, metrics, notices, stop_after, tensor_bytes
 
 DATA = {"kind": "shapes", "size": 16, "workers": 0}
 LOOP = {"steps": 4, "save_every": 2, "log_every": 1, "tensorboard": False}
@@ -344,6 +349,114 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_computed(
     with pytest.raises((ConfigError, UnknownFormat), match=message):
         list(train_denoiser(second(autoencoder, **changes), tmp_path))
     assert not (tmp_path / "checkpoints").exists()
+
+
+def eps_recipe(**changes: Any) -> DenoiserRecipe:
+    """The second stage with a first one that is still to be trained, and eps."""
+    given = {**SECOND, "prediction": "eps", "autoencoder_recipe": "first.toml", **changes}
+    return parse_recipe(given, DenoiserRecipe, "second")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({}, "prediction", r"ends in pure noise \(schedule\.zero_terminal_snr is true\).*=false"),
+        (
+            {"schedule": {"kind": "given", "num_train_steps": 4, "betas": [0.1, 0.5, 0.9, 1.0]}},
+            "prediction",
+            r"ends in pure noise \(the betas of kind 'given' end in 1\)",
+        ),
+        (
+            {
+                "schedule": {"kind": "given", "num_train_steps": 20, "betas": [0.999] * 20},
+                "objective": {"weighting": "debiased"},
+            },
+            "objective.weighting",
+            r"weighting is 'debiased' and prediction is 'eps'.*falls to 0 in 32 bits",
+        ),
+    ],
+)
+def test_times_that_have_no_loss_are_refused_before_anything_is_begun(
+    tmp_path: Path, changes: dict[str, Any], field: str, message: str
+) -> None:
+    recipe = eps_recipe(**changes)
+    with pytest.raises(ConfigError, match=message) as refused:
+        list(train_denoiser(recipe, tmp_path))
+    assert refused.value.field == field
+    assert list(tmp_path.iterdir()) == []
+    schedule, nothing = Schedule(recipe.schedule), torch.zeros(1, 1, 1, 1)
+    last = torch.tensor([schedule.num_train_steps - 1])
+    with pytest.raises(ConfigError):
+        denoising_loss(recipe.objective, schedule, "eps", nothing, noised(schedule, "eps", nothing, last, nothing))
+
+
+def test_times_that_have_a_loss_are_not_refused() -> None:
+    check_recipe(eps_recipe(schedule={}, objective={"weighting": "debiased"}))
+    check_recipe(eps_recipe(prediction="v", objective={"weighting": "debiased"}))
+    check_recipe(eps_recipe(prediction="x_0"))
+
+
+def test_validation_and_previews_are_computed_without_dropout(tmp_path: Path, autoencoder: Path) -> None:
+    recipe = second(autoencoder, unet={**SECOND["unet"], "dropout": 0.3}, ema={"decay": 0.0})
+    tokenizer = learned_tokenizer(recipe, tmp_path)
+    trainer = DenoiserTrainer(recipe, tmp_path, load_autoencoder(autoencoder), tokenizer)
+    list(trainer.pool.move_to(0))
+    torch.manual_seed(0)
+    with torch.no_grad():  # the layers that start at zero would hide what dropout does before them
+        for weight in trainer.unet.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.05)
+    validated, drawn, learned = [], [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        validated.append(trainer.validate(0))
+        (preview,) = trainer.preview(0, tmp_path / str(seed))
+        assert isinstance(preview, Preview)
+        drawn.append(preview.path.read_bytes())
+        assert all(part.training for network in trainer.modules.values() for part in network.modules())
+        learned.append(float(trainer.loss(0).loss.detach()))
+    assert validated[0] == validated[1] and drawn[0] == drawn[1]
+    assert learned[0] != learned[1], "dropout is there while it learns"
+
+
+def test_a_denoiser_outlives_a_disk_that_is_full_for_a_while(tmp_path: Path, autoencoder: Path) -> None:
+    recipe = second(autoencoder, loop={**LOOP, "steps": 8, "preview_every": 1})
+    whole = list(train_denoiser(recipe, tmp_path / "a"))
+    running, seen = train_denoiser(recipe, tmp_path / "b"), []
+    with pytest.MonkeyPatch.context() as patch:
+        for event in running:
+            seen.append(event)
+            if isinstance(event, Metric) and event.step == 1:
+                full_after(1, patch)
+            if isinstance(event, Metric) and event.step == 5:
+                patch.undo()
+            if isinstance(event, Metric) and event.step == 7:
+                break
+        running.close()  # type: ignore[attr-defined]
+    told = [message.split(" The run goes on")[1] for message in notices(seen)]
+    preview, save = " without this preview.", " and saves again after 2 steps."
+    assert told == [preview, preview, save, ": what it has encoded is in memory.", preview, preview, save]
+    assert [event.step for event in seen if isinstance(event, Preview)] == [5, 6]
+    rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))
+    assert tensor_bytes(last_checkpoint(rest)) == tensor_bytes(last_checkpoint(whole))
+
+
+def test_a_bundle_on_the_way_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, failed = denoiser.save_bundle, []
+
+    def fails_once(*given: Any) -> Any:
+        if not failed:
+            failed.append(given)
+            raise StorageError("Could not write 'bundle': the disk is full.")
+        return save(*given)
+
+    monkeypatch.setattr(denoiser, "save_bundle", fails_once)
+    events = list(train_denoiser(second(autoencoder, bundle_every=2), tmp_path))
+    assert notices(events) == [
+        "Could not write 'bundle': the disk is full. The run goes on and writes it again after 2 steps."
+    ]
+    assert artifact(events).info["step"] == 4 and load_bundle(tmp_path / "bundle").name == "small"
 
 
 def test_a_folder_without_an_autoencoder_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ import pytest
 
 from sfumato.data.primer import characters
 from sfumato.data.primer.attributes import IdentitySpec, OptionSet, attributes, conflict, draw_identity, drawing
-from sfumato.data.primer.characters import describe, draw_people, identity_of, record_of, render_options
+from sfumato.data.primer.characters import (
+    describe,
+    draw_people,
+    identity_of,
+    record_of,
+    render_options,
+    render_variants,
+)
 from sfumato.data.primer.looks import COLOR_OF, EXPRESSIONS, IDENTITY_SLOTS, VARIANT_SLOTS, find_style, load_styles
 from sfumato.errors import DataError, StorageError
 
@@ -221,6 +228,12 @@ def fake_node(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_an_old_node_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_node(tmp_path, "echo v18.20.2", monkeypatch)
+    with pytest.raises(DataError, match=r"Node v18\.20\.2 was found; 20 or newer is needed"):
+        render_variants([], tmp_path)
 
 
 def test_the_message_of_node_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

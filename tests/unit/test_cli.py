@@ -190,6 +190,20 @@ def test_explain_shows_sources(tmp_path: Path, asked: list[Request], capsys: pyt
     assert not asked
 
 
+def test_explain_gives_machines_one_object_a_setting(asked: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a fox", "--concept", "f:0.5", "--seed", "4", "--explain", "--json"]) == 0
+    captured = capsys.readouterr()
+    settings = [json.loads(line) for line in captured.out.splitlines()]
+    assert {tuple(setting) for setting in settings} == {("event", "name", "value", "source")}
+    assert {setting["event"] for setting in settings} == {"setting"}
+    assert [setting["name"] for setting in settings] == list(GenerateRequest.model_fields)
+    told = {setting["name"]: (setting["value"], setting["source"]) for setting in settings}
+    assert told["prompt"] == ("a fox", "flag") and told["seed"] == (4, "flag") and told["count"] == (1, "default")
+    ((concept,), source) = told["concepts"]
+    assert (concept["path"], concept["strength"], source) == ("f", 0.5, "flag") and told["size"] == (None, "default")
+    assert not asked and not captured.err
+
+
 @pytest.mark.parametrize(("command", "request_class"), leaves())
 def test_help_lists_every_flag(command: str, request_class: type[Request], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib.metadata import PackageNotFoundError
 from io import BytesIO
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fake_node import install_fake_node
 from sfumato.data.primer import build_primer
 from sfumato.data.primer.build import read_records
-from sfumato.data.primer.characters import render_variants
+from sfumato.data.primer.characters import build_characters, render_variants
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, natural_label, read_concepts, slug, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render, render_all
 from sfumato.data.primer.library import Primer
+from sfumato.data.primer.looks import load_styles
 from sfumato.errors import ConfigError, DataError, StorageError, UnreadableImage
 from sfumato.events import Artifact, Done, Notice, Progress
 from tiny_primer import CONCEPTS, build_tiny_primer, write_json, write_packages
@@ -151,6 +154,38 @@ def test_a_missing_renderer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         list(build_primer(tmp_path / "out", characters=False))
     with pytest.raises(DataError, match="'resvg_py', which renders the pictures, is not installed"):
         render_variants([], tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(None, "'node' was not found"), ("v18.20.2", r"Node v18\.20\.2 was found; 20 or newer is needed")],
+)
+def test_without_a_usable_node_the_finished_set_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, message: str
+) -> None:
+    out = build_tiny_primer(tmp_path)
+    before = contents(out)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    if version is not None:
+        install_fake_node(tmp_path, monkeypatch, version)
+    with pytest.raises(DataError, match=message):
+        list(build_primer(out, packages_dir=tmp_path / "node_modules", workers=1))
+    assert contents(out) == before
+
+
+def test_people_are_drawn_by_node_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    install_fake_node(tmp_path, monkeypatch)
+    few = functools.partial(build_characters, count=1, variants=1, held_out=1, held_out_variants=1)
+    monkeypatch.setattr("sfumato.data.primer.build.build_characters", few)
+    modules = write_packages(tmp_path / "modules")
+    list(build_primer(tmp_path / "out", packages_dir=modules, workers=1))
+    assert len(Primer.open(tmp_path / "out").characters) == 2 * len(load_styles())
 
 
 def test_damaged_packages_are_named(tmp_path: Path) -> None:

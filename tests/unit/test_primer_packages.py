@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 import sfumato.data.primer.packages as packages_module
-from sfumato.data.primer.packages import PACKAGES, check_packages, default_cache, ensure_packages, require_node
+from sfumato.data.primer.packages import (
+    PACKAGES,
+    check_packages,
+    default_cache,
+    ensure_packages,
+    require_node,
+    require_npm,
+)
 from sfumato.errors import DataError
 from sfumato.events import Event, Progress
 from tiny_primer import write_packages
@@ -79,19 +86,31 @@ def test_an_installation_of_something_else_is_noticed(tmp_path: Path, programs: 
 
 def test_programs_that_are_missing_or_old_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "bin"
-    with pytest.raises(DataError, match=r"'node' was not found; .*Install Node\.js 20 or newer"):
-        require_node({"PATH": str(folder)})
-    program(folder, "node", "echo v18.20.2")
-    with pytest.raises(DataError, match="'npm' was not found"):
-        require_node({"PATH": str(folder)})
-    program(folder, "npm", "true")
-    with pytest.raises(DataError, match=r"Node v18\.20\.2 was found; 20 or newer is needed"):
-        require_node({"PATH": str(folder)})
-    program(folder, "node", "exit 1")
-    with pytest.raises(DataError, match="Node of unknown version was found"):
-        require_node({"PATH": str(folder)})
+    path = {"PATH": str(folder)}
+    for require in (require_node, require_npm):
+        with pytest.raises(DataError, match=r"'node' was not found; .*Install Node\.js 20 or newer"):
+            require(path)
+    for answer, named in (("echo v18.20.2", r"Node v18\.20\.2"), ("exit 1", "Node of unknown version")):
+        program(folder, "node", answer)
+        for require in (require_node, require_npm):
+            with pytest.raises(DataError, match=f"{named} was found; 20 or newer is needed"):
+                require(path)
     program(folder, "node", "echo v20.0.0")
-    assert require_node({"PATH": str(folder)}) == str(folder / "npm")
+    assert require_node(path) == str(folder / "node")
+    with pytest.raises(DataError, match="'npm' was not found"):
+        require_npm(path)
+    program(folder, "npm", "true")
+    assert require_npm(path) == str(folder / "npm")
+
+
+def test_packages_that_are_there_need_no_programs(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = write_packages(tmp_path / "ready")
+    program(programs, "npm", f"cp -r {ready} node_modules")
+    _, modules = install(tmp_path / "cache")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert install(tmp_path / "cache") == ([], modules)
 
 
 def test_other_versions_are_refused(tmp_path: Path) -> None:

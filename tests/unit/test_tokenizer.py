@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.errors import CheckpointError, ConfigError, DataError, UnknownFormat
-from sfumato.models.tokenizer import Tokenizer, cut_words
+from sfumato.models.tokenizer import SMALLEST_VOCABULARY, Tokenizer, cut_words
 from sfumato.models.tokenizer_files import BOS, EOS
 
 CORPUS = ["a red fox on a blue background", "a blue fox and a red bird in a house"] * 3
@@ -177,6 +177,41 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: str, mess
     TOKENIZER.save(tmp_path)
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=message):
+        Tokenizer.load(tmp_path)
+
+
+def test_merges_that_are_cut_at_the_end_of_a_line_are_refused(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    file = tmp_path / "merges.txt"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    needed = TOKENIZER.vocab_size - SMALLEST_VOCABULARY  # no two of these merges make the same piece
+    assert len(lines) == 1 + needed
+    for kept in (0, needed // 2, needed - 1):
+        file.write_text("".join(lines[: 1 + kept]), encoding="utf-8")
+        with pytest.raises(CheckpointError) as caught:
+            Tokenizer.load(tmp_path)
+        assert caught.value.message.startswith(
+            f"{file} holds {kept} merges; the {TOKENIZER.vocab_size} pieces of the vocabulary need at least {needed}: "
+        )
+        last = lines[-1].replace(" ", "").strip()
+        assert kept < needed - 1 or caught.value.message.endswith(f"no merge makes {last!r}.")
+    file.unlink()
+    assert Tokenizer.load(tmp_path).vocab_size == TOKENIZER.vocab_size, "tokenizer.json holds all of them"
+
+
+def test_pieces_that_no_merge_makes_are_special_or_refused(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    for name in ("<pad>", "<mask>", "<word>"):
+        vocab[name] = len(vocab)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<word>": vocab["<word>"]}), encoding="utf-8")
+    specials = {"pad_token": {"content": "<pad>"}, "additional_special_tokens": ["<mask>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(specials), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.vocab_size, loaded.pad_id) == (len(vocab), vocab["<pad>"])
+    (tmp_path / "added_tokens.json").unlink()
+    with pytest.raises(CheckpointError, match=r"merges\.txt holds .*: no merge makes '<word>'\. The file is cut short"):
         Tokenizer.load(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import random
@@ -17,10 +16,9 @@ from torch import nn
 
 from sfumato.errors import CannotResume, CheckpointError, StorageError
 from sfumato.events import Checkpoint
-from sfumato.formats import atomic
 from sfumato.runtime.json_values import flattened
 from sfumato.training.state import RunState, broken, latest, load, read_state, save, settings_hash
-from training_task import done, last_checkpoint, notices, run, short, tensor_bytes
+from training_task import done, full_after, last_checkpoint, notices, run, short, tensor_bytes
 
 CONFIG = short(steps=24, save_every=3, keep=2)
 
@@ -181,21 +179,6 @@ def test_killed_while_saving_it_ends_with_the_same_bytes(tmp_path: Path, whole: 
 
 
 # A full disk.
-
-
-def full_after(count: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Let the n-th flush of a file and all later ones fail for want of room."""
-    calls = {"n": 0}
-    flush = os.fsync
-
-    def fsync(handle: int) -> None:
-        calls["n"] += 1
-        if calls["n"] >= count:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        flush(handle)
-
-    monkeypatch.setattr(atomic.os, "fsync", fsync)
-    return calls
 
 
 def test_a_full_disk_is_one_error_and_the_older_checkpoint_stays(

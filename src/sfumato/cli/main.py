@@ -6,6 +6,7 @@ Start-up counts, so a command imports only what it needs: `--help` and complaint
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from sfumato.requests import (
 )
 from sfumato.resolve import Resolved, resolve
 from sfumato.runtime.interrupt import listeners
+from sfumato.runtime.json_values import json_value
 from sfumato.runtime.suggestions import did_you_mean
 
 Commands: TypeAlias = Mapping[str, "type[Request] | Commands"]
@@ -105,10 +107,10 @@ def _run(words: list[str], renderer: Renderer) -> int:
     except SystemExit:  # argparse has shown the help
         return EXIT_OK
     explain, config = parsed.pop("explain"), parsed.pop("config", None)
-    parsed.pop("json")
+    as_json = parsed.pop("json")
     resolved = resolve(request_class, file=config, flags=parsed)
     if explain:
-        sys.stdout.write(_explanation(resolved))
+        sys.stdout.write(_json_explanation(resolved) if as_json else _explanation(resolved))
         return EXIT_OK
     return _follow(resolved, renderer)
 
@@ -252,3 +254,13 @@ def _explanation(resolved: Resolved[Request]) -> str:
     rows = resolved.explain()
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}\n" for name, value, source in rows)
+
+
+def _json_explanation(resolved: Resolved[Request]) -> str:
+    """Show every value of a request with its source, one JSON object a line."""
+    values = json_value(resolved.request.model_dump(mode="json"))
+    settings = [
+        {"event": "setting", "name": name, "value": values[name], "source": source}
+        for name, source in resolved.sources.items()
+    ]
+    return "".join(json.dumps(setting) + "\n" for setting in settings)

@@ -66,7 +66,7 @@ def read_pieces(folder: Path) -> tuple[dict[str, int], Merges]:
 
     Raises:
         UnknownFormat: The folder holds neither.
-        CheckpointError: A file cannot be read as what its name says.
+        CheckpointError: A file cannot be read as what its name says, or merges are missing.
     """
     vocab_file, merges_file, whole_file = (folder / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
     if vocab_file.is_file() and merges_file.is_file():
@@ -89,7 +89,40 @@ def read_pieces(folder: Path) -> tuple[dict[str, int], Merges]:
                 hint="The files do not belong together or are damaged.",
             )
         merges.append((pair[0], pair[1]))
+    if BOS in vocab:  # else it is no vocabulary of CLIP, which the tokenizer says
+        _check_complete(vocab, merges, folder, source)
     return vocab, merges
+
+
+def _check_complete(vocab: dict[str, int], merges: Merges, folder: Path, source: Path) -> None:
+    """Refuse merges that do not make every piece: with some of them gone, texts would silently fall into other pieces.
+
+    Every piece is a byte, alone or at the end of a word, a special token, or what a merge makes. Two merges may make
+    the same piece, so the number of merges alone says nothing.
+    """
+    made = {left + right for left, right in merges}
+    unmade = [piece for piece in vocab if piece not in made and len(piece.removesuffix(WORD_END)) > 1]
+    unmade = [piece for piece in unmade if piece not in (BOS, EOS)]
+    if unmade:
+        special = read_added(folder).keys() | _special_tokens(folder)
+        unmade = [piece for piece in unmade if piece not in special]
+    if unmade:
+        raise CheckpointError(
+            f"{source} holds {len(merges):,} merges; the {len(vocab):,} pieces of the vocabulary need at least "
+            f"{len(merges) + len(unmade):,}: no merge makes {unmade[0]!r}.",
+            hint="The file is cut short or belongs to another vocabulary: fetch it again.",
+        )
+
+
+def _special_tokens(folder: Path) -> set[str]:
+    """Return the tokens that a folder names as start, end, padding and the like."""
+    named: set[str] = set()
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        for key, value in read_json(folder / file, {}).items():
+            if key.endswith(("_token", "_tokens")):
+                tokens = value if isinstance(value, list) else [value]
+                named |= {str(token.get("content") if isinstance(token, dict) else token) for token in tokens}
+    return named
 
 
 def read_added(folder: Path) -> dict[str, int]:

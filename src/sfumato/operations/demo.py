@@ -9,12 +9,13 @@ from pathlib import Path
 from PIL import Image
 
 from sfumato.data.images import list_images, load_image, png_bytes
+from sfumato.errors import CannotResume
 from sfumato.events import Artifact, Done, Notice, Step
-from sfumato.formats.atomic import atomic_write_bytes
+from sfumato.formats.atomic import atomic_write_bytes, remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.png_recipe import place_picture
 from sfumato.operations.contact_sheet import Row, contact_sheet
-from sfumato.operations.learn import learn
+from sfumato.operations.learn import learn, run_folder
 from sfumato.operations.pictures import Picture, draw
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
@@ -48,17 +49,7 @@ def demo(request: DemoRequest) -> Events:
     photos = [Image.fromarray(load_image(path).rgb) for path in list_images(PHOTOS)]
     yield Notice(0, f"Learning {PLACEHOLDER} from {len(photos)} pictures with base '{bundle.name}'.")
     concept = request.output / "unicorn.safetensors"
-    lesson = LearnRequest(
-        folder=PHOTOS,
-        placeholder=PLACEHOLDER,
-        class_noun=CLASS_NOUN,
-        steps=request.steps,
-        seed=request.seed,
-        verdict=False,  # its bound on drift protects other horses, which the demo never draws
-        output=concept,
-        resume=(request.output / "unicorn.run").is_dir(),
-    )
-    for event in learn(lesson, bundle):
+    for event in _learned(request, concept, bundle):
         if not isinstance(event, Done):
             yield event
             continue
@@ -71,6 +62,31 @@ def demo(request: DemoRequest) -> Events:
         rows.append(Row(prompt, pictures))
     yield _written(contact_sheet(rows), request.output / "contact-sheet.png")
     yield Done(time.perf_counter() - started, {"prompts": len(PROMPTS)})
+
+
+def _learned(request: DemoRequest, concept: Path, bundle: Bundle) -> Events:
+    """Learn the subject; an unfinished run of another demo, such as one of another seed, gives way to a new one."""
+    run = run_folder(concept)
+    lesson = LearnRequest(
+        folder=PHOTOS,
+        placeholder=PLACEHOLDER,
+        class_noun=CLASS_NOUN,
+        steps=request.steps,
+        seed=request.seed,
+        verdict=False,  # its bound on drift protects other horses, which the demo never draws
+        output=concept,
+        resume=run.is_dir(),
+    )
+    try:
+        yield from learn(lesson, bundle)
+        return
+    except CannotResume as error:
+        if not lesson.resume:
+            raise
+        reason = error.message
+    remove_folder(run)
+    yield Notice(0, f"{reason} The unfinished run in '{run}' was removed, and the demo begins anew.")
+    yield from learn(lesson.model_copy(update={"resume": False}), bundle)
 
 
 def _drawn(

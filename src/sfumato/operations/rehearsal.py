@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.errors import OutOfMemory, TrainingError
+from sfumato.errors import TrainingError
 from sfumato.evaluation.verdict_plan import VerdictPlan
 from sfumato.evaluation.verdict_report import write_report
 from sfumato.events import Artifact, Done, Event, Progress
@@ -22,6 +22,7 @@ from sfumato.operations.learn import judge, lesson_config, verdict_plan
 from sfumato.operations.own_process import Ended, Send, in_own_process
 from sfumato.operations.stopwatch import Look, NetworkTime, Stopwatch, TimedProbe
 from sfumato.requests import LearnRequest
+from sfumato.runtime.out_of_memory import is_out_of_memory
 from sfumato.runtime.peak_memory import be_ended_first, peak_memory_bytes
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.personalise import learn as learn_subject
@@ -150,7 +151,7 @@ def rehearsal_config(config: LearnConfig, folder: Path) -> LearnConfig:
     return config.model_copy(
         update={
             "output": folder / config.output.name,
-            "num_class_images": min(CLASS_PICTURES, config.num_class_images),
+            **({"num_class_images": min(CLASS_PICTURES, config.num_class_images)} if config.prior_weight else {}),
             "progressive_steps": 0,  # all vectors at once, as at the end
             "loop": config.loop.model_copy(update=loop),
         }
@@ -168,10 +169,8 @@ def _rehearse(job: _Job, send: Send) -> Rehearsed | OutOfRoom:
     be_ended_first()
     try:
         return _rehearsed(job, send)
-    except (OutOfMemory, MemoryError):
-        return OutOfRoom(peak_memory_bytes())
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         return OutOfRoom(peak_memory_bytes())
 

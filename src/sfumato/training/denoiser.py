@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion.schedules import Schedule
-from sfumato.errors import ConfigError, DataError
+from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Metric, Notice, Preview, Progress
 from sfumato.formats.bundle import Bundle, save_bundle
-from sfumato.formats.diffusers_config import write_autoencoder_config
-from sfumato.formats.diffusers_unet import write_unet_config
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import TextEncoder
@@ -27,6 +25,7 @@ from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context, Images, Latents, PerRow, Times
 from sfumato.training.alignment import Aligner, build_projector
 from sfumato.training.autoencoder import train_autoencoder
+from sfumato.training.denoiser_checks import check_fit, check_recipe
 from sfumato.training.ema import Ema
 from sfumato.training.latents import LatentPool, Shard
 from sfumato.training.loop import MAY_CHANGE, train
@@ -56,8 +55,9 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
         The events of `loop.train`, `Progress` while parts are prepared, and an `Artifact` for the bundle.
 
     Raises:
-        SfumatoError: See `loop.train`; or a part cannot be read or does not fit the others.
+        SfumatoError: See `check_recipe` and `loop.train`; or a part cannot be read or does not fit the others.
     """
+    check_recipe(recipe)
     place = recipe.autoencoder
     if recipe.autoencoder_recipe is not None:
         place = run_dir / "autoencoder"
@@ -116,8 +116,7 @@ class DenoiserTrainer:
         self.device = torch.device(recipe.device)
         self.schedule = Schedule(recipe.schedule)
         self.autoencoder = autoencoder.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        _check_what_learns(recipe)
-        _check_fit(recipe, autoencoder)
+        check_fit(recipe, autoencoder)
         self.unet = seeded(recipe.seed, "unet", lambda: UNet(recipe.unet))
         self.unet.gradient_checkpointing = recipe.gradient_checkpointing
         self.text_encoder = self._text_encoder()
@@ -186,11 +185,9 @@ class DenoiserTrainer:
         """Measure the loss on fixed latents, times and noise, with averaged and with trained weights."""
         if self.recipe.validation_pictures == 0:
             return {}
-        raw, _ = self._validation_losses()
-        if self.ema is None:
-            averaged, t = self._validation_losses()
-        else:
-            with self.ema.applied():
+        with self._at_rest():
+            raw, _ = self._validation_losses()
+            with self._shipped():
                 averaged, t = self._validation_losses()
         buckets = bucket_means(averaged, t, self.schedule.num_train_steps)
         values = {"loss": float(averaged.mean()), "loss_raw": float(raw.mean()), **buckets}
@@ -202,15 +199,18 @@ class DenoiserTrainer:
         prompts = preview.prompts if self.text_encoder is not None else ("",)
         if not prompts:
             return
-        with torch.no_grad(), self._shipped():
+        with torch.no_grad(), self._shipped(), self._at_rest():
             rows = [self._samples(prompt) for prompt in prompts]
         yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
 
     def after_save(self, step: int, run_dir: Path) -> Iterator[Event]:
-        """Write a bundle when it is time to."""
+        """Write a bundle when it is time to; where it cannot be written the run goes on."""
         every = self.recipe.bundle_every
         if every and step % every == 0 and step < self.recipe.loop.steps:
-            yield from self.write_bundle(step, run_dir)
+            try:
+                yield from self.write_bundle(step, run_dir)
+            except StorageError as error:
+                yield Notice(step, f"{error} The run goes on and writes it again after {every} steps.")
 
     def write_bundle(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Write everything as one model folder, with the averaged weights."""
@@ -310,6 +310,18 @@ class DenoiserTrainer:
         """Use the weights that are shipped inside the block."""
         return nullcontext() if self.ema is None else self.ema.applied()
 
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Compute without dropout inside the block, as whoever draws with the result does."""
+        modes = {module: module.training for module in self.modules.values()}
+        for module in modes:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.train(mode)
+
     def _aligner(self) -> Aligner | None:
         """Build the alignment to image features if it is wanted."""
         recipe = self.recipe
@@ -325,46 +337,3 @@ class DenoiserTrainer:
         if table is None or tokenizer is None:
             return None
         return seeded(self.recipe.seed, "text_encoder", lambda: TextEncoder(text_encoder_config(table, tokenizer)))
-
-
-def _check_what_learns(recipe: DenoiserRecipe) -> None:
-    """Refuse a text encoder that is to learn alone but is not there, or has nothing that understands it."""
-    if recipe.learns == "all":
-        return
-    if recipe.text_encoder is None:
-        raise ConfigError(
-            "learns is 'text_encoder' but the recipe has none.",
-            field="learns",
-            hint="Add the table [text_encoder], or set learns='all'.",
-        )
-    if recipe.init_from is None:
-        raise ConfigError(
-            "learns is 'text_encoder' but init_from is not given; a U-Net that does not change must be able to draw.",
-            field="init_from",
-            hint="Name the folder of a run or of a base.",
-        )
-    if recipe.alignment.weight > 0:
-        raise ConfigError(
-            f"learns is 'text_encoder' but alignment.weight is {recipe.alignment.weight:g}; only a U-Net is aligned.",
-            field="alignment.weight",
-            hint="Set alignment.weight=0.",
-        )
-
-
-def _check_fit(recipe: DenoiserRecipe, autoencoder: Autoencoder) -> None:
-    """Refuse parts that do not fit one another, before anything is computed."""
-    needed = {
-        "in_channels": autoencoder.config.denoiser_channels,
-        "out_channels": autoencoder.config.denoiser_channels,
-        "context_dim": None if recipe.text_encoder is None else recipe.text_encoder.width,
-    }
-    for key, value in needed.items():
-        if getattr(recipe.unet, key) != value:
-            raise ConfigError(
-                f"unet.{key} is {getattr(recipe.unet, key)}; the autoencoder and the text encoder need {value}.",
-                field=f"unet.{key}",
-                hint="Change it in the recipe, or name the autoencoder that belongs to it.",
-            )
-    if recipe.text_encoder is not None:  # what ends as a model folder must be one that can be written
-        write_unet_config(recipe.unet, 1)
-        write_autoencoder_config(autoencoder.config, 1)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sfumato.formats.atomic import atomic_write_bytes, storage_error
 from sfumato.runtime.json_values import json_value
 
 EVENTS = "events.jsonl"
+_BOARD = "tensorboard"
 
 
 class Journal:
@@ -23,7 +25,10 @@ class Journal:
         run_dir: Folder of the run.
         resumed: Number of finished steps that the run goes on from; lines of later steps are removed, so that the file
             reads as if nothing had been interrupted.
-        tensorboard: Write numbers for TensorBoard as well.
+        tensorboard: Write numbers for TensorBoard as well, where that can be done.
+
+    Raises:
+        StorageError: `events.jsonl` cannot be written.
     """
 
     def __init__(self, run_dir: Path, resumed: int, tensorboard: bool) -> None:
@@ -33,27 +38,26 @@ class Journal:
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise storage_error(error, self._path, 0) from error
-        self._board = _board(run_dir, resumed) if tensorboard else None
         self._failed = False
+        self._untold: list[str] = []
+        self._board: Any = None
+        if tensorboard:
+            try:
+                self._board = _board(run_dir / _BOARD, resumed)
+            except OSError as error:
+                self._go_on_without_board(error)
 
     def write(self, event: Event) -> str | None:
         """Append one event; a full disk does not end a run.
 
         Returns:
-            The problem, the first time that nothing could be written, otherwise `None`.
+            The problem, the first time that something could not be written or opened, otherwise `None`.
         """
         line = {"event": type(event).__name__, "time": round(time.time(), 3), **json_value(event)}
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-            if self._board is not None and isinstance(line.get("values"), Mapping):
-                for name, value in line["values"].items():
-                    self._board.add_scalar(name, math.nan if value is None else value, line["step"])
-        except OSError as error:
-            if not self._failed:
-                self._failed = True
-                return f"'{self._path}' could not be written: {error.strerror}. The run goes on without its record."
-        return None
+        self._record(line)
+        self._chart(line)
+        untold, self._untold = self._untold, []
+        return " ".join(untold) or None
 
     def close(self) -> None:
         """Close the files."""
@@ -62,7 +66,38 @@ class Journal:
         except OSError:
             self._failed = True
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
+
+    def _record(self, line: Mapping[str, Any]) -> None:
+        """Append a line to the record."""
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                problem = f"'{self._path}' could not be written: {error.strerror}."
+                self._untold.append(f"{problem} The run goes on without its record.")
+
+    def _chart(self, line: Mapping[str, Any]) -> None:
+        """Give the numbers of a line to TensorBoard."""
+        if self._board is None or not isinstance(line.get("values"), Mapping):
+            return
+        try:
+            for name, value in line["values"].items():
+                self._board.add_scalar(name, math.nan if value is None else value, line["step"])
+        except OSError as error:
+            self._go_on_without_board(error)
+
+    def _go_on_without_board(self, error: OSError) -> None:
+        """Give TensorBoard up and tell why."""
+        folder = self._path.with_name(_BOARD)
+        self._board = None
+        self._untold.append(
+            f"The run goes on without TensorBoard: '{folder}' could not be written: {error.strerror or error}. "
+            "A resumed run tries again; loop.tensorboard=false does without it."
+        )
 
     def _truncate(self, resumed: int) -> None:
         """Keep the whole lines of the steps that count."""
@@ -87,10 +122,10 @@ def _counts(line: bytes, resumed: int) -> bool:
         return False
 
 
-def _board(run_dir: Path, resumed: int) -> Any:
+def _board(folder: Path, resumed: int) -> Any:
     """Open TensorBoard's writer if it is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed + 1)
+    return SummaryWriter(str(folder), purge_step=resumed + 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from sfumato.errors import CheckpointError
-from sfumato.events import Event, Progress
+from sfumato.errors import CheckpointError, StorageError
+from sfumato.events import Event, Notice, Progress
 from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Latents
@@ -115,6 +116,7 @@ class LatentPool:
         self._folder = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._slots: list[tuple[int, Shard] | None] = [None] * config.window
         self._order: tuple[int, Tensor] | None = None
+        self._told_unwritten = False
 
     @property
     def size(self) -> int:
@@ -122,21 +124,25 @@ class LatentPool:
         return self._config.window * self._config.shard_size
 
     def move_to(self, step: int) -> Iterator[Event]:
-        """Bring the window to where it stands at a step; yields `Progress` for every shard that had to be made.
+        """Bring the window to where it stands at a step.
 
         Args:
             step: Index of the step about to be taken.
+
+        Yields:
+            `Progress` for every shard that had to be made or read; `Notice` for the first one that cannot be written.
         """
         every = self._config.rotate_every
         oldest = step // every if every else 0
         missing = [k for k in range(oldest, oldest + self._config.window) if not self._holds(k)]
         for done, k in enumerate(missing):
-            self._slots[k % self._config.window] = (k, self._shard(k))
+            shard = yield from self._shard(k, step)
+            self._slots[k % self._config.window] = (k, shard)
             yield Progress("latents", done + 1, len(missing))
         if missing:
             if self._config.keep == "window":
                 for k in range(max(0, oldest - len(missing)), oldest):
-                    self._path(k).unlink(missing_ok=True)
+                    self._remove(k)
             if every:
                 self._pictures.order(self._batches(oldest + self._config.window))
 
@@ -187,33 +193,47 @@ class LatentPool:
         count = -(-self._config.shard_size // self._config.encode_batch)
         return range(k * count, (k + 1) * count)
 
-    def _shard(self, k: int) -> Shard:
-        """Read shard k, or make and write it; what is used is always what was written."""
+    def _remove(self, k: int) -> None:
+        """Remove the file of shard k; one that cannot be removed takes room and does no other harm."""
+        with suppress(OSError):
+            self._path(k).unlink(missing_ok=True)
+
+    def _shard(self, k: int, step: int) -> Generator[Event, None, Shard]:
+        """Read shard k, or make and write it; what is used is bit for bit what is written."""
         path = self._path(k)
-        if not path.is_file():
-            self._make(k)
+        if path.is_file():
+            try:
+                return self._read(k)
+            except CheckpointError:
+                self._remove(k)
+        tensors, captions = self._made(k)
         try:
-            return self._read(k)
-        except CheckpointError:
-            path.unlink(missing_ok=True)
-            self._make(k)
-            return self._read(k)
+            write_safetensors(path, tensors, {"captions": json.dumps(captions)})
+            self._told_unwritten = False
+        except StorageError as error:
+            if not self._told_unwritten:
+                self._told_unwritten = True
+                yield Notice(step, f"{error} The run goes on: what it has encoded is in memory.")
+        return self._shard_of(k, tensors, captions)
 
     def _read(self, k: int) -> Shard:
         """Read shard k."""
-        tensors = {name: value.clone() for name, value in read_safetensors(self._path(k)).items()}
-        captions = json.loads(read_header(self._path(k)).metadata["captions"])
+        tensors, header = read_safetensors(self._path(k)), read_header(self._path(k))
+        return self._shard_of(k, tensors, json.loads(header.metadata["captions"]))
+
+    def _shard_of(self, k: int, tensors: Mapping[str, Tensor], captions: Sequence[str]) -> Shard:
+        """Return shard k with memory of its own, laid out as in a file; last bits depend on the layout."""
+        own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
         first = k * self._config.shard_size
-        return Shard(tensors["mean"], tensors.get("std"), tensors.get("features"), tuple(captions), first)
+        return Shard(own["mean"], own.get("std"), own.get("features"), tuple(captions), first)
 
     @torch.no_grad()
-    def _make(self, k: int) -> None:
-        """Compose, encode and write shard k."""
+    def _made(self, k: int) -> tuple[dict[str, Tensor], list[str]]:
+        """Compose and encode shard k."""
         parts: list[Mapping[str, Tensor]] = []
         captions: list[str] = []
         for index in self._batches(k):
             batch = self._pictures.get(index)
             parts.append({name: value.half().cpu() for name, value in self._encode(batch).items()})
             captions += batch.captions
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        write_safetensors(self._path(k), tensors, {"captions": json.dumps(captions)})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, captions

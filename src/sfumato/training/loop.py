@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from sfumato.errors import OutOfMemory, StorageError
+from sfumato.errors import StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.formats.atomic import storage_error
 from sfumato.runtime.interrupt import StopRequest
 from sfumato.runtime.memory import keep_freed_memory
+from sfumato.runtime.out_of_memory import fitting_into_memory
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 from sfumato.training.guard import Guard, GuardConfig, copies_of_buffers, finite, locate, put_back
@@ -115,6 +116,7 @@ def train(
         CannotResume: The folder holds a run and `resume` is off, or the saved run had other settings.
         Diverged: Non-finite numbers, again and again.
         StorageError: The final state could not be written.
+        OutOfMemory: A step does not fit into memory.
     """
     keep_freed_memory()
     threads = torch.get_num_threads()
@@ -122,15 +124,9 @@ def train(
         torch.set_num_threads(config.threads)
     run = None
     try:
-        with StopRequest() as stop, torch.random.fork_rng(devices=[]):
+        with _fitting(config), StopRequest() as stop, torch.random.fork_rng(devices=[]):
             run = _Run(task, config, run_dir, settings, stop, defaults)
             yield from run.go(resume)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(config, str(error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise _out_of_memory(config, str(error)) from error
     finally:
         if run is not None:
             run.close()
@@ -138,15 +134,13 @@ def train(
         torch.set_num_threads(threads)
 
 
-def _out_of_memory(config: LoopConfig, reason: str) -> OutOfMemory:
-    """Say what to change when a step does not fit."""
-    first = reason.strip().splitlines()[0] if reason.strip() else "no memory left"
-    return OutOfMemory(
-        f"A step with {config.accumulate} batch(es) does not fit into memory: {first}",
-        field="batch_size",
-        hint=f"Halve batch_size and set loop.accumulate to {2 * config.accumulate} (the same step in smaller parts), "
-        "or switch gradient_checkpointing on.",
+def _fitting(config: LoopConfig) -> AbstractContextManager[None]:
+    """Say what to change when a step does not fit into memory."""
+    hint = (
+        f"Halve batch_size and set loop.accumulate to {2 * config.accumulate} (the same step in smaller parts), or "
+        "switch gradient_checkpointing on."
     )
+    return fitting_into_memory(f"A step with {config.accumulate} batch(es)", hint)
 
 
 class _Run:
@@ -321,7 +315,7 @@ class _Run:
                 yield Metric(self.step, values)
         if config.preview_every and (self.step % config.preview_every == 0 or last):
             with self._shipped():
-                yield from self.task.preview(self.step, self.run_dir / "previews")
+                yield from self._preview_or_go_on()
         if self.step % config.save_every == 0 and not last:
             yield self._save_or_go_on()
             if self.step == self.saved_step:
@@ -342,6 +336,13 @@ class _Run:
                 stack.enter_context(self.task.ema.applied())
             yield
         self.interval.start += time.perf_counter() - started
+
+    def _preview_or_go_on(self) -> Iterator[Event]:
+        """Draw a preview; when it cannot be written the run goes on without it."""
+        try:
+            yield from self.task.preview(self.step, self.run_dir / "previews")
+        except StorageError as error:
+            yield Notice(self.step, f"{error} The run goes on without this preview.")
 
     def _save_or_go_on(self) -> Event:
         """Save; when that fails the run goes on and tries again at the next time."""

@@ -16,7 +16,7 @@ from sfumato.data.primer.characters import build_characters
 from sfumato.data.primer.concepts import HELD_OUT_CONCEPTS, Concept, read_concepts, split_pairs
 from sfumato.data.primer.icons import STYLES, Drawing, IconSet, render_all
 from sfumato.data.primer.looks import load_styles
-from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages, renderer_version
+from sfumato.data.primer.packages import PACKAGES, check_packages, ensure_packages, renderer_version, require_node
 from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Notice, Progress
 
@@ -52,12 +52,15 @@ def build_primer(
 
     Raises:
         ConfigError: The folder holds something else.
-        DataError: The renderer or packages are missing or unreadable, or a held-out concept is in no icon set.
+        DataError: The renderer, packages, or Node, which draws the people, are missing or not usable, or a held-out
+            concept is in no icon set.
         StorageError: The folder cannot be written.
     """
     begun = time.monotonic()
     _check_place(out)
     renderer = renderer_version()
+    if characters:
+        require_node()
     if packages_dir is None:
         modules = yield from ensure_packages(cache)
     else:

@@ -35,7 +35,7 @@ from sfumato.data.primer.attributes import (
 )
 from sfumato.data.primer.descriptions import describe
 from sfumato.data.primer.looks import IDENTITY_SLOTS, Style, load_styles
-from sfumato.data.primer.packages import renderer_version
+from sfumato.data.primer.packages import renderer_version, require_node
 from sfumato.errors import DataError, StorageError
 from sfumato.events import Artifact, Event, Progress
 
@@ -175,9 +175,10 @@ def render_variants(
         RGBA pictures with a transparent ground, each `(size, size, 4)`, straight alpha.
 
     Raises:
-        DataError: Node or the packages are missing, or a drawing fails.
+        DataError: The renderer, Node or the packages are missing, Node is too old, or a drawing fails.
     """
     renderer_version()
+    require_node()
     svgs = render_options([drawing(identity, variant) for identity, variant in people], packages_dir)
     return [np.asarray(Image.open(io.BytesIO(rasterize(svg, size))).convert("RGBA")) for svg in svgs]
 

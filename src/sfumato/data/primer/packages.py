@@ -22,6 +22,7 @@ from sfumato.events import Event, Progress
 
 NODE_MAJOR = 20
 INSTALL_TIMEOUT_S = 900.0
+_INSTALL_NODE = f"Install Node.js {NODE_MAJOR} or newer, which brings npm, and try again."
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def ensure_packages(
     home = (cache or default_cache()) / f"packages-{digest}"
     modules = home / "node_modules"
     if _wrong_versions(modules, packages):
-        require_node()
+        npm = require_npm()
         yield Progress("install packages", 0, len(packages))
         home.mkdir(parents=True, exist_ok=True)
         manifest = {"name": "sfumato-primer", "private": True, "dependencies": wanted}
         (home / "package.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        _install(home)
+        _install(home, npm)
         yield Progress("install packages", len(packages), len(packages))
     check_packages(modules, packages)
     return modules
@@ -109,7 +110,27 @@ def check_packages(modules: Path, packages: tuple[Package, ...] = PACKAGES) -> N
 
 
 def require_node(environment: Mapping[str, str] | None = None) -> str:
-    """Return the path of npm after checking that Node is there and new enough.
+    """Return the path of Node after checking that it is there and new enough.
+
+    Args:
+        environment: Variables to look for `PATH` in; `None` takes those of this process.
+
+    Raises:
+        DataError: Node is missing, or older than 20.
+    """
+    node = _program("node", "the characters are drawn with it", environment)
+    run = subprocess.run([node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    answer = run.stdout.strip()
+    match = re.match(r"v?(\d+)\.", answer)
+    if match is None or int(match.group(1)) < NODE_MAJOR:
+        raise DataError(
+            f"Node {answer or 'of unknown version'} was found; {NODE_MAJOR} or newer is needed.", hint=_INSTALL_NODE
+        )
+    return node
+
+
+def require_npm(environment: Mapping[str, str] | None = None) -> str:
+    """Return the path of npm after checking that it is there, with a Node that is new enough.
 
     Args:
         environment: Variables to look for `PATH` in; `None` takes those of this process.
@@ -117,18 +138,8 @@ def require_node(environment: Mapping[str, str] | None = None) -> str:
     Raises:
         DataError: Node or npm is missing, or Node is older than 20.
     """
-    path = (environment or os.environ).get("PATH", "")
-    node, npm = shutil.which("node", path=path), shutil.which("npm", path=path)
-    hint = f"Install Node.js {NODE_MAJOR} or newer, which brings npm, and try again."
-    for name, program in (("node", node), ("npm", npm)):
-        if program is None:
-            raise DataError(f"The program '{name}' was not found; the training pictures need it.", hint=hint)
-    assert node is not None and npm is not None
-    answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    match = re.match(r"v?(\d+)\.", answer)
-    if match is None or int(match.group(1)) < NODE_MAJOR:
-        raise DataError(f"Node {answer or 'of unknown version'} was found; {NODE_MAJOR} or newer is needed.", hint=hint)
-    return npm
+    require_node(environment)
+    return _program("npm", "the packages are installed with it", environment)
 
 
 def renderer_version() -> str:
@@ -152,9 +163,17 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "sfumato"
 
 
-def _install(home: Path) -> None:
+def _program(name: str, purpose: str, environment: Mapping[str, str] | None) -> str:
+    """Return the path of a program."""
+    found = shutil.which(name, path=(environment or os.environ).get("PATH", ""))
+    if found is None:
+        raise DataError(f"The program '{name}' was not found; {purpose}.", hint=_INSTALL_NODE)
+    return found
+
+
+def _install(home: Path, npm: str) -> None:
     """Run npm in the folder; its scripts stay off, since the packages are only read."""
-    command = [require_node(), "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     shown = f"npm {' '.join(command[1:])}"
     try:
         run = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S)
