@@ -9,14 +9,20 @@ from typing import Any
 from sfumato.errors import SfumatoError
 from sfumato.events import Artifact
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.concept import Concept
+from sfumato.operations.concept_uses import concept_uses
 from sfumato.operations.learn import is_result
 from sfumato.operations.learn import learn as learn_subject
 from sfumato.operations.learn_plan import LearnPlan
 from sfumato.operations.pictures import Picture, draw
 from sfumato.operations.plan_lesson import plan_lesson
+from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest, LearnRequest
 from sfumato.resolve import resolve
+
+OneConcept = str | Path | Concept
+"""A concept file, or what `load_concept` returned."""
 
 
 def load(base: str | Path = "primer") -> Pipeline:
@@ -26,7 +32,8 @@ def load(base: str | Path = "primer") -> Pipeline:
         base: `primer`, or a folder in diffusers layout.
 
     Returns:
-        A pipeline; its `bundle` holds the networks, plain torch modules.
+        A pipeline; its `bundle` holds the networks, plain torch modules. Threads may draw with it at the same time as
+        long as none uses concepts or learns.
 
     Raises:
         CheckpointError: The base is missing, damaged or of another kind.
@@ -38,7 +45,7 @@ def generate(
     prompt: str,
     *,
     base: str | Path | Pipeline = "primer",
-    concepts: Sequence[str | Path | tuple[str | Path, float]] = (),
+    concepts: OneConcept | tuple[OneConcept, float] | Sequence[OneConcept | tuple[OneConcept, float]] = (),
     **options: Any,
 ) -> list[Picture]:
     """Draw pictures.
@@ -46,20 +53,20 @@ def generate(
     Args:
         prompt: What to draw.
         base: A loaded pipeline, `primer`, or a folder in diffusers layout.
-        concepts: Concept files, each alone or with its strength.
+        concepts: Concept files, or concepts that `load_concept` returned, each alone or with its strength; one or more.
         **options: Other fields of `GenerateRequest`, such as `count`, `seed`, `steps`, `size` or `init_image`.
 
     Returns:
         Pictures; `image` is a PIL image, `save` writes a PNG with the recipe inside.
 
     Raises:
-        ConfigError: An option is unknown or out of range.
+        ConfigError: An option is unknown or out of range, a concept is not that of a file, or the pipeline is busy.
         SfumatoError: A file or the base is not usable.
     """
-    uses = [{"path": use} if isinstance(use, str | Path) else {"path": use[0], "strength": use[1]} for use in concepts]
     pipeline = base if isinstance(base, Pipeline) else None
-    name = str(base) if pipeline is None else str(pipeline.bundle.source or pipeline.bundle.name)
-    request = resolve(GenerateRequest, flags={"prompt": prompt, "base": name, "concepts": uses, **options}).request
+    name = str(base) if pipeline is None else recorded_base(pipeline.bundle)
+    given = {"prompt": prompt, "base": name, "concepts": concept_uses(concepts), **options}
+    request = resolve(GenerateRequest, flags=given).request
     return [event for event in draw(request, pipeline) if isinstance(event, Picture)]
 
 
@@ -72,15 +79,17 @@ def learn(
         folder: 3 to 5 pictures; a text file beside a picture is its caption.
         placeholder: Word that will stand for the subject, such as `<fox>`.
         class_noun: What it is, such as `fox`.
-        base: A loaded pipeline, `primer`, or a folder in diffusers layout; it is left as it was. A loaded one keeps its
-            weights as they are held, so that with `precision="bf16"` only one that is named takes half the memory.
+        base: A loaded pipeline, `primer`, or a folder in diffusers layout; it is left as it was. A loaded one draws for
+            nobody else meanwhile and keeps its weights as they are held, so that with `precision="bf16"` only one that
+            is named takes half the memory.
         **options: Other fields of `LearnRequest`, such as `steps`, `rank`, `seed` or `output`.
 
     Returns:
         The concept file; with `method="dreambooth"` and a folder as `output` that folder, which is a base.
 
     Raises:
-        ConfigError: An option is unknown or out of range, or `output` would take something else's place.
+        ConfigError: An option is unknown or out of range, `output` would take something else's place, or the pipeline
+            is busy.
         SfumatoError: A picture or the base is not usable, or the run did not come to its end.
     """
     pipeline = base if isinstance(base, Pipeline) else None
@@ -92,8 +101,6 @@ def learn(
     for event in learn_subject(request, None if pipeline is None else pipeline.bundle):
         if isinstance(event, Artifact) and is_result(event):
             written = event.path
-    if pipeline is not None:
-        pipeline.forget()
     if written is None:
         raise SfumatoError(f"Learning {placeholder} was stopped before its last step.", hint="Go on with resume=True.")
     return written

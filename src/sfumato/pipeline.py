@@ -7,14 +7,13 @@ kernels of this machine were seen to give the same bits (`docs/decisions/0002-sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,14 +26,17 @@ from sfumato.events import Event, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept
 from sfumato.models.denoiser import Condition
-from sfumato.runtime.in_use import in_use
+from sfumato.runtime.in_use import Claim, in_use
 from sfumato.runtime.memory import keep_freed_memory
+from sfumato.runtime.out_of_memory import fitting_into_memory
+from sfumato.runtime.recent import Recent
 from sfumato.runtime.seeding import noise
-from sfumato.samplers import find_sampler, inpaint
+from sfumato.samplers import find_sampler, inpaint, kept_latents
 from sfumato.tensors import Context, Images, Latents
 
 Mask = Float[Tensor, "_b 1 _H _W"]
 Pictures = Float[Tensor, "_b 3 _H _W"]
+MOST_TEXTS = 256  # that a pipeline keeps encoded
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class _Job:
 
     settings: Settings
     prompts: Sequence[str]
+    contexts: Mapping[str, Float[Tensor, "1 _l _d"]]
     seeds: Sequence[int]
     levels: list[Level]
     latent_shape: tuple[int, int, int]
@@ -116,14 +119,15 @@ class Pipeline:
 
     Args:
         bundle: The base. Its networks are used as they are; adapters may be attached.
+        claim: The claim on the U-Net within which it draws, such as that of a lesson; None for a pipeline of its own.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, claim: Claim | None = None) -> None:
         keep_freed_memory()  # not before the weights are there: what loading them frees should go back to the system
         self.bundle = bundle
-        self._use = in_use(bundle.unet)
+        self._use, self._owner = in_use(bundle.unet), claim or self
         self._concepts: list[Concept] = []
-        self._contexts: dict[str, Context] = {}
+        self._contexts: Recent[tuple[int, str], Context] = Recent(MOST_TEXTS)
         self._same_bits: dict[tuple[int, tuple[int, int, int], bool, int], bool] = {}
 
     @contextmanager
@@ -131,7 +135,8 @@ class Pipeline:
         """Switch concepts on for the length of a `with` block.
 
         Their factors are merged into copies of the weights, so they cost nothing per step; at the end the base is
-        restored bit for bit. Weights held in bf16 would round them away: there they are attached.
+        restored bit for bit. Weights held in bf16 would round them away: there they are attached. Without concepts
+        nothing is changed, and other threads may draw with the same pipeline.
 
         Args:
             *concepts: Concepts, each with its strength; 1 is as learned.
@@ -139,23 +144,24 @@ class Pipeline:
 
         Raises:
             WrongBase: A concept was learned on another base.
-            ConfigError: Concepts share a word, one without factors has a strength, or others use the base just now.
+            ConfigError: Concepts share a word, one without factors has a strength, or the pipeline is busy.
             AdapterError: A concept does not fit the base.
         """
+        if not concepts:
+            yield
+            return
         _ = self.bundle.base_hash  # kept from now on: asked for later, it would be that of merged weights
         if not any_base:
             for concept, _ in concepts:
                 concept.check_base(self.bundle)
         with ExitStack() as stack:
-            stack.enter_context(self._use.changed(self))
-            stack.callback(self.forget)
+            stack.enter_context(self._use.changed(self._owner))
             for concept, strength in concepts:
                 self._switch_on(stack, concept, strength)
-            self.forget()
             yield
 
     def forget(self) -> None:
-        """Forget encoded texts; call it after the weights of the text encoder have changed."""
+        """Forget encoded texts; call it after you have changed the weights of the text encoder."""
         self._contexts.clear()
 
     def expand(self, prompt: str) -> str:
@@ -165,7 +171,7 @@ class Pipeline:
 
     @torch.no_grad()
     def context(self, prompt: str) -> Context:
-        """Encode one text; the result is kept until `forget`.
+        """Encode one text; the last `MOST_TEXTS` results are kept until concepts are switched, a lesson, or `forget`.
 
         Args:
             prompt: The text, with placeholders.
@@ -175,14 +181,16 @@ class Pipeline:
 
         Raises:
             DataError: The text is too long; the message names what would be cut.
+            ConfigError: The pipeline is busy.
         """
-        if prompt not in self._contexts:
+
+        def encoded() -> Context:
             tokens = self.bundle.tokenizer.encode([self.expand(prompt)])
             words = (word for concept in self._concepts for word in concept.words)
             rows = [word.rows for word in words if word.rows is not None]
-            features = self.bundle.encode(tokens, torch.cat(rows) if rows else None)
-            self._contexts[prompt] = features.context
-        return self._contexts[prompt]
+            return self.bundle.encode(tokens, torch.cat(rows) if rows else None).context
+
+        return self._contexts.get((self._use.checked(self._owner), prompt), encoded)
 
     def generate(
         self,
@@ -208,12 +216,15 @@ class Pipeline:
             `Step` for every sampler step of every batch, and `Drawn` for every finished picture, in order.
 
         Raises:
-            ConfigError: Unknown sampler or option, or a value out of range.
+            ConfigError: Unknown sampler or option, a value out of range, or the pipeline is busy.
             ShapeError: The size is no multiple of what the networks need, or picture and mask do not fit.
             DataError: A text is too long.
+            OutOfMemory: The pictures do not fit into memory.
         """
-        job = self._plan(prompts, seeds, settings or Settings(), init_image, mask)
-        return self._use.drawing(self, self._use.changes, self._run(job, decode))
+        settings, changes = settings or Settings(), self._use.checked(self._owner)
+        with _fitting(settings, len(seeds)):
+            job = self._plan(prompts, seeds, settings, init_image, mask)
+        return self._use.drawing(self._owner, changes, self._run(job, decode))
 
     def images(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings | None = None, **pictures: Any
@@ -259,8 +270,7 @@ class Pipeline:
         if mask is not None and init_image is None:
             raise ConfigError("A mask was given without an initial picture.", field="mask", hint="Give init_image too.")
         width, height = self._size(settings, init_image)
-        for prompt in {*prompts, settings.negative}:
-            self.context(prompt)
+        contexts = {prompt: self.context(prompt) for prompt in {*prompts, settings.negative}}
         original = None if init_image is None else self._original(init_image, count)
         factor, channels = self.bundle.autoencoder.downsample_factor, self.bundle.unet.config.in_channels
         strength = settings.strength if init_image is not None else 1.0
@@ -268,12 +278,12 @@ class Pipeline:
             self.bundle.schedule, settings.steps, settings.spacing, karras=settings.karras, strength=strength
         )
         shape = (channels, height // factor, width // factor)
-        keep = None if mask is None else self._keep(mask, count, (height, width), shape)
+        keep = None if mask is None else kept_latents(mask, count, (height, width), shape[1:])
         if init_image is not None:
             init_image = init_image.expand(count, -1, -1, -1)
         if mask is not None:
             mask = mask.clamp(0, 1).expand(count, -1, -1, -1)
-        return _Job(settings, prompts, list(seeds), levels, shape, init_image, original, mask, keep)
+        return _Job(settings, prompts, contexts, list(seeds), levels, shape, init_image, original, mask, keep)
 
     def _size(self, settings: Settings, init_image: Pictures | None) -> tuple[int, int]:
         """Return width and height, which must cut into whole latents at every level of the U-Net."""
@@ -307,16 +317,6 @@ class Pipeline:
         latents = torch.cat([self.bundle.autoencoder.to_latents(row[None]) for row in init_image])
         return latents.expand(count, -1, -1, -1)
 
-    def _keep(self, mask: Mask, count: int, size: tuple[int, int], shape: tuple[int, int, int]) -> Tensor:
-        """Shrink a mask to the latents: a latent is kept only where none of its pixels is drawn anew."""
-        if mask.shape[2:] != size or len(mask) not in (1, count):
-            raise ShapeError(
-                f"The mask has shape {tuple(mask.shape)}; needed: (1 or {count}, 1, {size[0]}, {size[1]}), the size of "
-                "the initial picture.",
-                field="mask",
-            )
-        return (1 - F.adaptive_max_pool2d((mask > 0).float(), shape[1:])).expand(count, -1, -1, -1)
-
     @torch.no_grad()
     def _run(self, job: _Job, decode: bool) -> Iterator[Event]:
         """Draw batch after batch."""
@@ -324,12 +324,13 @@ class Pipeline:
         for first in range(0, len(job.seeds), batch):
             rows = range(first, min(first + batch, len(job.seeds)))
             x_t = None
-            for step in self._steps(job, rows):
-                yield step
-                x_t = step.x_t
-            assert x_t is not None
-            for row, latents in zip(rows, x_t, strict=True) if decode else ():
-                yield Drawn(row, job.prompts[row], job.seeds[row], self._picture(job, row, latents))
+            with _fitting(job.settings, len(rows)):
+                for step in self._steps(job, rows):
+                    yield step
+                    x_t = step.x_t
+                assert x_t is not None
+                for row, latents in zip(rows, x_t, strict=True) if decode else ():
+                    yield Drawn(row, job.prompts[row], job.seeds[row], self._picture(job, row, latents))
 
     def _steps(self, job: _Job, rows: range) -> Iterator[Step]:
         """Run the sampler for the pictures of one batch."""
@@ -360,7 +361,9 @@ class Pipeline:
         alone = [self._bound(job, range(row, row + 1)) for row in rows]
         settings = job.settings
         low, high = settings.guidance_interval
-        split = _by_row(alone)
+
+        def split(x_t: Tensor, level: Level) -> Tensor:
+            return torch.cat([one(row[None], level) for one, row in zip(alone, x_t, strict=True)])
 
         def denoise(x_t: Tensor, level: Level) -> Tensor:
             guided = settings.guidance_scale not in (0, 1) and low <= level.sigma <= high
@@ -376,8 +379,8 @@ class Pipeline:
     def _bound(self, job: _Job, rows: range) -> Denoise:
         """Bind the conditions of some pictures."""
         settings = job.settings
-        cond = Condition(torch.cat([self.context(job.prompts[row]) for row in rows]))
-        uncond = Condition(self.context(settings.negative).expand(len(rows), -1, -1))
+        cond = Condition(torch.cat([job.contexts[job.prompts[row]] for row in rows]))
+        uncond = Condition(job.contexts[settings.negative].expand(len(rows), -1, -1))
         return self.bundle.denoiser().bind_guided(
             cond, uncond, settings.guidance_scale, settings.guidance_rescale, settings.guidance_interval
         )
@@ -391,10 +394,7 @@ class Pipeline:
         return torch.where(mask == 0, original, mask * image + (1 - mask) * original)
 
 
-def _by_row(alone: Sequence[Callable[[Tensor, Level], Tensor]]) -> Denoise:
-    """Evaluate each row by its own function."""
-
-    def denoise(x_t: Tensor, level: Level) -> Tensor:
-        return torch.cat([one(row[None], level) for one, row in zip(alone, x_t, strict=True)])
-
-    return denoise
+def _fitting(settings: Settings, count: int) -> AbstractContextManager[None]:
+    """Say what to change when drawing so many pictures runs out of memory."""
+    what = f"Drawing {min(settings.batch_size, count)} picture(s) at once"
+    return fitting_into_memory(what, "Use a smaller size or batch size.")

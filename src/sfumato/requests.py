@@ -106,7 +106,9 @@ class GenerateRequest(Request):
         Flag(metavar="WIDTH[xHEIGHT]"),
     ] = None
     negative_prompt: Annotated[str, Field(description="What to keep away from."), Flag(("--negative",))] = ""
-    init_image: Annotated[Path | None, Field(description="Picture to start from."), Flag(metavar="FILE")] = None
+    init_image: Annotated[
+        Path | None, Field(description="Picture to start from; its middle is cut to --size."), Flag(metavar="FILE")
+    ] = None
     strength: Annotated[
         float, Field(gt=0, le=1, description="How much of --init-image may change: 1 keeps nothing of it.")
     ] = 0.75
@@ -381,9 +383,16 @@ class ReplayRequest(Request):
     picture: Annotated[Path, Field(description="A PNG that sfumato wrote."), Flag((), "PNG", True)]
     search: Annotated[
         tuple[Path, ...],
-        Field(description="Folder in which to look for concepts and pictures that have moved; may be given again."),
+        Field(
+            description="Folder in which to look for base, concepts and pictures that have moved; may be given again."
+        ),
         Flag(metavar="DIR"),
     ] = ()
+    base: Annotated[
+        str | None,
+        Field(description="Base to draw with, 'primer' or a folder in diffusers layout; default: as in the recipe."),
+        Flag(metavar="NAME|PATH"),
+    ] = None
     output: Annotated[
         Path | None,
         Field(description="Folder for the new picture; default: only compare."),

@@ -15,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+import sfumato as package
 from sfumato.data.images import load_image, resize, to_pixels, to_tensor
-from sfumato.formats.bundle import load_bundle
+from sfumato.formats.bundle import load_bundle, save_bundle
 from sfumato.formats.png_recipe import encode_png, read_recipe
+from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.pipeline import Pipeline, Settings
 
 Run = Callable[..., Any]
@@ -139,6 +141,25 @@ def test_a_grey_mask_mixes_once(sfumato: Run, base: Path, photo: Path) -> None:
     assert (to_pixels(drawn) == pixels(Path("out/a-red-fox-0.png"))).all()
 
 
+def test_what_is_cut_off_a_picture_is_said(sfumato: Run, base: Path, photo: Path) -> None:
+    Image.new("RGB", (96, 64), "red").save("wide.png")
+    common = ("generate", PROMPT, "--base", base, "--steps", 1, "--init-image", "wide.png")
+    answer = sfumato(*common)
+    assert "wide.png is 96x64: its middle is cut to 32x32, 33% of it is left out. Give --size" in answer.out
+    assert "is left out" not in sfumato(*common, "--size", "48x32").out
+
+
+def test_numbers_that_are_none_become_no_picture(sfumato: Run, base: Path) -> None:
+    shutil.copytree(base, "bad")
+    weights = Path("bad/unet/diffusion_pytorch_model.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in read_safetensors(weights).items()}
+    tensors["conv_out.bias"][0] = float("nan")
+    write_safetensors(weights, tensors)
+    answer = sfumato("generate", PROMPT, "--base", "bad", "--steps", 1)
+    assert answer.code == 2 and "The picture of seed 0 holds numbers that are not finite" in answer.err
+    assert not list(Path("out").glob("*.png"))
+
+
 def test_replay_gives_the_same_bytes(sfumato: Run, base: Path, photo: Path, mask: Path) -> None:
     assert sfumato("generate", PROMPT, "--base", base, "--steps", 2, "-n", 2).code == 0
     answer = sfumato("replay", "out/a-red-fox-1.png", "-o", "again", "--json")
@@ -162,6 +183,56 @@ def test_replay_finds_files_that_have_moved(sfumato: Run, base: Path, photo: Pat
     Image.new("RGB", (9, 9)).save("elsewhere/here.png")
     other = sfumato("replay", "out/a-red-fox-0.png", "--search", "elsewhere")
     assert other.code == 2 and "init_image differs: 'elsewhere/here.png' has SHA-256 " in other.err
+
+
+def test_replay_finds_a_base_that_has_moved(sfumato: Run, base: Path) -> None:
+    shutil.copytree(base, "models/mine")
+    index = Path("models/mine/model_index.json")
+    content = json.loads(index.read_text())
+    del content["_sfumato_name"]  # so that it is called as its folder is, like those of others
+    index.write_text(json.dumps(content))
+    assert sfumato("generate", PROMPT, "--base", "models/mine", "--steps", 2).code == 0
+    replayed = ("replay", "out/a-red-fox-0.png")
+    assert read_recipe(Path("out/a-red-fox-0.png"))["base"]["name"] == "mine"
+    Path("disk").mkdir()
+    Path("models/mine").rename("disk/mine")
+    missing = sfumato(*replayed)
+    assert missing.code == 2 and "base is missing: 'models/mine' with hash " in missing.err, missing.err
+    assert "--base" in missing.err and "--search" in missing.err
+    assert sfumato(*replayed, "--search", "disk").code == 0
+    Path("disk/mine").rename("disk/other")
+    assert sfumato(*replayed, "--search", "disk").code == 2
+    assert sfumato(*replayed, "--base", "disk/other").code == 0
+    bundle = load_bundle("disk/other")
+    bundle.unet.conv_in.weight.mul_(2)
+    save_bundle(bundle, Path("disk/mine"))
+    for way in ("--search", "disk"), ("--base", "disk/mine"):
+        other = sfumato(*replayed, *way)
+        assert other.code == 2 and "base differs: 'disk/mine' has hash " in other.err, other.err
+    shutil.copytree("disk/other", "more/mine")
+    assert sfumato(*replayed, "--search", "disk", "--search", "more").code == 0
+
+
+def test_the_embedded_base_is_recorded_by_its_name(
+    sfumato: Run, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bases = tmp_path / "installed" / "bases"
+    shutil.copytree(base, bases / "primer")
+    monkeypatch.setattr("sfumato.formats.bundle._BASES", bases.resolve())
+    monkeypatch.setattr("sfumato.operations.recorded_base.EMBEDDED_BASES", bases.resolve())
+    (picture,) = package.generate(PROMPT, base=package.load(), steps=2)
+    (named,) = package.generate(PROMPT, steps=2)
+    (told,) = package.generate(PROMPT, base=bases / "primer", steps=2)
+    assert picture.recipe["base"]["path"] == "primer"
+    assert picture.to_png() == named.to_png() == told.to_png()
+    assert str(tmp_path).encode() not in picture.to_png()
+    path = picture.save("new.png")
+    assert sfumato("replay", path).code == 0
+    for older in ("/opt/elsewhere/sfumato/bases/primer", r"C:\python\sfumato\bases\primer"):
+        recipe = {**picture.recipe, "base": {**picture.recipe["base"], "path": older}}
+        Path("old.png").write_bytes(encode_png(picture.image, recipe))
+        answer = sfumato("replay", "old.png")
+        assert answer.code == 0, answer.err
 
 
 def test_replay_says_what_differs(sfumato: Run, base: Path, tmp_path: Path) -> None:

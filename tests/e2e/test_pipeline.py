@@ -15,7 +15,7 @@ from sfumato.errors import ConfigError, DataError, ShapeError, WrongBase
 from sfumato.events import Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept, LearnedWord, taken_from
-from sfumato.pipeline import Drawn, Pipeline, Settings
+from sfumato.pipeline import MOST_TEXTS, Drawn, Pipeline, Settings
 from sfumato.samplers import SAMPLERS
 from tiny import tiny_bundle
 
@@ -98,6 +98,23 @@ def test_events_come_in_order_and_can_be_cancelled(pipeline: Pipeline) -> None:
     assert isinstance(run, Iterator)
     assert isinstance(next(run), Step)
     run.close()
+
+
+def test_encoded_texts_are_bounded_and_a_job_keeps_its_own(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_TEXTS == 256
+    monkeypatch.setattr("sfumato.pipeline.MOST_TEXTS", 2)
+    pipeline, encode, encoded = Pipeline(bundle), bundle.encode, []
+
+    def counted(*tokens: object) -> object:
+        encoded.append(tokens)
+        return encode(*tokens)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bundle, "encode", counted)
+    prompts = [FOX, "a blue robot", "photo of a fox", "an owl", "a fox"]
+    together = pipeline.images(prompts, range(5), replace(QUICK, batch_size=2))
+    assert (len(encoded), len(pipeline._contexts)) == (6, 2)  # the negative text too, and none of them twice
+    alone = [Pipeline(bundle).images([prompt], [seed], QUICK)[0] for seed, prompt in enumerate(prompts)]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
 def test_guidance_and_negative_text_matter(pipeline: Pipeline) -> None:

@@ -82,6 +82,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_toml(broken)
 
 
+def test_a_file_from_windows_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('prompt = "a fox"\nsteps = 3\n', encoding="utf-8-sig")
+    assert read_toml(file) == {"prompt": "a fox", "steps": 3}
+
+
 def test_missing_flags_have_their_own_names() -> None:
     with pytest.raises(ConfigError, match=r"folder is missing; .*--as is missing; .*--class is missing"):
         resolve(LearnRequest)

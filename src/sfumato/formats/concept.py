@@ -78,6 +78,7 @@ class Concept:
         lineage: What it came from: data hash, seed, steps, version.
         base_architecture: `Bundle.architecture` of the base.
         base_size: Side in pixels of the pictures that the base was trained on; 0 where it is not known.
+        source: File that it was loaded from, if any.
     """
 
     words: tuple[LearnedWord, ...]
@@ -89,6 +90,7 @@ class Concept:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     base_architecture: str = "latent-diffusion"
     base_size: int = 0
+    source: Path | None = field(default=None, compare=False)
 
     @property
     def main(self) -> LearnedWord:
@@ -232,8 +234,7 @@ def load_concept(path: Path) -> Concept:
     """
     path = Path(path)
     header = read_header(path)
-    kind = detect_header(header)
-    if kind != CONCEPT:
+    if (kind := detect_header(header)) != CONCEPT:
         raise UnknownFormat(
             f"'{path}' is {kind}; a concept that sfumato learned was needed.",
             field="concept",
@@ -258,11 +259,10 @@ def load_concept(path: Path) -> Concept:
                 rows[key.replace(_OLD_ROWS, _ROWS)] = tensor.float().clone()
                 continue
             part, name = _our_name(key)
-            tensor = tensor.flatten() if name.endswith(f".{_LENGTHS}") else tensor
-            factors[part][name] = tensor.float().clone()
+            factors[part][name] = (tensor.flatten() if name.endswith(f".{_LENGTHS}") else tensor).float().clone()
         said = [{key: about.pop(key) for key in _SAID}, *about.pop("further", ())]
         words = tuple(LearnedWord(**one, rows=rows.get(key)) for one, key in zip(said, _row_keys(said), strict=True))
-        return Concept(words, factors=factors, configs=configs, **about)
+        return Concept(words, factors=factors, configs=configs, source=path, **about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}' is a damaged concept file: {error!r}.", hint="Copy it again, or learn the concept anew."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.errors import ConfigError
@@ -19,8 +20,11 @@ from sfumato.requests import (
     TrainRequest,
 )
 
+if TYPE_CHECKING:
+    from sfumato.pipeline import Pipeline
 
-def run(request: Request, sources: Mapping[str, str] | None = None) -> Events:
+
+def run(request: Request, sources: Mapping[str, str] | None = None, pipeline: Pipeline | None = None) -> Events:
     """Start the use case of a request.
 
     Each use case is imported when it is asked for: drawing a picture needs neither the trainer nor the evaluation.
@@ -28,18 +32,21 @@ def run(request: Request, sources: Mapping[str, str] | None = None) -> Events:
     Args:
         request: Any request of `sfumato.requests`.
         sources: Where each field came from, which a plan tells; None where nothing tells.
+        pipeline: For a `GenerateRequest`: a loaded base to use instead of the one that the request names.
 
     Returns:
         Its events; closing the generator cancels the work and saves what can be saved.
 
     Raises:
-        ConfigError: No use case takes this kind of request.
+        ConfigError: No use case takes this kind of request, or it takes no pipeline.
     """
+    if pipeline is not None and not isinstance(request, GenerateRequest):
+        raise _takes_no_pipeline(request)
     match request:
         case GenerateRequest():
             from sfumato.operations.generate import generate
 
-            return generate(request)
+            return generate(request, pipeline)
         case ReplayRequest():
             from sfumato.operations.replay import replay
 
@@ -80,6 +87,15 @@ def run(request: Request, sources: Mapping[str, str] | None = None) -> Events:
             return evaluate_dreambench(request)
         case _:
             raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")
+
+
+def _takes_no_pipeline(request: Request) -> ConfigError:
+    """Say which request a pipeline goes with."""
+    return ConfigError(
+        f"A pipeline was given with a {type(request).__name__}; only a GenerateRequest takes one.",
+        field="pipeline",
+        hint="Leave it out: the request names its base.",
+    )
 
 
 def _learned(request: LearnRequest, sources: Mapping[str, str] | None) -> Events:

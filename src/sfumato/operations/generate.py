@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from sfumato.events import Artifact, Done, Step
+from sfumato.events import Artifact, Done
 from sfumato.formats.png_recipe import place_picture
-from sfumato.operations.pictures import draw
+from sfumato.operations.pictures import Picture, draw
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest
@@ -20,16 +20,16 @@ def generate(request: GenerateRequest, pipeline: Pipeline | None = None) -> Even
         pipeline: A loaded base to use instead of the one that the request names.
 
     Yields:
-        A `Step` for every sampler step, an `Artifact` for every picture, `Done`.
+        What `draw` tells but for the pictures, an `Artifact` for every picture, `Done`.
 
     Raises:
         SfumatoError: See `draw`; or a picture cannot be written.
     """
     started = time.perf_counter()
     for event in draw(request, pipeline):
-        if isinstance(event, Step):
-            yield event
-        else:
+        if isinstance(event, Picture):
             path = place_picture(request.output, event.stem, event.to_png())
             yield Artifact(path, "image", {"seed": event.seed, "prompt": request.prompt})
+        else:
+            yield event
     yield Done(time.perf_counter() - started, {"pictures": request.count})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ from torch import Tensor
 
 from sfumato import __version__
 from sfumato.data.images import load_image, resize, to_pixels, to_tensor
-from sfumato.errors import ConfigError, ShapeError
-from sfumato.events import Event, Step
+from sfumato.errors import CheckpointError, ConfigError, ShapeError
+from sfumato.events import Event, Notice, Step
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.concept import Concept, load_concept
 from sfumato.formats.png_recipe import RECIPE_VERSION, encode_png, file_hash, place_picture
+from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import GenerateRequest
 
 BLACK = (0, 0, 0)
 OF_ONE_PICTURE = ("prompt", "negative_prompt", "steps", "sampler", "guidance_scale")
+_CUT = 0.02  # shares of a picture that nobody misses
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Picture(Event):
         return place_picture(path.parent, path.stem, self.to_png())
 
 
-def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generator[Step | Picture, None, None]:
+def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generator[Notice | Step | Picture, None, None]:
     """Draw the pictures of a request.
 
     Args:
@@ -78,7 +80,8 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
         pipeline: A loaded base to use instead of the one that the request names.
 
     Yields:
-        A `Step` for every sampler step and a `Picture` for every finished picture.
+        A `Notice` where the initial picture is cut, a `Step` for every sampler step and a `Picture` for every finished
+        picture.
 
     Raises:
         SfumatoError: A file cannot be read, the base or a concept is not usable, or values do not fit together.
@@ -130,6 +133,17 @@ class _Inputs:
             )
         return cls(picture, mask)
 
+    def cut(self, request: GenerateRequest, size: tuple[int, int]) -> Iterator[Notice]:
+        """Say what of the picture is lost where its proportions are not those of the size."""
+        if self.picture is None:
+            return
+        (height, width), (wanted_width, wanted_height) = self.picture.shape[:2], size
+        shares = wanted_width * height / (wanted_height * width), wanted_height * width / (wanted_width * height)
+        lost = 1 - min(shares)
+        if lost > _CUT:
+            text = f"{request.init_image} is {width}x{height}: its middle is cut to {wanted_width}x{wanted_height}, "
+            yield Notice(0, f"{text}{lost:.0%} of it is left out. Give --size in its proportions to keep all of it.")
+
     def fitted(self, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         """Crop the middle and scale it: picture `(1, 3, H, W)` in [-1, 1], mask `(1, 1, H, W)` in [0, 1]."""
         picture = None if self.picture is None else to_tensor(resize(self.picture, *size))[None]
@@ -145,10 +159,11 @@ def _drawn(
     concepts: list[tuple[Concept, float]],
     inputs: _Inputs,
     recipe: dict[str, Any],
-) -> Generator[Step | Picture, None, None]:
+) -> Generator[Notice | Step | Picture, None, None]:
     """Run the pipeline and turn what it draws into pictures."""
     size = _size(request, pipeline)
     init_image, mask = inputs.fitted(size)
+    yield from inputs.cut(request, size)
     seeds = [request.seed + number for number in range(request.count)]
     with pipeline.using(*concepts):
         events = pipeline.generate([request.prompt], seeds, _settings(request, size), init_image=init_image, mask=mask)
@@ -156,8 +171,22 @@ def _drawn(
             if isinstance(event, Step):
                 yield event
             elif isinstance(event, Drawn):
+                _check_finite(event, request, pipeline)
                 own = {**recipe, "request": {**recipe["request"], "seed": event.seed}}
                 yield Picture(Image.fromarray(to_pixels(event.image)), event.seed, own)
+
+
+def _check_finite(drawn: Drawn, request: GenerateRequest, pipeline: Pipeline) -> None:
+    """Refuse a picture with numbers that are none: what a file would hold in their place means nothing."""
+    if bool(drawn.image.isfinite().all()):
+        return
+    raise CheckpointError(
+        f"The picture of seed {drawn.seed} holds numbers that are not finite.",
+        field="concepts" if request.concepts else "base",
+        hint=f"Base '{pipeline.bundle.name}' is damaged, or was converted to too few bits: copy or convert it again."
+        if not request.concepts
+        else "Draw without the concept: if that works, lower its strength or learn it again.",
+    )
 
 
 def _size(request: GenerateRequest, pipeline: Pipeline) -> tuple[int, int]:
@@ -183,18 +212,19 @@ def _recipe(request: GenerateRequest, pipeline: Pipeline, inputs: _Inputs) -> di
     """Return everything that decides the pictures of a request, but for the seed."""
     values = request.model_dump(mode="json")
     width, height = _size(request, pipeline)
+    bundle = pipeline.bundle
     recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
         "sfumato": __version__,
         "torch": torch.__version__,
         "request": {key: values[key] for key in OF_ONE_PICTURE} | {"size": f"{width}x{height}"},
-        "base": {"path": request.base, "name": pipeline.bundle.name, "hash": pipeline.bundle.base_hash},
+        "base": {"path": recorded_base(bundle), "name": bundle.name, "hash": bundle.base_hash},
         "concepts": [
             {"path": str(use.path), "hash": file_hash(use.path), "strength": use.strength} for use in request.concepts
         ],
     }
-    if pipeline.bundle.computes_in != "fp32":
-        recipe["base"]["held_in"] = pipeline.bundle.held_in
+    if bundle.computes_in != "fp32":
+        recipe["base"]["held_in"] = bundle.held_in
     if request.init_image is not None:
         recipe["request"]["strength"] = request.strength
         recipe["init_image"] = {"path": str(request.init_image), "hash": file_hash(request.init_image)}

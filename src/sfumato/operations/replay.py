@@ -14,21 +14,20 @@ from pydantic import ValidationError
 
 from sfumato import __version__
 from sfumato.errors import ConfigError, NotReproduced
-from sfumato.events import Artifact, Done, Step
-from sfumato.formats.bundle import load_bundle
+from sfumato.events import Artifact, Done
 from sfumato.formats.png_recipe import file_hash, place_picture, read_recipe
 from sfumato.operations.pictures import Picture, draw
+from sfumato.operations.recorded_base import load_recorded
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest, ReplayRequest
-from sfumato.runtime.precision import Holding
 
 
 def replay(request: ReplayRequest) -> Events:
     """Draw a picture again and compare it with the file.
 
     Args:
-        request: The picture, and where to look for files that have moved.
+        request: The picture, and where to look for files and a base that have moved.
 
     Yields:
         The steps; an `Artifact` when the new picture is written; `Done`, after the bytes were found equal.
@@ -36,18 +35,19 @@ def replay(request: ReplayRequest) -> Events:
     Raises:
         ConfigError: The picture carries no usable recipe.
         NotReproduced: A file or base is missing or another one, or the bytes differ; the message names what differs.
+        CheckpointError: The base is damaged, or not where the request says.
     """
     started = time.perf_counter()
     recipe = read_recipe(request.picture)
     places = (Path(), request.picture.parent, *request.search)
     wanted = _request(recipe, request.picture, places)
-    pipeline = _pipeline(recipe, wanted)
+    pipeline = Pipeline(load_recorded(recipe["base"], places, request.base))
     again: Picture | None = None
     for event in draw(wanted, pipeline):
-        if isinstance(event, Step):
-            yield event
-        else:
+        if isinstance(event, Picture):
             again = event
+        else:
+            yield event
     assert again is not None
     again = Picture(again.image, again.seed, _with_recorded_paths(again.recipe, recipe))
     if request.output is not None:
@@ -99,24 +99,11 @@ def _found(role: str, record: Mapping[str, str], places: Sequence[Path]) -> Path
     )
 
 
-def _pipeline(recipe: Mapping[str, Any], wanted: GenerateRequest) -> Pipeline:
-    """Load the base and check that it is the same one."""
-    held_in: Holding = "bf16" if recipe["base"].get("held_in") == "bf16" else "fp32"
-    bundle = load_bundle(wanted.base, held_in=held_in)
-    if bundle.base_hash != recipe["base"]["hash"]:
-        raise NotReproduced(
-            f"base differs: '{wanted.base}' has hash {bundle.base_hash[:12]}, the recipe needs "
-            f"{recipe['base']['hash'][:12]}.",
-            field="base",
-            hint="Use the version of the base that drew the picture.",
-        )
-    return Pipeline(bundle)
-
-
 def _with_recorded_paths(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the paths as they were recorded: a file that has moved is still the same file."""
+    """Write paths as they were recorded, and the base's name, which may be its folder's: what moved is the same."""
     kept = {key: old[key] for key in ("init_image", "mask") if key in old}
-    return {**new, **kept, "concepts": old["concepts"], "base": {**new["base"], "path": old["base"]["path"]}}
+    base = {key: old["base"][key] for key in ("path", "name") if key in old["base"]}
+    return {**new, **kept, "concepts": old["concepts"], "base": {**new["base"], **base}}
 
 
 def _difference(picture: Path, recipe: Mapping[str, Any], again: Picture) -> NotReproduced:

@@ -22,7 +22,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"'{path}' does not exist; a TOML file was needed.", hint="Check the path.") from error
     except OSError as error:

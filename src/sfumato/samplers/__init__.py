@@ -9,13 +9,13 @@ from sfumato.samplers.ddpm import ddpm
 from sfumato.samplers.dpm import dpmpp_2m, dpmpp_2m_sde
 from sfumato.samplers.euler import euler, euler_ancestral
 from sfumato.samplers.heun import heun
-from sfumato.samplers.inpaint import inpaint
+from sfumato.samplers.inpaint import inpaint, kept_latents
 from sfumato.samplers.lcm import lcm
 from sfumato.samplers.plms import plms
 from sfumato.samplers.protocol import Draw, Sampler
 from sfumato.samplers.unipc import unipc
 
-__all__ = ["SAMPLERS", "Draw", "Sampler", "find_sampler", "inpaint"]
+__all__ = ["SAMPLERS", "Draw", "Sampler", "find_sampler", "inpaint", "kept_latents"]
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler("ddpm", "DDPM, ancestral; best with many steps", ddpm, stochastic=True),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.diffusion.noise_level import Denoise, Level
@@ -55,7 +56,9 @@ def inpaint(
     _check_shapes(x_t, original, keep, eps)
     kept = keep == 1
     if not bool((kept | (keep == 0)).all()):
-        raise ConfigError("keep has values other than 0 and 1.", field="keep", hint="Mix the finished pictures instead.")
+        raise ConfigError(
+            "keep has values other than 0 and 1.", field="keep", hint="Mix the finished pictures instead."
+        )
 
     def paste(latents: Tensor, level: Level) -> Tensor:
         known = q_sample(original, eps, level.alpha, level.sigma) if level.sigma > 0 else original
@@ -66,6 +69,30 @@ def inpaint(
 
     steps = sampler(held, paste(x_t, levels[0]), levels, draw=draw, **options)
     return (Step(s.step, s.steps, paste(s.x_t, levels[s.step + 1]), s.x_0) for s in steps)
+
+
+def kept_latents(mask: Tensor, count: int, size: tuple[int, int], latent_size: tuple[int, int]) -> Tensor:
+    """Shrink a mask to the latents: a latent is kept only where none of its pixels is drawn anew.
+
+    Args:
+        mask: 1 where pixels are drawn anew, 0 where they stay, `(1 or count, 1, H, W)`.
+        count: Number of pictures.
+        size: Height and width of the pictures.
+        latent_size: Those of the latents.
+
+    Returns:
+        `keep` of `inpaint`, `(count, 1, h, w)`.
+
+    Raises:
+        ShapeError: The mask does not fit the pictures.
+    """
+    if mask.shape[2:] != size or len(mask) not in (1, count):
+        raise ShapeError(
+            f"The mask has shape {tuple(mask.shape)}; needed: (1 or {count}, 1, {size[0]}, {size[1]}), the size of "
+            "the initial picture.",
+            field="mask",
+        )
+    return (1 - F.adaptive_max_pool2d((mask > 0).float(), latent_size)).expand(count, -1, -1, -1)
 
 
 def _check_shapes(x_t: Tensor, original: Tensor, keep: Tensor, eps: Tensor) -> None:

@@ -7,7 +7,7 @@ which losses are taken (denoising, optionally prior preservation) go with each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sfumato.formats.atomic import keeping_old
 from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_from
 from sfumato.pipeline import Pipeline, Settings
+from sfumato.runtime.in_use import in_use
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import PerRow
@@ -44,6 +45,8 @@ PHASE = "learn"
 class Learner:
     """Holds what learns, attached to the base, and computes the loss.
 
+    Until `close` nobody else draws with the base's networks, also while what is learned is set aside.
+
     Args:
         config: What and how.
         bundle: The base, frozen.
@@ -53,9 +56,11 @@ class Learner:
 
     Attributes:
         prior: The class pictures, which are learned beside the subject's; None without prior preservation.
+        claim: The claim on the U-Net, for pipelines that draw for the lesson.
 
     Raises:
-        ConfigError: Two settings do not go together, or the tokenizer cannot take a word.
+        ConfigError: Two settings do not go together, the tokenizer cannot take a word, or the base is in use: concepts
+            are switched on, pictures are not finished, or another lesson learns.
         DataError: A text is too long for the base.
         AdapterError: A layer cannot be changed.
     """
@@ -70,18 +75,24 @@ class Learner:
     ) -> None:
         self.config, self.bundle, self.samples = config, bundle, samples
         self.prior: AnySamples | None = None
-        self.base_hash = bundle.base_hash
         self.method = METHODS[config.method]
-        self.adapters = make_adapters(config, bundle.modules)
-        self.words = Words(config, bundle, samples, class_texts, cache)
-        parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
-        self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
         self.lineage: dict[str, Any] = {}
+        self.claim = in_use(bundle.unet).claim("a lesson learns on its base")
+        with ExitStack() as undone:
+            undone.callback(in_use(bundle.unet).release, self.claim)
+            self.base_hash = bundle.base_hash
+            self.adapters = make_adapters(config, bundle.modules)
+            self.words = Words(config, bundle, samples, class_texts, cache)
+            undone.callback(self.words.detach)
+            parts = ("unet", "text_encoder") if config.text_encoder else ("unet",)
+            self.whole = WholeWeights(bundle.modules, parts if self.method.weights else ())
+            for lora in self.adapters.values():
+                lora.attach()
+                undone.callback(lora.detach)
+                lora.train()
+            undone.pop_all()
         self._is_open = True
         bundle.unet.gradient_checkpointing = config.gradient_checkpointing
-        for lora in self.adapters.values():
-            lora.attach()
-            lora.train()
         rows = self.words.rows
         learning = {**self.adapters, **self.whole.modules, **({} if rows is None else {"word": rows})}
         self.learning: dict[str, nn.Module] = {f"learned-{name}": module for name, module in learning.items()}
@@ -142,11 +153,11 @@ class Learner:
         not hold everything that was learned.
         """
         if self._writes_base:
-            yield Pipeline(self.tuned())
+            yield Pipeline(self.tuned(), self.claim)
             return
         concept = self.concept(step)
         with self.set_aside():
-            pipeline = Pipeline(self.bundle)
+            pipeline = Pipeline(self.bundle, self.claim)
             with pipeline.using((concept, 1.0), any_base=True):
                 yield pipeline
 
@@ -211,12 +222,16 @@ class Learner:
             yield Artifact(output, "concept", {**info, "bytes": output.stat().st_size})
 
     def close(self) -> None:
-        """Give the base back as it was."""
-        if self._is_open:
+        """Give the base back as it was, to be drawn with by anybody."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
             self._detach()
             self.whole.restore()
             self.bundle.unet.gradient_checkpointing = False
-            self._is_open = False
+        finally:
+            in_use(self.bundle.unet).release(self.claim)
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
 
