@@ -26,9 +26,10 @@ from sfumato.training.methods import METHODS
 STEPS, SAVE_EVERY = 6, 3
 _SHARED = (
     *("--steps", str(STEPS), "--save-every", str(SAVE_EVERY), "--batch-size", "2"),
-    *("--verdict-steps", "2", "--num-class-images", "3"),
-    *("--set", "loop.log_every=1", "--set", "loop.threads=1"),
+    *("--verdict-steps", "2", "--set", "loop.log_every=1", "--set", "loop.threads=1"),
 )
+_FEW = ("--num-class-images", "3")
+"""For lessons with class pictures; another one refuses it."""
 _RANK = ("--rank", "2")
 """For every method whose file holds factors; a word alone refuses one."""
 _PROMPTS = "a {} on a blue background\na big {}\n"
@@ -36,7 +37,7 @@ COMBINED = (
     Lesson("lora, accumulated, averaged", (*_RANK, "--accumulate", "2", "--ema", "0.9", "--flip")),
     Lesson(
         "lora with prior, schedule-free",
-        (*_RANK, "--prior-weight", "0.5", "--optimizer", "schedule-free", "--no-verdict"),
+        (*_RANK, "--prior-weight", "0.5", *_FEW, "--optimizer", "schedule-free", "--no-verdict"),
     ),
     Lesson(
         "pivotal, masks, variants",
@@ -53,7 +54,9 @@ COMBINED = (
         ),
     ),
     Lesson(
-        "dreambooth with prior, whole base", ("--method", "dreambooth", *_RANK, "--prior-weight", "1"), output="fox"
+        "dreambooth with prior, whole base",
+        ("--method", "dreambooth", *_RANK, "--prior-weight", "1", *_FEW),
+        output="fox",
     ),
 )
 

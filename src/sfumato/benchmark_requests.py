@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from sfumato.requests import BaseName, Flag, Request
+from sfumato.requests import BaseName, Flag, LearnRequest, Request, choices_of
 
 PRIOR = "+prior"
 """What is written after a method that also keeps its class as it was."""
+_TRIED_WITH_PRIOR = ("lora", "dreambooth")
 
 
 def _split_commas(value: object) -> object:
@@ -20,6 +21,14 @@ def _split_commas(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
     return value
+
+
+def _every_method() -> tuple[str, ...]:
+    """Return every method of `sfumato learn`, the usual one and the one of all weights with class pictures too."""
+    names: list[str] = []
+    for method in choices_of(LearnRequest.model_fields["method"]):
+        names += [method, method + PRIOR] if method in _TRIED_WITH_PRIOR else [method]
+    return tuple(names)
 
 
 Methods = Annotated[
@@ -68,7 +77,7 @@ class BenchmarkRequest(Request):
 
     folder: Annotated[Path, Field(description="Folder of the benchmark."), Flag((), "DIR", True)]
     base: BaseName = "primer"
-    methods: Methods = ("lora", "lora+prior", "pivotal+prior", "textual-inversion")
+    methods: Methods = _every_method()
     baseline: Annotated[bool, Field(description="Ask the untrained base too, the subject described in words.")] = True
     subjects: Annotated[
         int | None, Field(ge=1, description="Take that many subjects, spread over their kinds; default: all.")

@@ -39,6 +39,7 @@ _PLACES: Mapping[str, str] = {
     "word": "word",
     "say_class": "say_class",
     "strength": "strength",
+    "factor": "factor",
     "preview_prompts": "preview_prompts",
 }
 Table = Annotated[dict[str, Any], Field(description="Settings of the trainer, in a file alone."), Flag(file_only=True)]
@@ -118,9 +119,12 @@ class LearnSettings(Request):
     say_class: Annotated[
         bool, Field(description="Say the class noun after the word, where the method does; off: the word stands alone.")
     ] = True
+    factor: Annotated[
+        int | None, Field(ge=1, description="Side of lokr's small matrix; default: the divisor next to the root.")
+    ] = None
     preview_prompts: Annotated[
         tuple[str, ...],
-        Field(description="Text that is drawn at every preview (loop.preview_every); may be given again."),
+        Field(description="Text that is drawn at every save, or at loop.preview_every; may be given again."),
         Flag(("--preview",), "PROMPT"),
     ] = ()
     cache: Annotated[

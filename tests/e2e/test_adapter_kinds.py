@@ -69,7 +69,7 @@ def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
         **({"rank": 4} if METHODS[changes.get("method", "lora")].has_rank else {}),
         "batch_size": 2,
         "targets": ("all",),
-        "text_encoder": False,
+        **({"text_encoder": False} if METHODS[changes.get("method", "lora")].has_rank else {}),
         "loop": LoopConfig(steps=24, save_every=24, tensorboard=False),
         "optim": OptimConfig(lr=1e-2, weight_decay=0.0),
         **changes,
@@ -190,6 +190,12 @@ def test_resumed_run_ends_with_the_same_bytes(
             "dropout is 0.1 but the method 'dreambooth' learns all",
         ),
         ({"adapter": "lokr", "init": "pissa"}, ConfigError, "init is 'pissa' but the adapter is 'lokr'"),
+        ({"factor": 8}, ConfigError, "factor is 8 but the adapter is 'lora', which has no small matrix"),
+        (
+            {"method": "dreambooth", "factor": 8},
+            ConfigError,
+            "factor is 8 but the method 'dreambooth' learns all weigh",
+        ),
         ({"init": "pissa", "rank": 64}, AdapterError, "init 'pissa' needs 64 singular values"),
         ({"adapter": "dora", "strength": 0.8}, ConfigError, "strength is 0.8 but the change of 'dora' does not"),
         ({"method": "dreambooth", "strength": 0.8}, ConfigError, "strength is 0.8 but the method 'dreambooth' learns"),
@@ -259,6 +265,22 @@ def test_every_setting_reaches_the_file_by_every_way(
     assert (made.scale, made.alpha, made.rank_stabilised) == (1.0, None, False), "the factors hold 3 / √2"
     assert made.targets and all(name.endswith("attn1.to_q") for name in made.targets)
     assert not any(name.startswith("mid_block") for name in made.targets)
+
+
+def test_the_small_matrix_of_lokr_can_be_chosen(
+    sfumato: Run, base: Path, photos: Path, bundle: Bundle, pictures: Path
+) -> None:
+    made = make_adapters(config(pictures, Path("a.safetensors"), adapter="lokr", factor=2), bundle.modules)
+    sizes = {tuple(t.shape) for name, t in made["unet"].state().items() if name.endswith("lokr_w1")}
+    assert made["unet"].config.factor == 2 and sizes == {(2, 2)}
+    words = ("learn", photos, "--as", "<fox>", "--class", "fox", "--steps", 1, "--no-verdict", "--base", base)
+    lokr = ("--adapter", "lokr", "--rank", 2)
+    for given in (("--factor", 4), ("--set", "factor=4")):
+        answer = sfumato(*words, *lokr, *given)
+        assert answer.code == 0, answer.err
+        concept = load_concept(Path("fox.safetensors"))
+        assert (concept.request["factor"], concept.configs["unet"].factor) == (4, 4)
+        assert all(t.shape[0] == 4 for name, t in concept.factors["unet"].items() if name.endswith("lokr_w1"))
 
 
 def test_request_and_trainer_offer_the_same() -> None:

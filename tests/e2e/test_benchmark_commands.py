@@ -91,12 +91,33 @@ def test_characters_from_pictures_to_a_report(sfumato: Run, benchmark: Path, rea
     assert json.loads(Path("report/characters.json").read_text()) == report
 
 
-def test_dreambench_goes_on_where_it_stopped(sfumato: Run, reader: Path) -> None:
+def save_photos() -> None:
+    """Save two subjects with their prompts into the folder `photos`."""
     for name in ("rex", "boot"):
         (Path("photos") / name).mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (40, 48), (250 * number, 90, 30)).save(Path("photos") / name / f"{number}.jpg")
     Path("photos/prompts_and_classes.txt").write_text(PROMPTS)
+
+
+def test_equal_lessons_are_learned_once(sfumato: Run, reader: Path) -> None:
+    save_photos()
+    command = ("evaluate", "dreambench", "photos", "--base", reader, "--no-baseline", "--subjects", 1, "--pictures", 1)
+    answer = sfumato(*command, *BUDGET, "--methods", "lora,pivotal,pivotal+prior", "-o", "report", "--json")
+    assert answer.code == 0, answer.out
+    assert answer.out.count('"kind": "concept"') == 2
+    means = json.loads(Path("report/dreambench.json").read_text())["means"]
+    same = "pivotal (the same lesson as lora)"
+    assert list(means) == ["lora", same, "pivotal+prior", "real pictures"]
+    assert means["lora"] == means[same] != means["pivotal+prior"]
+    assert {path.parent.name for path in Path("report/lessons").glob("*/*.safetensors")} == {"lora", "lora-prior"}
+    assert f"| {same} |" in Path("report/dreambench.md").read_text()
+    answer = sfumato(*command, *BUDGET, "--methods", "lora+prior", "-o", "report", "--json")
+    assert answer.code == 0 and '"kind": "concept"' not in answer.out, "that of pivotal+prior is taken"
+
+
+def test_dreambench_goes_on_where_it_stopped(sfumato: Run, reader: Path) -> None:
+    save_photos()
     command = ("evaluate", "dreambench", "photos", "--base", reader, "--methods", "textual-inversion", *BUDGET)
     assert sfumato(*command, "--pictures", 2, "-o", "report", "--subjects", 1).code == 0
     first = json.loads(Path("report/dreambench.json").read_text())

@@ -53,6 +53,8 @@ def test_all_experiments_to_the_end(
     assert report["pictures"]["4 pictures"]["subject"] == report["pictures"]["lora"]["subject"]
     for label, settings in (("rank 4", {"rank": 4, "alpha": 8}), ("no class noun", {"say_class": False})):
         assert settings.items() <= rows[label]["settings"].items()
+    kept = {path.parent.name: load_concept(path).request["num_class_images"] for path in lessons}
+    assert (kept["lora"], kept["lora-prior"]) == (32, 1), "class pictures are for lessons that learn them"
     learned = [load_concept(path).main for path in lessons if path.parent.name == "textual-inversion"]
     counts = sorted(len(word.rows) for word in learned if word.rows is not None)
     assert counts == [1] * 5 + [2, 4], "after one step of four only one vector has joined"

@@ -18,9 +18,11 @@ from PIL import Image
 
 import sfumato as package
 from sfumato.errors import ConfigError, SfumatoError
+from sfumato.events import Checkpoint
 from sfumato.formats.png_recipe import read_recipe
+from sfumato.operations.demo import demo
 from sfumato.operations.learn import learn as lesson
-from sfumato.requests import LearnRequest
+from sfumato.requests import DemoRequest, LearnRequest
 
 Run = Callable[..., Any]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -198,6 +200,20 @@ def test_demo(sfumato: Run, base: Path) -> None:
     with Image.open("out/demo/contact-sheet.png") as sheet:
         assert sheet.width > 900 and sheet.height > 1000
     assert len(list(Path("out/demo").glob("a-*.png"))) == 20
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_demo_after_one_that_was_left(sfumato: Run, base: Path, seed: int) -> None:
+    left = demo(DemoRequest(base=str(base), steps=2, seed=seed))
+    assert next(event for event in left if isinstance(event, Checkpoint)).step == 2
+    left.close()
+    assert (Path("out/demo/unicorn.run") / "checkpoints").is_dir()
+    answer = sfumato("demo", "--base", base, "--steps", 2)
+    assert answer.code == 0, answer.err
+    assert "report: out/demo/contact-sheet.png" in answer.out
+    begins_anew = "seed: 1 → 0. The unfinished run in 'out/demo/unicorn.run' was removed, and the demo begins anew."
+    assert (begins_anew in answer.out, "Resumed from" in answer.out) == (seed == 1, seed == 0)
+    assert not Path("out/demo/unicorn.run").exists()
 
 
 def test_python_interface(base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ def bundle(request: pytest.FixtureRequest, base: Path) -> Bundle:
 
 
 def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
-    loop = LoopConfig(steps=4, log_every=1, save_every=2, preview_every=3, tensorboard=False)
+    every = 3 if "preview_prompts" in changes else 0
+    loop = LoopConfig(steps=4, log_every=1, save_every=2, preview_every=every, tensorboard=False)
     values = {"folder": folder, "placeholder": "<fox>", "class_noun": "fox", "output": output, "batch_size": 2}
     return LearnConfig(**{**values, "rank": 2, "precision": "bf16", "loop": loop, **changes})
 

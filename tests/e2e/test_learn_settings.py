@@ -206,7 +206,6 @@ def test_every_optimizer_resumes_to_the_same_bytes(bundle: Bundle, pictures: Pat
     show = {"preview_prompts": ("a <fox>",), "loop": {"preview_every": 3}}
     whole = config(pictures, tmp_path / "whole.safetensors", optim=optim)
     parted = config(pictures, tmp_path / "parted.safetensors", optim=optim, **show)
-    whole = whole.model_copy(update={"preview_prompts": ("a <fox>",)})
     list(learn(whole, bundle, tmp_path / "whole"))
     run = learn(parted, bundle, tmp_path / "parted")
     next(event for event in run if isinstance(event, Metric) and event.step == 3)
@@ -250,6 +249,22 @@ def test_a_poisoned_picture_is_named_and_survived(
     assert finite(load_concept(chosen.output))
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_picture_that_spoils_every_batch_is_named_as_what_is_to_go(
+    bundle: Bundle, pictures: Path, tmp_path: Path, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personalise, "read_subject", poisoned(1))
+    chosen = config(pictures, tmp_path / "a.safetensors", batch_size=LearnConfig.model_fields["batch_size"].default)
+    chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": 20})})
+    if stops:
+        run = learn(chosen, bundle, tmp_path / "run")
+        next(event for event in run if isinstance(event, Notice) and event.step >= 4)
+        run.close()
+    with pytest.raises(Diverged, match=r"8 steps up to step \d+ were not finite: .*in sample 1\.png\.") as caught:
+        list(learn(chosen, bundle, tmp_path / "run", resume=stops))
+    assert caught.value.hint == "Take 1.png out: it was in every one of them, and the other samples were finite."
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_huge_learning_rate_is_named_or_survived(bundle: Bundle, pictures: Path, tmp_path: Path, method: str) -> None:
     optim = OptimConfig(lr=1e30, weight_decay=0.0)
@@ -277,7 +292,18 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
         "delta = 0.3\n[loop]\nclip_norm = 2.0\n[ema]\ndecay = 0.9\n[pictures]\nvariants = 2\njitter = 0.1\n"
     )
     words = ("learn", photos, *FOX, "--rank", 2, "--base", base, "--config", "how.toml")
-    flags = ("--loss", "l1", "--weighting", "min_snr", "--gamma", 3, "--offset-noise", 0.05, "--times", "logit_normal")
+    flags = (
+        "--loss",
+        "pseudo_huber",
+        "--weighting",
+        "min_snr",
+        "--gamma",
+        3,
+        "--offset-noise",
+        0.05,
+        "--times",
+        "logit_normal",
+    )
     more = ("--accumulate", 2, "--warmup", 1, "--schedule", "linear", "--set", "optim.eps=1e-6", "--jitter", 0.2)
     answer = sfumato(*words, *flags, *more, "--gradient-checkpointing")
     assert answer.code == 0, answer.err
@@ -287,7 +313,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
     assert (optim["name"], optim["lr"], optim["weight_decay"], optim["eps"]) == ("lion", 2e-4, 0.1, 1e-6)
     assert (optim["betas"], optim["warmup_steps"], optim["schedule"]) == ([0.9, 0.99], 1, "linear")
     objective = found["objective"]
-    assert (objective["loss"], objective["delta"], objective["gamma"]) == ("l1", 0.3, 3)
+    assert (objective["loss"], objective["delta"], objective["gamma"]) == ("pseudo_huber", 0.3, 3)
     assert (objective["weighting"], objective["times"], objective["offset_noise"]) == ("min_snr", "logit_normal", 0.05)
     assert (found["ema"]["decay"], found["pictures"]["variants"], found["pictures"]["jitter"]) == (0.9, 2, 0.2)
     assert (found["loop"]["clip_norm"], found["gradient_checkpointing"]) == (2.0, True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def test_resumed_run_ends_with_the_same_bytes(
     bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     dropout = 0.1 if METHODS[changes.get("method", "lora")].factors else 0.0
-    changes |= {"num_class_images": 3, "dropout": dropout, "flip": True}
+    changes |= {"dropout": dropout, "flip": True, **({"num_class_images": 3} if "prior_weight" in changes else {})}
     whole = config(pictures, tmp_path / "whole.safetensors", **changes)
     parted = config(pictures, tmp_path / "parted.safetensors", **changes)
     list(learn(whole, bundle, tmp_path / "whole"))
@@ -158,7 +160,8 @@ def test_another_setting_or_picture_is_not_resumed(bundle: Bundle, pictures: Pat
         list(learn(config(pictures, tmp_path / "a.safetensors", rank=8), bundle, tmp_path / "run", resume=True))
     with pytest.raises(CannotResume, match="already holds a run"):
         list(learn(config(pictures, tmp_path / "a.safetensors"), bundle, tmp_path / "run"))
-    shown = config(pictures, tmp_path / "a.safetensors", preview_prompts=("a <fox>",))  # they teach nothing
+    drawn = {"preview_prompts": ("a <fox>",), "loop": {"preview_every": 3}}  # they teach nothing
+    shown = config(pictures, tmp_path / "a.safetensors", **drawn)
     assert list(learn(shown, bundle, tmp_path / "run", resume=True))
 
 
@@ -343,26 +346,57 @@ def test_lineage_and_request_stand_in_the_file(bundle: Bundle, pictures: Path, t
 
 def test_folders_with_repeats_and_metadata(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    for name, files in (("20_sks fox", ("0.png", "1.png")), ("30_statue", ("2.png",))):
+    for name, files in (("20_sks fox", ("0.png", "1.png")), ("30_fox statue", ("2.png",))):
         (tree / name).mkdir(parents=True)
         for file in files:
             (tree / name / file).write_bytes((pictures / file).read_bytes())
     entry = {"file_name": "20_sks fox/1.png", "text": "a fox in snow"}
     (tree / "metadata.jsonl").write_text(json.dumps(entry), encoding="utf-8")
     plain, samples = (read_subject(folder, "<fox>", "fox", bundle) for folder in (pictures, tree))
-    assert samples.names == ("20_sks fox/0.png", "20_sks fox/1.png", "30_statue/2.png")
-    assert samples.captions == ("sks <fox>", "a <fox> in snow", "a <fox>, statue")
+    assert samples.names == ("20_sks fox/0.png", "20_sks fox/1.png", "30_fox statue/2.png")
+    assert samples.captions == ("a <fox>", "a <fox> in snow", "<fox> statue")
     assert torch.equal(samples.mean, plain.mean)
     assert (samples.repeats, samples.round) == ((2, 2, 3), [0, 0, 1, 1, 2, 2, 2])
     assert (plain.repeats, plain.round) == ((1, 1, 1), [0, 1, 2])
     events = list(learn(config(tree, tmp_path / "a.safetensors", loop={"steps": 7}), bundle, tmp_path / "run"))
     notices = [event.message for event in events if isinstance(event, Notice)]
-    assert notices[0] == "Folder names give weights: a round shows each of 3 pictures 2 to 3 times."
+    assert notices == [
+        "Folder names give weights: a round shows each of 3 pictures 2 to 3 times.",
+        "2 of 3 pictures have a caption; the others are learned as 'a <fox>'.",
+    ]
     artifact = next(event for event in events if isinstance(event, Artifact))
     assert load_concept(artifact.path).lineage["pictures"] == list(samples.names)
-    (tree / "30_statue").rename(tree / "50_statue")
+    (tree / "30_fox statue").rename(tree / "50_fox statue")
     with pytest.raises(CannotResume, match="data: "):
         list(learn(config(tree, tmp_path / "a.safetensors"), bundle, tmp_path / "run", resume=True))
+
+
+def test_how_many_pictures_have_a_caption_is_said_where_some_have(
+    bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    draw_discs(bare, 2)
+
+    def said(folder: Path, **changes: Any) -> list[str]:
+        events = learn(config(folder, tmp_path / "a.safetensors", **changes), bundle, tmp_path / "run")
+        until = takewhile(lambda event: not isinstance(event, Metric), events)
+        found = [event.message for event in until if isinstance(event, Notice)]
+        events.close()
+        shutil.rmtree(tmp_path / "run")
+        return found
+
+    assert said(bare) == said(pictures, templates="object") == []
+    assert said(pictures, kind="style") == [
+        "1 of 3 pictures has a caption; the others are learned as 'a picture, <fox> style'."
+    ]
+    further = (SubjectConfig(folder=bare, placeholder="<cat>", class_noun="cat"),)
+    (bare / "0.CAPTION").write_text("a cat on grey")
+    assert said(pictures, further=further) == [
+        "2 of 5 pictures have a caption; the others are learned as 'a <fox>' or 'a <cat>'."
+    ]
+    (bare / "1.caption").write_text("a cat on white")
+    assert said(bare) == []
 
 
 def test_repeats_weight_the_draws(bundle: Bundle, pictures: Path) -> None:

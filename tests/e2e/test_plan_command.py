@@ -16,6 +16,7 @@ import pytest
 
 import sfumato as package
 from sfumato.events import Progress
+from sfumato.formats.concept import load_concept
 from sfumato.operations.own_process import running
 from sfumato.operations.plan_lesson import plan_lesson
 from sfumato.operations.rehearsal import OutOfRoom, rehearse
@@ -105,17 +106,27 @@ def test_a_limit_forces_a_switch_and_an_impossible_one_is_told(sfumato: Run, bas
         (("--memory", "6"), "--memory: given '6'; needed a size above 0 with its unit, for example 6GB"),
         (("--set", "optim.lrr=1"), "settings: unknown key 'optim.lrr'. Did you mean 'lr'?"),
         (("--word", "zzz"), "word is 'zzz' but identifier is 'new'"),
+        (("--num-class-images", 8), "num_class_images is 8 but prior_weight is 0"),
+        (("--progressive-steps", 5), "progressive_steps is 5 but num_vectors is 1"),
         (("-o", "fox.txt"), "does not end in .safetensors"),
         (("-o", "."), "The output '.' does not end in .safetensors. Use 'concept.safetensors'."),
         (("--base", "nowhere"), "nowhere"),
     ],
 )
 def test_what_learn_refuses_a_plan_refuses(
-    words: tuple[str, ...], message: str, sfumato: Run, base: Path, photos: Path
+    words: tuple[object, ...], message: str, sfumato: Run, base: Path, photos: Path
 ) -> None:
     answer = sfumato("learn", photos, "--as", "<fox>", "--class", "fox", "--plan", "--base", base, *words)
     assert answer.code == 2 and message in answer.err, answer.err
     assert answer.err.count("\n") == 1
+
+
+def test_a_plan_says_which_rare_word_is_found(sfumato: Run, base: Path, photos: Path) -> None:
+    words = ("learn", photos, *WORD, "--identifier", "rare", "--base", base, "--steps", 1, "--no-verdict", "--json")
+    settings = {item["name"]: item for item in plan_in(sfumato(*words, "--preview", "a <fox>", "--plan"))["settings"]}
+    assert settings["word"]["source"] == "base, pictures and seed"
+    assert sfumato(*words).code == 0
+    assert load_concept(Path("fox.safetensors")).main.expansion == f"{settings['word']['value']} fox"
 
 
 def test_pictures_that_cannot_be_read(sfumato: Run, base: Path, tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_texts_to_draw_that_are_too_long_are_named(bundle: Bundle, pictures: Pat
     message = rf"^The preview prompt '{said}' has 33 tokens .*, the limit is 32; this would be cut: 'a'\."
     error = refuse(chosen, bundle, tmp_path / "run", DataError, message)
     assert error.field == "preview_prompts" and "or leave it out" in error.hint
-    judged = config(pictures, output, identifier="rare", word="two", preview_prompts=(said,))  # which none draws
+    judged = config(pictures, output, identifier="rare", word="two")
     probe = NeverAsked("a fox", said)
     message = "^The verdict's prompt 'a <fox> on .*' has 33"
     error = refuse(judged, bundle, tmp_path / "run", DataError, message, probe=probe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from sfumato.pipeline import Pipeline, Settings
 from sfumato.training.ema import EmaConfig
 from sfumato.training.journal import read_events
 from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
 from sfumato.training.probe import LOOKS, Trial
 from sfumato.training.sheets import save_sheet
+from sfumato.training.task import LossReport
 from tiny import tiny_bundle
 
 pytestmark = pytest.mark.usefixtures("base_stays")
@@ -221,7 +224,7 @@ def test_what_was_saved_without_a_score_is_said(bundle: Bundle, pictures: Path, 
     run.close()
     events = list(learn(chosen, bundle, tmp_path / "run", resume=True, probe=Scripted(SCORES)))
     said = [event.message for event in events if isinstance(event, Notice)]
-    assert said[1:] == ["Steps 2, 4 were not scored when they were saved; the verdict is without them."]
+    assert said[1:] == ["Steps 2, 4 were not scored; the verdict is without them."]
     assert load_concept(chosen.output).lineage["steps"] == 6
 
 
@@ -252,6 +255,37 @@ def test_a_step_that_is_not_finite_is_not_looked_at(
     broken_at(monkeypatch, 2, 4, 6)
     with pytest.raises(Diverged, match="No saved step up to step 6 holds finite numbers"):
         list(learn(config(pictures, tmp_path / "a.safetensors"), bundle, tmp_path / "b", probe=Scripted(SCORES)))
+
+
+def test_a_run_that_diverges_late_says_how_to_get_the_best_of_its_steps(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Learner.loss
+
+    def spoiled(self: Learner, draw: int) -> LossReport:
+        report = loss(self, draw)
+        return replace(report, loss=report.loss * (float("nan") if draw >= 4 else 1))
+
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    chosen = chosen.model_copy(
+        update={"loop": chosen.loop.model_copy(update={"steps": 30, "save_every": 2, "keep": 1})}
+    )
+    monkeypatch.setattr(Learner, "loss", spoiled)
+    scores = {2: 0.9, 4: 0.1, 6: 0.1, 8: 0.1, 10: 0.1}
+    for resume in (False, True):
+        with pytest.raises(Diverged, match="8 steps up to step 12 were not finite") as caught:
+            list(learn(chosen, bundle, tmp_path / "run", resume=resume, probe=Scripted(scores)))
+    assert caught.value.hint is not None and caught.value.hint.endswith(
+        " Step 10 was saved and scored, and its numbers were finite: the same command with '--resume --steps 10' "
+        "writes the best of the steps so far."
+    )
+    assert not chosen.output.exists()
+    shorter = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": 10})})
+    list(learn(shorter, bundle, tmp_path / "run", resume=True, probe=Scripted(scores)))
+    assert load_concept(chosen.output).lineage["steps"] == 2
+    with pytest.raises(Diverged) as bare:
+        list(learn(chosen, bundle, tmp_path / "unjudged"))
+    assert bare.value.hint is not None and "--resume" not in bare.value.hint
 
 
 def test_weights_that_are_gone_are_missed(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -15,12 +15,20 @@ from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.operations.learn import parse_subject
 from sfumato.pipeline import Pipeline
-from sfumato.training.learn_config import LearnConfig, SubjectConfig
+from sfumato.training.learn_config import LearnConfig, SubjectConfig, check_in_use
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
-from sfumato.training.subject import Samples, class_caption, joined, read_subject, style_caption
+from sfumato.training.sample_set import AnySamples
+from sfumato.training.subject import (
+    Samples,
+    class_caption,
+    class_prompts,
+    joined,
+    read_subject,
+    style_caption,
+)
 from sfumato.training.words import Words
 from tiny import tiny_bundle
 
@@ -205,17 +213,79 @@ def test_a_word_can_stand_without_the_class_noun(bundle: Bundle, folders: tuple[
     ("changes", "message"),
     [
         ({"progressive_steps": 5}, "progressive_steps is 5 but num_vectors is 1"),
-        ({"method": "lora", "identifier": "rare", "per_image_words": True}, "per_image_words is True but identifier"),
+        ({"method": "lora", "identifier": "rare", "per_image_words": True}, "per_image_words is on but identifier is "),
         ({"say_class": False}, "say_class is off but the method 'textual-inversion' says no class noun anyway"),
         ({"method": "lora", "kind": "style", "say_class": False}, "say_class is off but a style says no class noun"),
-        ({"further": (SubjectConfig(folder=Path(), placeholder="<fox>", class_noun="cat"),)}, "'<fox>' stands for two"),
     ],
 )
-def test_settings_that_would_do_nothing_are_refused(
-    bundle: Bundle, folders: tuple[Path, Path], changes: dict[str, Any], message: str
-) -> None:
+def test_settings_that_would_do_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Words(config(folders[0], Path("x.safetensors"), **changes), bundle, subject(bundle, folders[0]))
+        check_in_use(config(Path("photos"), Path("x.safetensors"), **changes))
+
+
+def test_one_word_for_two_subjects_is_refused(bundle: Bundle, folders: tuple[Path, Path]) -> None:
+    further = (SubjectConfig(folder=folders[1], placeholder="<fox>", class_noun="cat"),)
+    with pytest.raises(ConfigError, match="'<fox>' stands for two"):
+        Words(config(folders[0], Path("x"), further=further), bundle, subject(bundle, folders[0]))
+
+
+def with_cat(folders: tuple[Path, Path], bundle: Bundle, **options: Any) -> tuple[SubjectConfig, AnySamples]:
+    """A second subject, and the pictures of both."""
+    cat = SubjectConfig(folder=folders[1], placeholder="<cat>", class_noun="cat")
+    samples = [read_subject(folders[0], "<fox>", "fox", bundle, **options)]
+    return cat, joined([*samples, read_subject(folders[1], "<cat>", "cat", bundle, **options)])
+
+
+def test_a_file_and_its_mirrored_copy_share_a_word(bundle: Bundle, folders: tuple[Path, Path]) -> None:
+    cat, samples = with_cat(folders, bundle, flip=True)
+    assert samples.names[:2] == ("0.png", "0.png (mirrored)") and samples.names[4] == "0.png"
+    words = Words(config(folders[0], Path("x"), further=(cat,), per_image_words=True, flip=True), bundle, samples)
+    try:
+        said = [words._with_own_word(samples.captions[row], row) for row in range(len(samples))]
+        assert said[:4] == [f"a <fox> with <picture-{number}>" for number in (1, 1, 2, 2)]
+        assert said[4:] == [f"a <cat> with <picture-{number}>" for number in (3, 3, 4, 4, 5, 5)]
+        assert words.rows is not None and len(words.rows.rows) == 2 + 5
+    finally:
+        words.detach()
+
+
+def test_the_anchor_holds_the_vectors_that_are_in_use(bundle: Bundle, folders: tuple[Path, Path]) -> None:
+    cat, samples = with_cat(folders, bundle)
+    words_of = {"num_vectors": 3, "progressive_steps": 4, "per_image_words": True, "anchor_weight": 1.0}
+    words = Words(config(folders[0], Path("x"), further=(cat,), **words_of), bundle, samples)
+    unit = bundle.text_encoder.text_model.embeddings.token_embedding.weight.detach().var()
+    try:
+        assert words.rows is not None
+        with torch.no_grad():
+            words.rows.rows[0] += 1  # the first vectors of both
+            words.rows.rows[3] += 2
+            words.rows.rows[6:] += 100  # those of single pictures
+        for step, used in ((0, 1), (4, 2), (8, 3)):
+            words.context(["a <fox>"], step, text_learns=False)
+            found = words.anchor()
+            assert found is not None
+            assert float(found.detach()) == pytest.approx(float((1 + 4) / (2 * used) / unit), rel=1e-4)
+            (grad,) = torch.autograd.grad(found, [words.rows.rows])
+            assert [bool(row.any()) for row in grad] == [number in (0, 3) for number in range(11)]
+    finally:
+        words.detach()
+
+
+@pytest.mark.parametrize(
+    ("is_style", "asked"),
+    [(False, ["a fox beside a red cat", "a fox"]), (True, ["a dog", "a picture"])],
+)
+def test_class_prompts_say_the_noun_of_every_subject(
+    bundle: Bundle, tmp_path: Path, is_style: bool, asked: list[str]
+) -> None:
+    for number in range(2):
+        Image.new("RGB", (32, 32), (200, 40 * number, 30)).save(tmp_path / f"{number}.png")
+    caption = "a dog, <fox> style, <cat> style" if is_style else "a <fox> beside a <cat> red cat"
+    (tmp_path / "0.txt").write_text(caption)
+    fox = SubjectConfig(folder=tmp_path, placeholder="<fox>", class_noun="fox")
+    cat = SubjectConfig(folder=tmp_path, placeholder="<cat>", class_noun="red cat")
+    samples = read_subject(tmp_path, "<fox>", "fox", bundle, is_style=is_style)
+    assert list(class_prompts(fox, samples, (fox, cat), is_style=is_style)) == asked
 
 
 def test_subjects_on_the_command_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato.errors import CheckpointError, ConfigError, MissingKeys, UnknownFormat
@@ -79,6 +81,45 @@ def test_normalisation_is_that_of_the_folder(folders: Path, tmp_path: Path) -> N
     )
     image = load_local(tmp_path / "dino")._prepared(np.full((32, 32, 3), 255, np.uint8))
     assert torch.allclose(image, torch.ones_like(image), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "shortest", "side"),
+    [
+        ("dinov2", {"crop_size": {"height": 24, "width": 24}, "size": {"shortest_edge": 28}}, 28, 24),
+        ("clip", {"crop_size": 24, "do_center_crop": True, "size": 28}, 28, 24),
+        ("clip", {"crop_size": 40}, 40, 40),
+        ("dino", {"size": 24}, None, 24),
+        ("dino", {"size": {"height": 24, "width": 24}}, None, 24),
+        ("dino", {"size": {"shortest_edge": 40}}, None, 40),
+        ("dinov2", {"crop_size": 24, "do_center_crop": False, "size": 40}, None, 40),
+        ("dinov2", {"do_normalize": True}, None, 32),
+    ],
+)
+def test_pictures_have_the_side_that_the_preprocessor_says(
+    kind: str, given: dict[str, Any], shortest: int | None, side: int, folders: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folders / kind, tmp_path / kind)
+    (tmp_path / kind / "preprocessor_config.json").write_text(json.dumps(given))
+    encoder = load_local(tmp_path / kind)
+    assert (encoder.shortest, encoder.side) == (shortest, side)
+    shapes = [encoder._prepared(np.zeros((height, width, 3), np.uint8)).shape for height, width in ((30, 70), (50, 20))]
+    assert shapes == [(1, 3, side, side)] * 2
+    found = encoder.embed_pictures(PICTURES)
+    assert torch.allclose(found.norm(dim=1), torch.ones(3), atol=1e-5)
+    if side != 32:
+        assert not torch.equal(found, load_local(folders / kind).embed_pictures(PICTURES))
+
+
+def test_the_middle_square_is_the_one_that_pillow_would_cut(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "dinov2", tmp_path / "dinov2")
+    given = {"crop_size": 24, "size": {"shortest_edge": 28}, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    (tmp_path / "dinov2/preprocessor_config.json").write_text(json.dumps(given))
+    ramp = np.add.outer(2 * np.arange(40), 3 * np.arange(56))
+    picture = np.stack([ramp, 255 - ramp, ramp // 2], axis=-1).astype(np.uint8)
+    found = load_local(tmp_path / "dinov2")._prepared(picture)[0].permute(1, 2, 0).numpy()
+    theirs = Image.fromarray(picture).resize((39, 28), Image.Resampling.BICUBIC).crop((7, 2, 31, 26))
+    assert np.abs(found - np.asarray(theirs) / 255).max() < 0.02
 
 
 def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

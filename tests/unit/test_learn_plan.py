@@ -440,7 +440,7 @@ def test_a_rehearsal_keeps_what_decides_the_cost_of_a_step(folder: Path) -> None
     config = lesson_config(request)
     short = rehearsal_config(config, Path("there"))
     assert (short.output, short.num_class_images, short.progressive_steps) == (Path("there/fox.safetensors"), 4, 0)
-    assert (short.loop.steps, short.loop.save_every, short.loop.preview_every) == (3, 3, 0)
+    assert (short.loop.steps, short.loop.save_every, short.loop.preview_every) == (3, 3, 3)
     same = {"output", "num_class_images", "progressive_steps", "loop"}
     assert short.model_dump(exclude=same) == config.model_dump(exclude=same)
     assert short.loop.accumulate == 3 and short.loop.guard == config.loop.guard

@@ -9,15 +9,18 @@ import torch
 from PIL import Image
 
 from drawn_primer import write
-from sfumato.benchmark_requests import EvaluateCharactersRequest
+from sfumato.benchmark_requests import EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.errors import ConfigError, EmptyDataset, TrainingError
+from sfumato.evaluation.trial import Case
 from sfumato.events import Metric, Progress
 from sfumato.formats.bundle import save_bundle
+from sfumato.operations.learn import lesson_config
 from sfumato.operations.measured_lesson import learn_measured
 from sfumato.operations.own_process import running
-from sfumato.operations.trials import check_methods
+from sfumato.operations.trials import Arm, check_methods, lesson_of
 from sfumato.requests import LearnRequest
 from sfumato.runtime.peak_memory import peak_memory_bytes
+from sfumato.training.methods import METHODS
 from tiny import tiny_bundle
 
 
@@ -99,6 +102,24 @@ def test_methods_that_cannot_be_run(methods: str, message: str) -> None:
     request = EvaluateCharactersRequest.model_validate({"folder": "x", "methods": methods})
     with pytest.raises(ConfigError, match=message):
         check_methods(request)
+
+
+def test_every_method_is_tried_unless_told() -> None:
+    request = EvaluateDreamBenchRequest(folder=Path("x"))
+    check_methods(request)
+    assert set(request.methods) == {*METHODS, "lora+prior", "dreambooth+prior"}
+    assert request.methods == EvaluateCharactersRequest(folder=Path("x")).methods
+    assert len(request.methods) == len(METHODS) + 2
+
+
+def test_class_pictures_are_asked_for_where_they_are_learned() -> None:
+    request = EvaluateCharactersRequest(folder=Path("x"), num_class_images=5)
+    case = Case("a", Path("photos"), "fox", "a fox", (), "icon")
+    arms = [Arm.of_method(name, request) for name in ("lora", "lora+prior")]
+    arms.append(Arm("late", {}, {"a": {"prior_weight": 0.5, "num_class_images": 3}}))
+    lessons = [lesson_of(request, case, arm, Path("a.safetensors")) for arm in arms]
+    assert [lesson.num_class_images for lesson in lessons] == [32, 5, 3]
+    assert all(lesson_config(lesson) for lesson in lessons)
 
 
 def test_methods_with_commas_and_repeated() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfumato.errors import Diverged
 from sfumato.formats.safe_io import read_safetensors
-from sfumato.training.guard import Guard, GuardConfig, finite, locate
+from sfumato.training.guard import Cause, Guard, GuardConfig, finite, locate
 from sfumato.training.loop import train
 from sfumato.training.optim import OptimConfig
 from sfumato.training.task import LossReport, Phase, Task
@@ -161,6 +161,37 @@ def test_bad_steps_are_forgotten_after_calm() -> None:
     with pytest.raises(Diverged, match=r"3 steps up to step 12 were not finite: the cause\."):
         guard.bad(12, "the cause")
     assert guard.counters["dropped"] == 13
+
+
+def test_a_sample_that_spoils_every_bad_step_is_named_as_what_is_to_go() -> None:
+    def ended(*causes: str) -> str | None:
+        guard = Guard(GuardConfig(max_bad=2, calm_steps=1), {}, lambda step: None)
+        guard.bad(1, Cause("x", ("old.png",)))
+        guard.good()
+        guard.bad(2, causes[0])
+        again = Guard(guard.config, {}, lambda step: None)
+        again.resume(2, guard.counters)  # what is known of samples is kept with the state
+        with pytest.raises(Diverged) as caught:
+            again.bad(3, causes[1])
+        return caught.value.hint
+
+    usual = "Lower the learning rate, lengthen the warm-up or look at the samples named."
+    both, one, other = Cause("x", ("a.png", "b.png")), Cause("x", ("a.png",)), Cause("x", ("b.png",))
+    assert ended(both, one) == "Take a.png out: it was in every one of them, and the other samples were finite."
+    assert ended(one, other) == ended("x", one) == ended("x", "x") == usual
+
+
+def test_a_sample_is_named_once_and_alone_only_beside_others() -> None:
+    def found(row: int, names: tuple[str, ...]) -> Cause:
+        values = torch.zeros(len(names)).index_fill(0, torch.tensor([row, 2]), math.nan)
+        report = LossReport(values.sum(), {}, names, values)
+        return locate({}, lambda: report, report, "the loss was nan")
+
+    text = "the loss was nan; every layer's output and gradient is finite, only their sum is too large; "
+    twice = found(0, ("a.png", "b.png", "a.png"))
+    assert (twice, twice.samples) == (f"{text}in sample a.png", ("a.png",))
+    every = found(1, ("a.png", "a.png", "a.png"))
+    assert (every, every.samples) == (f"{text}in sample a.png", ())
 
 
 def test_finite() -> None:

@@ -1,13 +1,14 @@
 """CLIP, DINO and DINOv2 of transformers from a folder of this machine; nothing is ever downloaded.
 
-Pictures are scaled to the model's square and normalised as `preprocessor_config.json` says, or as the model's family
-was trained where the file is missing. Weights must be safetensors, complete, and of a kind that is known here.
+Pictures are scaled, cropped and normalised as `preprocessor_config.json` says. Where the file is missing they are
+scaled to the model's own square and normalised as its family was trained. Weights must be safetensors, complete, and of
+a kind that is known here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _KINDS = {
     "vit": ("DINO", "ViTModel", _IMAGENET),
     "dinov2": ("DINOv2", "Dinov2Model", _IMAGENET),
 }
+_ASKED = ("clip", "vit")  # they fit their positions to another side if asked; DINOv2 always does
 _UNUSED = ("pooler.",)
 _BATCH = 8
 
@@ -49,8 +51,10 @@ class LocalEncoder:
         self.folder, self.kind, self.model = folder.absolute(), kind, model
         self.name = self.named(1)
         vision = model.config.vision_config if kind == "clip" else model.config
-        self.side = int(vision.image_size)
-        self.mean, self.std = _normalisation(folder, _KINDS[kind][2])
+        trained, given = int(vision.image_size), _preprocessor(folder)
+        self.shortest, self.side = _sides(given, trained)
+        self.mean, self.std = _normalisation(given, _KINDS[kind][2])
+        self._options = {"interpolate_pos_encoding": True} if kind in _ASKED and self.side != trained else {}
 
     def named(self, parts: int) -> str:
         """Return the family with the last parts of the folder's path."""
@@ -63,17 +67,22 @@ class LocalEncoder:
         for first in range(0, len(pictures), _BATCH):
             images = torch.cat([self._prepared(picture) for picture in pictures[first : first + _BATCH]])
             if self.kind == "clip":
-                rows.append(self.model.visual_projection(self.model.vision_model(images).pooler_output))
+                seen = self.model.vision_model(images, **self._options).pooler_output
+                rows.append(self.model.visual_projection(seen))
             else:
-                rows.append(self.model(images).last_hidden_state[:, 0])
+                rows.append(self.model(images, **self._options).last_hidden_state[:, 0])
         return F.normalize(torch.cat(rows), dim=1)
 
     def _prepared(self, picture: Picture) -> Float[Tensor, "1 3 S S"]:
-        """Scale a picture to the model's square and normalise it."""
+        """Scale a picture, take its middle square if it is to be cropped, and normalise it."""
         image = (to_tensor(picture)[None] + 1) / 2
         size = (self.side, self.side)
+        if self.shortest is not None:
+            height, width = image.shape[-2:]
+            size = (self.shortest * height // min(height, width), self.shortest * width // min(height, width))
         image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
-        return (image - self.mean) / self.std
+        top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
+        return (image[..., top : top + self.side, left : left + self.side] - self.mean) / self.std
 
 
 class LocalTextEncoder(LocalEncoder):
@@ -162,9 +171,38 @@ def _kind(folder: Path) -> str:
     return str(kind)
 
 
-def _normalisation(folder: Path, usual: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the channels, `(3, 1, 1)` each."""
+def _preprocessor(folder: Path) -> Mapping[str, Any]:
+    """Read how pictures are prepared; nothing where the file is missing."""
     file = folder / "preprocessor_config.json"
-    given = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    given: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return given
+
+
+def _sides(given: Mapping[str, Any], trained: int) -> tuple[int | None, int]:
+    """Return the length of the shorter side from which the middle square is taken, and the side of that square.
+
+    Args:
+        given: The preprocessor.
+        trained: Side that the model was made for, where nothing else is said.
+
+    Returns:
+        The first is None where the picture is scaled to the square as a whole.
+    """
+    size = _edge(given.get("size"))
+    crop = _edge(given.get("crop_size")) if given.get("do_center_crop", True) else None
+    if crop is None:
+        return None, size or trained
+    return max(size or crop, crop), crop
+
+
+def _edge(value: object) -> int | None:
+    """Read a size: a number, or a table with the shortest edge or with height and width."""
+    if isinstance(value, Mapping):
+        value = value.get("shortest_edge") or value.get("height")
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _normalisation(given: Mapping[str, Any], usual: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the channels, `(3, 1, 1)` each."""
     mean, std = given.get("image_mean", usual[0]), given.get("image_std", usual[1])
     return torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sfumato.adapters.kinds import KINDS
+from sfumato.formats.bundle import Word, find_bundle
+from sfumato.formats.bundle_outline import read_bundle_outline
+from sfumato.formats.strict_json import read_json
 from sfumato.operations.learn_plan import Setting
 from sfumato.operations.learn_values import PLACES, TABLES
 from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of
 from sfumato.runtime.json_values import flattened
 from sfumato.training.learn_config import LearnConfig
+from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED
+from sfumato.training.subject import plain_caption, style_caption, subject_caption, subject_entries
+from sfumato.training.words import rare_words
 
 _OTHER_NAMES = {"kind": "style", "further": "also"}
 _SAME_NAMES = {name: name for name in LearnConfig.model_fields if name in LearnRequest.model_fields}
@@ -22,6 +29,8 @@ FIELD_OF: Mapping[str, str] = {
 }
 """The request's field for a key of the trainer."""
 _NOT_SETTINGS = {"plan", "memory", "overrides", *TABLES}
+_WORDS_OF_BASE = "sfumato_words.json"
+"""The file in which a base keeps the words that it has learned, see `save_bundle`."""
 
 
 def effective_settings(
@@ -33,9 +42,14 @@ def effective_settings(
         request: What was asked for.
         config: The trainer's settings that it becomes.
         sources: Where each field of the request came from, `flag` or `file`; None where nothing tells.
+
+    Raises:
+        AdapterError: The vocabulary of the base has no rare word to spare.
+        SfumatoError: The pictures cannot be listed, or the base cannot be read.
     """
     values = flattened(config.model_dump(mode="json")) | {"identifier": config.chosen_identifier}
-    settings = [Setting(key, value, source_of(key, request, config, sources)) for key, value in values.items()]
+    told = {key: (value, source_of(key, request, config, sources)) for key, value in values.items()}
+    settings = [Setting(key, *found) for key, found in (told | _in_effect(request, config)).items()]
     rest = request.model_dump(mode="json").items()
     mapped = {*FIELD_OF.values(), *_NOT_SETTINGS}
     settings += [
@@ -65,6 +79,7 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
     suited: Mapping[str, Any] = SUITED[config.optim.name]
     derived = {
         "optim.lr": "method, base and optimizer" if "lr_factor" in suited else "method and base",
+        "optim.schedule": "method",
         "identifier": "method",
         "rank": "method",
         "targets": "method and base",
@@ -73,9 +88,48 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         "strength": "method, base and adapter",
         "objective.shift": "method and base",
         "loop.save_every": "steps",
+        "loop.preview_every": "loop.save_every" if config.preview_prompts else "default",
         **{f"optim.{name}": "optimizer" for name in suited},
     }
     return derived.get(key, "default")
+
+
+def _in_effect(request: LearnRequest, config: LearnConfig) -> dict[str, tuple[Any, str]]:
+    """Return what takes the place of values that are left open, with what it goes by."""
+    found: dict[str, tuple[Any, str]] = {}
+    if METHODS[config.method].has_factors:
+        if config.init is None:
+            found["init"] = (KINDS[config.adapter].USUAL_INIT, "adapter")
+        if config.alpha is None:
+            found["alpha"] = (config.rank, "rank")
+    nouns = [subject.class_noun for subject in config.subjects]
+    if config.chosen_identifier == "new" and config.initializer is None:
+        found["initializer"] = (_one_or_all(nouns), "class noun")
+    if config.chosen_identifier == "rare" and config.word is None:
+        found["word"] = (_one_or_all(_found_words(request, config)), "base, pictures and seed")
+    return found
+
+
+def _found_words(request: LearnRequest, config: LearnConfig) -> list[str]:
+    """Find the rare words that the lesson will find, without the weights of the base."""
+    is_style, captions = config.kind == "style", list[str]()
+    for one in config.subjects:
+        plain = plain_caption(one.placeholder, is_style=is_style)
+        for entry in subject_entries(one.folder, one.placeholder, one.class_noun, is_style=is_style):
+            said = entry.caption(plain)
+            captions.append(
+                style_caption(said, one.placeholder)
+                if is_style
+                else subject_caption(said, one.placeholder, one.class_noun)
+            )
+    file = find_bundle(request.base) / _WORDS_OF_BASE
+    known = [Word(**word) for word in read_json(file).get("words", ())] if file.is_file() else []
+    return rare_words(config, captions, read_bundle_outline(request.base).tokenizer.vocabulary, known)
+
+
+def _one_or_all(words: list[str]) -> str | list[str]:
+    """Return the word of one subject, or the list of those of several."""
+    return words[0] if len(words) == 1 else words
 
 
 def _given(field: str, request: LearnRequest, sources: Mapping[str, str] | None) -> str | None:

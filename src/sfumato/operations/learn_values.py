@@ -11,7 +11,7 @@ from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.overrides import key_and_value
 from sfumato.requests import LearnRequest, flag_of
 from sfumato.training.factors import is_of_text
-from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learn_config import LearnConfig, check_in_use
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED
 from sfumato.training.recipe_file import parse_recipe, set_value
@@ -40,7 +40,8 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
         unet: That of the base, whose width decides what is usual.
 
     Raises:
-        ConfigError: A key is unknown or has an argument of its own, or a value is out of range or does not fit another.
+        ConfigError: A key is unknown or has an argument of its own, or a value is out of range, does not fit another or
+            would change nothing.
     """
     content = config.model_dump()
     overrides = dict(key_and_value(text) for text in request.overrides)
@@ -53,7 +54,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
     content["objective"]["shift"] = usual.shift
     content["loop"]["steps"] = usual.steps
-    del content["loop"]["save_every"]
+    del content["loop"]["save_every"], content["loop"]["preview_every"]
     content["rank"] = request.rank or method.rank
     content["targets"] = request.targets or usual.targets
     for table in TABLES:
@@ -67,11 +68,12 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     if method.has_factors:
         content["targets"] = _with_usual(content["targets"], usual.targets)
     if isinstance(content["loop"], dict):  # what is no table is refused below
-        quarter = _quarter(content["loop"].get("steps"))
-        content["loop"].setdefault("save_every", max(config.loop.save_every, quarter))
+        _set_intervals(content["loop"], config.loop.save_every, draws=bool(content["preview_prompts"]))
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
-    return parse_recipe(content, LearnConfig, "settings")
+    made = parse_recipe(content, LearnConfig, "settings")
+    check_in_use(made)
+    return made
 
 
 def _check_arguments(overrides: Mapping[str, str]) -> None:
@@ -95,6 +97,12 @@ def _with_usual(targets: object, usual: tuple[str, ...]) -> object:
         return targets  # what is no list is refused later
     of_text = (isinstance(pattern, str) and is_of_text(pattern) for pattern in targets)
     return [*usual, *targets] if all(of_text) else targets
+
+
+def _set_intervals(loop: dict[str, Any], shortest: int, *, draws: bool) -> None:
+    """Save at every quarter, but not more often than every `shortest` steps, and preview at every save, unless told."""
+    loop.setdefault("save_every", max(shortest, _quarter(loop.get("steps"))))
+    loop.setdefault("preview_every", loop["save_every"] if draws else 0)
 
 
 def _quarter(steps: object) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,17 @@ from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
 from sfumato.runtime.seeding import derive_seed
 from sfumato.runtime.suggestions import did_you_mean
-from sfumato.training.methods import METHODS
+from sfumato.training.methods import METHODS, MethodName
 
 PLACEHOLDER = "<subject>"
 CLASS = "class"
 """Names the plain class among the texts of a subject."""
 _BATCH = 8
 _NOT_DECIDING = {"folder", "output", "resume", "plan", "memory"}
+_MEANT = {"method", "identifier"}
+"""Fields that decide by what they mean, not by how they are given."""
+_DEFAULTS_OF_METHOD = {"rows", "small", "wide", "schedule", "rank"}
+"""Columns of a method that say what its lessons get unless told."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def run_trials(
     """
     if arms is None:
         check_methods(request)
-        arms = [Arm.of_method(name, request) for name in request.methods]
+        arms = _arms_of_methods(request, cases, bundle)
     cases = yield from fitting(request, cases, arms, bundle)
     tried = ([None] if request.baseline else []) + list(arms)
     trials: list[Trial] = []
@@ -120,6 +124,18 @@ def run_trials(
             trials.append((yield from _trial(request, case, arm, pipeline, teach)))
             yield Progress("trials", len(trials), len(cases) * len(tried))
     return trials
+
+
+def _arms_of_methods(request: BenchmarkRequest, cases: Sequence[Case], bundle: Bundle) -> list[Arm]:
+    """Read the methods; one whose lessons are all those of another before it says so in its label."""
+    first: dict[tuple[str, ...], str] = {}
+    arms = []
+    for name in request.methods:
+        arm = Arm.of_method(name, request)
+        lessons = tuple(_lesson_file(request, case, arm, bundle)[1] for case in cases)
+        same = first.setdefault(lessons, name)
+        arms.append(arm if same == name else replace(arm, label=f"{name} (the same lesson as {same})"))
+    return arms
 
 
 def fitting(
@@ -202,18 +218,28 @@ def _trial(
 def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, bundle: Bundle) -> tuple[Path, str]:
     """Name the concept file of a lesson by everything that decides it; also return that as a hash.
 
-    The label is not part of it: arms that ask for the same lesson share it.
+    Neither its label nor the name of its method is part of it, only what they mean: arms that ask for the same lesson
+    share it, and it lies under the first method of that meaning.
     """
     lesson = lesson_of(request, case, arm, Path("x"))
     entries = [
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
         for entry in list_entries(lesson.folder)
     ]
-    asked = lesson.model_dump(mode="json", exclude=_NOT_DECIDING)
-    usual = lesson_config(lesson, bundle).model_dump(mode="json", exclude=_NOT_DECIDING)  # defaults may change
-    key = _hash([bundle.base_hash, asked, usual, entries])
-    folder = _slug(f"{lesson.method}{PRIOR if lesson.prior_weight else ''}")
+    asked = lesson.model_dump(mode="json", exclude=_NOT_DECIDING | _MEANT)
+    config = lesson_config(lesson, bundle)
+    usual = config.model_dump(mode="json", exclude=_NOT_DECIDING | _MEANT)  # defaults may change
+    meaning = _meaning(lesson.method)
+    key = _hash([bundle.base_hash, asked, usual, meaning, config.chosen_identifier, entries])
+    method = next(name for name in METHODS if _meaning(name) == meaning)
+    folder = _slug(f"{method}{PRIOR if lesson.prior_weight else ''}")
     return request.output / "lessons" / folder / f"{case.name}-{key[:8]}.safetensors", key
+
+
+def _meaning(method: MethodName) -> list[object]:
+    """Return what a method decides by itself; identifier, rate, steps and so on stand in the settings of a lesson."""
+    row = METHODS[method]
+    return [getattr(row, column.name) for column in fields(row) if column.name not in _DEFAULTS_OF_METHOD]
 
 
 def lesson_of(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> LearnRequest:
@@ -228,6 +254,7 @@ def lesson_of(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> 
     Raises:
         ConfigError: A setting of the arm is not one of a lesson.
     """
+    own = {**arm.settings, **arm.by_subject.get(case.name, {})}
     values: dict[str, Any] = {
         "folder": case.folder,
         "placeholder": PLACEHOLDER,
@@ -236,14 +263,13 @@ def lesson_of(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> 
         "steps": request.steps,
         "batch_size": request.batch_size,
         "lr": request.lr,
-        "num_class_images": request.num_class_images,
+        **({"num_class_images": request.num_class_images} if own.get("prior_weight") else {}),
         "seed": request.seed,
         "verdict": False,  # the benchmark judges by itself, and its seconds are those of the lesson
         "output": output,
         "resume": output.with_suffix(".run").is_dir(),
         "rank": request.rank,
-        **arm.settings,
-        **arm.by_subject.get(case.name, {}),
+        **own,
     }
     try:
         lesson = LearnRequest.model_validate(values)

@@ -20,7 +20,9 @@ from sfumato.training.optim import OptimConfig
 OF_TEXT = "text_encoder."
 """What a pattern begins with that chooses layers of the text encoder."""
 _USUAL_OF_TEXT = ("attention",)
-_OF_FACTORS = ("adapter", "rank", "init", "rank_stabilised", "alpha", "targets", "lora_plus", "dropout", "strength")
+_OF_FACTORS = (
+    *("adapter", "rank", "init", "rank_stabilised", "alpha", "factor", "targets", "lora_plus", "dropout", "strength"),
+)
 
 
 def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None:
@@ -83,6 +85,7 @@ def make_adapters(config: LearnConfig, modules: Mapping[str, nn.Module]) -> dict
         init=config.init or KINDS[config.adapter].USUAL_INIT,
         rank_stabilised=config.rank_stabilised,
         kind=config.adapter,
+        factor=config.factor,
     )
     if method.full:
         form = LoRAConfig(dropout=config.dropout, kind="full")

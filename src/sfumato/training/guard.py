@@ -23,6 +23,25 @@ from sfumato.training.section import Section
 from sfumato.training.state import Saved
 from sfumato.training.task import LossReport
 
+_BLAMED = "blamed/"
+"""What counters of samples begin with."""
+
+
+class Cause(str):
+    """Why a step was bad, for the user.
+
+    Attributes:
+        samples: Names of those that alone were not finite; empty where all of the step were, or where it is not known.
+    """
+
+    samples: tuple[str, ...]
+
+    def __new__(cls, text: str, samples: Sequence[str] = ()) -> Cause:
+        """Make one of a text and the samples."""
+        made = super().__new__(cls, text)
+        made.samples = tuple(samples)
+        return made
+
 
 class GuardConfig(Section):
     """When to give up.
@@ -72,23 +91,26 @@ class Guard:
         self.counters["good_in_a_row"] += 1
         if self.counters["good_in_a_row"] >= self.config.calm_steps:
             self.counters["bad"] = 0.0
+            self.counters = {name: count for name, count in self.counters.items() if not name.startswith(_BLAMED)}
 
     def bad(self, step: int, cause: str, moved: Sequence[str] = ()) -> str:
         """Note a bad step; from the second in a row on bring the last good state back.
 
         Args:
             step: The step that was dropped.
-            cause: What was not finite, where, in which samples.
+            cause: What was not finite, where, in which samples; see `Cause`.
             moved: Phases of the step that were taken before.
 
         Returns:
             What happened and what was done, for the user.
 
         Raises:
-            Diverged: Too many bad steps.
+            Diverged: Too many bad steps; where it was the same sample each time, the hint names it.
         """
         for counter in ("bad", "bad_in_a_row", "dropped"):
             self.counters[counter] += 1
+        for name in cause.samples if isinstance(cause, Cause) else ():
+            self.counters[_BLAMED + name] = self.counters.get(_BLAMED + name, 0.0) + 1
         self.counters["good_in_a_row"] = 0.0
         restored = self.counters["bad_in_a_row"] > 1
         if restored:
@@ -96,13 +118,21 @@ class Guard:
         if self.counters["bad"] >= self.config.max_bad:
             raise Diverged(
                 f"{self.counters['bad']:.0f} steps up to step {step} were not finite: {cause}.",
-                hint="Lower the learning rate, lengthen the warm-up or look at the samples named.",
+                hint=self._hint(),
             )
         if restored:
             return f"Step {step} was dropped and the state of step {self.good_step} brought back: {cause}."
         if moved:
             return f"Step {step} was dropped but for the part of {', '.join(moved)}: {cause}."
         return f"Step {step} was dropped and no weight moved: {cause}."
+
+    def _hint(self) -> str:
+        """Say what to do when a run ends: a sample that spoils every bad step, and no other, is to go."""
+        spoils = [name for name, count in self.counters.items() if name.startswith(_BLAMED)]
+        always = [name.removeprefix(_BLAMED) for name in spoils if self.counters[name] == self.counters["bad"]]
+        if not always:
+            return "Lower the learning rate, lengthen the warm-up or look at the samples named."
+        return f"Take {', '.join(always)} out: it was in every one of them, and the other samples were finite."
 
     def _bring_back(self) -> None:
         """Put the last good state into the parts."""
@@ -168,7 +198,7 @@ class _Trace:
         return hook
 
 
-def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], known: LossReport, found: str) -> str:
+def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], known: LossReport, found: str) -> Cause:
     """Repeat a bad step with every layer watched and say where the trouble starts.
 
     Args:
@@ -178,7 +208,7 @@ def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], kno
         found: What was non-finite, such as `the loss was nan`.
 
     Returns:
-        One clause with the first layer and the samples.
+        One clause with the first layer and the samples, which also says which samples alone are not finite.
     """
     trace, batch = _Trace(), len(known.sample_ids)
     hooks = [
@@ -196,7 +226,9 @@ def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], kno
         for hook in hooks:
             hook.remove()
     rows = trace.rows or ([] if report.per_sample is None else _bad_rows(report.per_sample, batch))
-    return f"{found}; {_place(trace, weights)}; {_samples(known, rows)}"
+    named = _named(known, rows)
+    alone = named if set(named) < set(known.sample_ids) else []
+    return Cause(f"{found}; {_place(trace, weights)}; {_samples(known, rows)}", alone)
 
 
 def _place(trace: _Trace, weights: list[tuple[str, nn.Parameter]]) -> str:
@@ -217,11 +249,16 @@ def _samples(report: LossReport, rows: list[int]) -> str:
     """Name the samples of some rows, at most eight."""
     if not report.sample_ids:
         return "the samples have no names"
-    named = [report.sample_ids[row] for row in rows if row < len(report.sample_ids)]
-    if not named or len(named) == len(report.sample_ids) > 1:
+    named = _named(report, rows)
+    if not named or len(rows) == len(report.sample_ids) > 1:
         return f"all {len(report.sample_ids)} samples of the step, from {report.sample_ids[0]}"
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     return f"in sample{'s' if len(named) > 1 else ''} {', '.join(named[:8])}{more}"
+
+
+def _named(report: LossReport, rows: list[int]) -> list[str]:
+    """Return the names of the samples of some rows, each once."""
+    return list(dict.fromkeys(report.sample_ids[row] for row in rows if row < len(report.sample_ids)))
 
 
 def _bad_rows(value: Tensor, batch: int) -> list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +12,7 @@ from pydantic import Field
 
 from sfumato.adapters.config import InitName
 from sfumato.data.templates import TemplateSet
+from sfumato.errors import ConfigError
 from sfumato.runtime.precision import Holding, Precision
 from sfumato.training.ema import EmaConfig
 from sfumato.training.loop import LoopConfig
@@ -52,16 +56,18 @@ class LearnConfig(Section):
         num_vectors: Vectors of a new word.
         progressive_steps: Steps after which one more of them joins, beginning with one; 0 for all from the start.
         per_image_words: Give every picture a word of its own beside the subject's, said in a quarter of its captions:
-            it takes up what that picture alone shows, and is thrown away at the end.
-        initializer: Word that a new word starts from; None for the class noun.
+            it takes up what that picture alone shows, and is thrown away at the end. A mirrored copy has that of its
+            file.
+        initializer: Word that a new word starts from; None for the class noun. For one subject alone, as `word` is.
         anchor_weight: Weight of the squared distance of the new word's vectors from where they started, in units of the
-            token table's variance; keeps a word editable ([gal2022] regularisation).
+            token table's variance; keeps a word editable ([gal2022] regularisation). Words of single pictures go free.
         templates: Sentences that take the place of the pictures' captions, another one each time a picture is seen.
         rank: Rank of the factors; where all weights learn, that of the file taken from their difference.
         adapter: Their kind, a row of `adapters.kinds.KINDS`.
         init: How they start, see `LoRAConfig`; None takes what suits the kind.
         alpha: Their scale is alpha / rank; None for a scale of 1.
         rank_stabilised: Their scale is alpha / sqrt(rank) instead.
+        factor: Side of the small matrix of `lokr`, see `LoRAConfig`; None for the divisor next to the square root.
         dropout: Rate on their input.
         targets: Layers of the U-Net that learn, and with `text_encoder.` in front those of the text encoder; without
             any of these it is that encoder's attention.
@@ -106,6 +112,7 @@ class LearnConfig(Section):
     init: InitName | None = None
     alpha: float | None = Field(default=None, gt=0)
     rank_stabilised: bool = False
+    factor: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("attention",)
     lora_plus: float | None = Field(default=None, gt=0)
@@ -143,3 +150,166 @@ class LearnConfig(Section):
         if METHODS[self.method].weights:
             return "fp32"
         return "bf16" if self.precision == "bf16" else "stored"
+
+
+def check_in_use(config: LearnConfig) -> None:
+    """Refuse settings that would change nothing, those of factors apart (`check_factors`).
+
+    Args:
+        config: The lesson.
+
+    Raises:
+        ConfigError: A setting is not at its default, and the lesson lacks what it needs.
+    """
+    for need in _NEEDS:
+        for key in need.settings:
+            name, *inner = key.split(".")
+            value = reduce(getattr, inner, getattr(config, name))
+            if value == reduce(getattr, inner, LearnConfig.model_fields[name].default) or need.is_met(config):
+                continue
+            said = ("on" if value else "off") if isinstance(value, bool) else repr(value)
+            instead = need.instead.format(config, subjects=len(config.subjects))
+            raise ConfigError(
+                f"{key} is {said} but {instead}.",
+                field=key,
+                hint=f"Leave it out, or {need.remedy}." if need.remedy else "Leave it out.",
+            )
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What some settings need to change anything.
+
+    Attributes:
+        settings: Their dotted keys.
+        is_met: Whether a lesson has it.
+        instead: What the lesson has in its place, with its fields in braces.
+        remedy: What to do where they are wanted; empty where nothing would help.
+    """
+
+    settings: tuple[str, ...]
+    is_met: Callable[[LearnConfig], bool]
+    instead: str
+    remedy: str = ""
+
+
+def _method(config: LearnConfig) -> Method:
+    """Return the row of the method."""
+    return METHODS[config.method]
+
+
+def _never(_: LearnConfig) -> bool:
+    """Say no: a lesson has no use for the setting at all."""
+    return False
+
+
+_OF_VECTORS = ("num_vectors", "progressive_steps", "per_image_words", "initializer", "anchor_weight")
+_NEEDS = (
+    _Need(
+        _OF_VECTORS,
+        lambda config: _method(config).rows != "never",
+        "the method '{0.method}' learns no vectors of a word",
+        "use the method 'lora'",
+    ),
+    _Need(
+        _OF_VECTORS,
+        lambda config: config.chosen_identifier == "new",
+        "identifier is '{0.identifier}', which learns no vectors",
+        "set identifier to 'new'",
+    ),
+    _Need(
+        ("progressive_steps",),
+        lambda config: config.num_vectors > 1,
+        "num_vectors is 1, so no vector can join later",
+        "set num_vectors to 2 or 3",
+    ),
+    _Need(
+        ("word",),
+        lambda config: _method(config).rows != "always",
+        "the method '{0.method}' makes a word of its own",
+        "use the method 'lora' with identifier 'rare'",
+    ),
+    _Need(
+        ("word",),
+        lambda config: config.chosen_identifier == "rare",
+        "identifier is 'new', which makes its own",
+        "set identifier to 'rare'",
+    ),
+    _Need(
+        ("word",),
+        lambda config: not config.further,
+        "there are {subjects} subjects, and it is for one: without it each gets a rare word",
+    ),
+    _Need(
+        ("initializer",),
+        lambda config: not config.further,
+        "there are {subjects} subjects, and it is for one: without it each starts from its class noun",
+    ),
+    _Need(("say_class",), lambda config: config.kind == "subject", "a style says no class noun anyway"),
+    _Need(
+        ("say_class",),
+        lambda config: _method(config).says_class,
+        "the method '{0.method}' says no class noun anyway",
+    ),
+    _Need(
+        ("text_encoder",),
+        lambda config: _method(config).has_rank,
+        "the method '{0.method}' leaves the text encoder as it is anyway",
+    ),
+    _Need(
+        ("factor",),
+        lambda config: config.adapter == "lokr" or not _method(config).has_factors,
+        "the adapter is '{0.adapter}', which has no small matrix",
+        "set adapter to 'lokr'",
+    ),
+    _Need(
+        ("num_class_images", "class_prompts"),
+        lambda config: config.prior_weight > 0,
+        "prior_weight is 0, so no class picture is drawn",
+        "set prior_weight to 1",
+    ),
+    _Need(
+        ("objective.gamma",),
+        lambda config: config.objective.weighting == "min_snr",
+        "objective.weighting is '{0.objective.weighting}', which has no ceiling",
+        "set objective.weighting to 'min_snr'",
+    ),
+    _Need(
+        ("objective.delta",),
+        lambda config: config.objective.loss in ("huber", "pseudo_huber"),
+        "objective.loss is '{0.objective.loss}', which turns linear nowhere",
+        "set objective.loss to 'huber'",
+    ),
+    _Need(
+        ("objective.logit_mean", "objective.logit_std"),
+        lambda config: config.objective.times == "logit_normal",
+        "objective.times is '{0.objective.times}'",
+        "set objective.times to 'logit_normal'",
+    ),
+    _Need(
+        ("pictures.unmasked_weight",),
+        lambda config: config.pictures.masks != "none",
+        "pictures.masks is 'none', so all of a picture counts",
+        "set pictures.masks to 'alpha' or 'file'",
+    ),
+    _Need(
+        ("optim.decay_steps",),
+        lambda config: config.optim.schedule == "trapezoid",
+        "optim.schedule is '{0.optim.schedule}'",
+        "set optim.schedule to 'trapezoid'",
+    ),
+    _Need(
+        ("preview_prompts",),
+        lambda config: config.loop.preview_every > 0,
+        "loop.preview_every is 0, so no preview is drawn",
+        "set loop.preview_every to the steps between two previews",
+    ),
+    _Need(
+        ("loop.preview_every",),
+        lambda config: bool(config.preview_prompts),
+        "there is nothing to draw",
+        "give texts for preview_prompts",
+    ),
+    _Need(("loop.validate_every",), _never, "a lesson measures nothing on fixed data"),
+)
+"""What has no effect without something else; a setting may stand in several rows, all of which must be met."""

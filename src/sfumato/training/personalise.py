@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
+from sfumato.errors import Diverged
 from sfumato.events import Event, Notice, Progress
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline
 from sfumato.training.cache import TensorCache
 from sfumato.training.factors import check_factors
-from sfumato.training.learn_config import LearnConfig
+from sfumato.training.learn_config import LearnConfig, check_in_use
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
 from sfumato.training.probe import Probe, Trial
 from sfumato.training.refusals import check_config, check_start
 from sfumato.training.sample_set import AnySamples
-from sfumato.training.subject import Samples, class_prompts, class_samples, joined, read_subject
+from sfumato.training.subject import (
+    Samples,
+    class_prompts,
+    class_samples,
+    joined,
+    plain_caption,
+    read_subject,
+    subject_entries,
+)
 
 
 def learn(
@@ -44,20 +53,23 @@ def learn(
         probe: Judges every saved step; what is written at the end is then the step that it chooses.
 
     Yields:
-        `Progress` while pictures are prepared, the events of `loop.train`, and an `Artifact` of kind `concept`
-        or `bundle`.
+        `Progress` while pictures are prepared, a `Notice` where only some have a caption, the events of `loop.train`,
+        and an `Artifact` of kind `concept` or `bundle`.
 
     Raises:
         EmptyDataset: The folder holds no picture.
         UnreadableImage: A picture cannot be read.
-        DataError: A caption, a preview prompt or a text that the probe draws is too long for the base.
-        ConfigError: Two settings do not go together, the output would take something else's place, or a word cannot
-            be learned.
+        DataError: A caption, a preview prompt or a text that the probe draws is too long for the base; see also
+            `read_subject`.
+        ConfigError: Two settings do not go together, one would change nothing, the output would take something else's
+            place, a word cannot be learned, or the base is in use.
         NoTargetMatched: `targets` fits no layer.
         AdapterError: A layer cannot be changed.
         CannotResume: The folder holds a run and `resume` is off, or that run had other settings.
+        Diverged: See `loop.train`; where steps were scored before, the hint says how to get the best of them.
         SfumatoError: See `loop.train`.
     """
+    check_in_use(config)
     check_config(config, bundle)
     check_factors(config, bundle.modules)
     bundle.freeze()
@@ -71,15 +83,29 @@ def learn(
         check_start(learner, run_dir, resume=resume, judged=() if probe is None else probe.texts())
         yield Progress("pictures", 1, 1)
         yield from _said_of_weights(samples)
+        yield from _said_of_captions(config)
         with learner.set_aside():
             if asked:
-                learner.prior = yield from _class_pictures(config, asked, bundle, kept)
+                learner.prior = yield from _class_pictures(config, asked, Pipeline(bundle, learner.claim), kept)
             if probe is not None:
-                yield from probe.begin(Pipeline(bundle))
-        task = learner.task() if probe is None else Trial(probe, learner, config.loop).task()
-        yield from train(task, config.loop, run_dir, settings=learner.settings, resume=resume)
+                yield from probe.begin(Pipeline(bundle, learner.claim))
+        yield from _train(learner, probe, run_dir, resume=resume)
     finally:
         learner.close()
+
+
+def _train(learner: Learner, probe: Probe | None, run_dir: Path, *, resume: bool) -> Iterator[Event]:
+    """Take the steps, judged if there is a judge; if they cannot go on, say what scored ones can still give."""
+    loop = learner.config.loop
+    trial = None if probe is None else Trial(probe, learner, loop)
+    task = learner.task() if trial is None else trial.task()
+    try:
+        yield from train(task, loop, run_dir, settings=learner.settings, resume=resume)
+    except Diverged as error:
+        way_out = None if trial is None else trial.way_out()
+        if way_out is None:
+            raise
+        raise Diverged(error.message, field=error.field, hint=" ".join(filter(None, (error.hint, way_out)))) from error
 
 
 def _read(config: LearnConfig, bundle: Bundle, cache: TensorCache) -> AnySamples:
@@ -109,20 +135,38 @@ def _said_of_weights(samples: AnySamples) -> Iterator[Event]:
         yield Notice(0, f"Folder names give weights: a round shows each of {len(samples)} pictures {often}.")
 
 
+def _said_of_captions(config: LearnConfig) -> Iterator[Event]:
+    """Say how many pictures have a caption where others have none; sentences of `templates` take the place of all."""
+    if config.templates != "none":
+        return
+    is_style = config.kind == "style"
+    entries = [
+        entry
+        for one in config.subjects
+        for entry in subject_entries(one.folder, one.placeholder, one.class_noun, is_style=is_style)
+    ]
+    count = sum(bool(entry.caption("")) for entry in entries)
+    if 0 < count < len(entries):
+        plain = " or ".join(f"'{plain_caption(one.placeholder, is_style=is_style)}'" for one in config.subjects)
+        have = "has" if count == 1 else "have"
+        yield Notice(0, f"{count} of {len(entries)} pictures {have} a caption; the others are learned as {plain}.")
+
+
 def _class_prompts(config: LearnConfig, samples: AnySamples) -> list[tuple[str, ...]]:
     """Return what the pictures of every class are asked by, each class once."""
     captions = samples if config.class_prompts == "captions" else None
-    asked = [class_prompts(one, captions, is_style=config.kind == "style") for one in config.subjects]
+    is_style = config.kind == "style"
+    asked = [class_prompts(one, captions, config.subjects, is_style=is_style) for one in config.subjects]
     return list(dict.fromkeys(asked))
 
 
 def _class_pictures(
-    config: LearnConfig, asked: Sequence[tuple[str, ...]], bundle: Bundle, cache: TensorCache
+    config: LearnConfig, asked: Sequence[tuple[str, ...]], pipeline: Pipeline, cache: TensorCache
 ) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
     for prompts in asked:
-        for event in class_samples(Pipeline(bundle), prompts, config.num_class_images, config.seed, cache):
+        for event in class_samples(pipeline, prompts, config.num_class_images, config.seed, cache):
             if isinstance(event, Samples):
                 drawn.append(event)
             else:

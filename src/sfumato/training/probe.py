@@ -94,6 +94,16 @@ class Trial:
             finish=self.finish,
         )
 
+    def way_out(self) -> str | None:
+        """Say how a run that cannot go on still gives the best of its scored steps; None where there is none."""
+        if not self._seen:
+            return None
+        last = max(self._seen)
+        return (
+            f"Step {last} was saved and scored, and its numbers were finite: the same command with "
+            f"'--resume --steps {last}' writes the best of the steps so far."
+        )
+
     def begin(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Recall the looks up to the step that the run goes on from; those of later steps are repeated."""
         for number, folder in _looks(run_dir):
@@ -105,7 +115,7 @@ class Trial:
         missing = [at for at in range(self.loop.save_every, step, self.loop.save_every) if at not in self._seen]
         if missing:
             steps = ", ".join(map(str, missing))
-            yield Notice(step, f"Steps {steps} were not scored when they were saved; the verdict is without them.")
+            yield Notice(step, f"Steps {steps} were not scored; the verdict is without them.")
         self._check_leader(run_dir)
         self._reason = self.probe.settled()
         yield from self.after_save(step, run_dir)

@@ -15,6 +15,9 @@ from torch import Tensor
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Latents, LatentWeights
 
+_MIRRORED = " (mirrored)"
+"""What follows the name of the file where a picture is its mirrored copy."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -189,6 +192,21 @@ def in_batches(drawn: Sequence[DrawnLatents]) -> list[DrawnLatents]:
     if any(given is not None for _, given in drawn):
         weights = torch.cat([torch.ones_like(x_0[:, :1]) if given is None else given for x_0, given in drawn])
     return [(torch.cat([x_0 for x_0, _ in drawn]), weights)]
+
+
+def file_numbers(samples: AnySamples) -> list[int]:
+    """Number the files of pictures that have words, from 0 in their order; a mirrored copy has the number of its file.
+
+    Args:
+        samples: The pictures.
+
+    Returns:
+        One number a picture.
+    """
+    names = (name.removesuffix(_MIRRORED) for name in samples.names)
+    files = list(zip(samples.words, names, strict=True))  # two subjects may have files of one name
+    numbers = {file: number for number, file in enumerate(dict.fromkeys(files))}
+    return [numbers[file] for file in files]
 
 
 def pick(count: int, rows: int, seed: int, purpose: str, draw: int) -> list[int]:

@@ -19,9 +19,9 @@ from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context
 from sfumato.training.cache import TensorCache
-from sfumato.training.learn_config import LearnConfig, SubjectConfig
+from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
-from sfumato.training.sample_set import AnySamples
+from sfumato.training.sample_set import AnySamples, file_numbers
 
 _PICTURE_WORD_CHANCE = 0.25
 """How often a picture's own word is said; the rate of the paper's code."""
@@ -52,10 +52,18 @@ class Words:
     ) -> None:
         _check(config)
         self.config, self.bundle, self.samples = config, bundle, samples
-        self.words: tuple[Word, ...] = ()
-        for subject in config.subjects:
-            self.words += (self._word(subject),)
+        said = [subject.placeholder for subject in config.subjects]
+        if config.chosen_identifier == "rare":
+            said = rare_words(config, samples.captions, bundle.tokenizer.vocabulary, bundle.words)
+        nouns = [subject.class_noun for subject in config.subjects]
+        says_class = _says_class(config) and config.say_class
+        self.words = tuple(
+            Word(subject.placeholder, f"{word} {noun}" if says_class else word, noun)
+            for subject, word, noun in zip(config.subjects, said, nouns, strict=True)
+        )
         self._vectors: dict[str, int] = {}
+        self._used = config.num_vectors
+        self._files = file_numbers(samples) if config.per_image_words else []
         self.rows = self._new_rows() if config.chosen_identifier == "new" else None
         self._start = None if self.rows is None else self.rows.rows.detach().clone()
         self._tokens: dict[tuple[str, int], Tensor] = {}
@@ -63,9 +71,9 @@ class Words:
         self._cache = TensorCache(None) if cache is None else cache
         self.attach()
         try:
-            said = self._said()
-            for text in (*said, *further, ""):
-                self._check_length(text, None if text not in said else samples.names[said[text]])
+            texts = self._said()
+            for text in (*texts, *further, ""):
+                self._check_length(text, None if text not in texts else samples.names[texts[text]])
                 self._encode(text, config.num_vectors)
         except BaseException:
             self.detach()
@@ -154,8 +162,9 @@ class Words:
                 for text in set(captions) - self._fixed.keys():
                     self._fixed[text] = self._cached(self._encode(text, 1))
             return torch.cat([self._fixed[text] for text in captions])
+        self._used = self.active(step)
         texts = list(dict.fromkeys(captions))  # equal captions are encoded once per step
-        tokens = torch.cat([self._encode(text, self.active(step)) for text in texts])
+        tokens = torch.cat([self._encode(text, self._used) for text in texts])
         features: Tensor = encoder(tokens, None if self.rows is None else self.rows.rows).context
         return features[[texts.index(caption) for caption in captions]]
 
@@ -166,51 +175,43 @@ class Words:
         return self._cache.get("texts", key, lambda: {"context": encoder(tokens).context})["context"]
 
     def anchor(self) -> Tensor | None:
-        """Return how far the vectors have moved, squared, in units of the token table's variance; None: not wanted."""
+        """Return how far the vectors have moved, squared, in units of the token table's variance; None: not wanted.
+
+        It is the mean over those of the subjects' words that were in use when captions were last encoded (`context`):
+        vectors that join later have not moved yet, and the words of single pictures take up what the others shall not.
+        """
         if self.rows is None or self._start is None or not self.config.anchor_weight:
             return None
         table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
-        return (self.rows.rows - self._start).square().mean() / table.var()
+        count = self.config.num_vectors
+        of_words = (self.rows.rows - self._start)[: len(self.words) * count].unflatten(0, (-1, count))
+        anchor: Tensor = of_words[:, : self._used].square().mean() / table.var()
+        return anchor
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
-
-    def _word(self, subject: SubjectConfig) -> Word:
-        """Choose what the placeholder of a subject becomes in a prompt."""
-        config, says_class = self.config, _says_class(self.config) and self.config.say_class
-        if config.chosen_identifier == "new":
-            said = subject.placeholder
-        else:
-            number = config.subjects.index(subject)
-            taken = [word.expansion for word in self.words]
-            taken += [text for word in self.bundle.words for text in (word.placeholder, word.expansion)]
-            avoid = (*self.samples.captions, *(other.class_noun for other in config.subjects), *taken)
-            vocabulary = self.bundle.tokenizer.vocabulary
-            given = config.word if number == 0 else None
-            said = given or rare_identifier(vocabulary, seed=config.seed + number, avoid=avoid)
-        return Word(subject.placeholder, f"{said} {subject.class_noun}" if says_class else said, subject.class_noun)
 
     def _new_rows(self) -> TokenRows:
         """Make vectors for every word, started from the initializer or the class noun."""
         config, tokenizer = self.config, self.bundle.tokenizer
         table = self.bundle.text_encoder.text_model.embeddings.token_embedding.weight
         start: list[Tensor] = []
-        for number, subject in enumerate(config.subjects):
-            word = config.initializer if number == 0 and config.initializer else subject.class_noun
-            pieces = [piece.id for piece in tokenizer.pieces(word)]
+        for subject in config.subjects:
+            pieces = [piece.id for piece in tokenizer.pieces(config.initializer or subject.class_noun)]
             start.append(initial_rows(table, pieces, config.num_vectors, seed=config.seed))
             self._vectors[subject.placeholder] = config.num_vectors
-        if config.per_image_words:
-            nouns = {subject.placeholder: subject.class_noun for subject in config.subjects}
-            for row in range(len(self.samples)):
-                pieces = [piece.id for piece in tokenizer.pieces(nouns[self.samples.words[row]])]
-                start.append(initial_rows(table, pieces, 1, seed=config.seed))
-                self._vectors[_picture_word(row)] = 1
+        nouns = {subject.placeholder: subject.class_noun for subject in config.subjects}
+        for number, word in zip(self._files, self.samples.words if self._files else (), strict=True):
+            if _picture_word(number) in self._vectors:
+                continue
+            pieces = [piece.id for piece in tokenizer.pieces(nouns[word])]
+            start.append(initial_rows(table, pieces, 1, seed=config.seed))
+            self._vectors[_picture_word(number)] = 1
         return TokenRows(config.placeholder, torch.cat(start))
 
     def _with_own_word(self, text: str, row: int) -> str:
-        """Say the word of a picture beside that of its subject."""
+        """Say the word of a picture's file beside that of its subject."""
         word = self.samples.words[row]
-        return expand_placeholder(text, word, f"{word} with {_picture_word(row)}", "")
+        return expand_placeholder(text, word, f"{word} with {_picture_word(self._files[row])}", "")
 
     def _said(self) -> dict[str, int]:
         """Return everything that may be said of the subjects' pictures, each with the first of these pictures."""
@@ -255,14 +256,40 @@ class Words:
         return self._tokens[key]
 
 
+def rare_words(
+    config: LearnConfig, captions: Iterable[str], vocabulary: Mapping[str, int], known: Iterable[Word] = ()
+) -> list[str]:
+    """Choose what is said of each subject where it gets no vectors of its own: the word that is given, or a rare one.
+
+    Args:
+        config: The subjects, the seed, and the word if one is given.
+        captions: Those of all pictures; their words are not taken.
+        vocabulary: Id of every piece that the base knows.
+        known: Words that the base has learned; they are not taken either.
+
+    Returns:
+        A word for each subject, no two alike.
+
+    Raises:
+        AdapterError: The vocabulary has none to spare.
+    """
+    avoid = [*captions, *(subject.class_noun for subject in config.subjects)]
+    avoid += [text for word in known for text in (word.placeholder, word.expansion)]
+    found: list[str] = []
+    for number in range(len(config.subjects)):
+        given = config.word if number == 0 else None
+        found.append(given or rare_identifier(vocabulary, seed=config.seed + number, avoid=(*avoid, *found)))
+    return found
+
+
 def _says_class(config: LearnConfig) -> bool:
     """Say whether the class noun follows a word unless that is switched off."""
     return METHODS[config.method].says_class and config.kind == "subject"
 
 
-def _picture_word(row: int) -> str:
-    """Return the word of one picture."""
-    return f"<picture-{row + 1}>"
+def _picture_word(number: int) -> str:
+    """Return the word of one file."""
+    return f"<picture-{number + 1}>"
 
 
 def _without(tokens: Tensor, ids: set[int], pad: int) -> Tensor:
@@ -272,7 +299,7 @@ def _without(tokens: Tensor, ids: set[int], pad: int) -> Tensor:
 
 
 def _check(config: LearnConfig) -> None:
-    """Refuse words that the method cannot learn, and settings that would do nothing."""
+    """Refuse words that the method cannot learn, and one word for two subjects."""
     method, identifier = METHODS[config.method], config.chosen_identifier
     if identifier != method.identifier and method.rows != "wanted":
         does = "learns" if method.rows == "always" else "does not learn"
@@ -281,32 +308,7 @@ def _check(config: LearnConfig) -> None:
             field="identifier",
             hint=f"Use identifier '{method.identifier}', or the method 'lora'.",
         )
-    if identifier == "new" and config.word is not None:
-        raise ConfigError(
-            f"word is '{config.word}' but identifier is 'new', which makes its own.",
-            field="word",
-            hint="Use identifier 'rare' with it.",
-        )
-    if not config.say_class and not _says_class(config):
-        given = "a style" if config.kind == "style" else f"the method '{config.method}'"
-        raise ConfigError(
-            f"say_class is off but {given} says no class noun anyway.", field="say_class", hint="Leave it out."
-        )
     names = [subject.placeholder for subject in config.subjects]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"'{name}' stands for two subjects.", field="further", hint="Give each its own word.")
-    wanted = {"per_image_words": config.per_image_words, "progressive_steps": config.progressive_steps}
-    for name, value in wanted.items():
-        if value and identifier != "new":
-            raise ConfigError(
-                f"{name} is {value} but identifier is '{identifier}', which learns no vectors.",
-                field=name,
-                hint="Use identifier 'new' with it.",
-            )
-    if config.progressive_steps and config.num_vectors == 1:
-        raise ConfigError(
-            f"progressive_steps is {config.progressive_steps} but num_vectors is 1, so no vector can join later.",
-            field="progressive_steps",
-            hint="Set num_vectors to 2 or 3.",
-        )

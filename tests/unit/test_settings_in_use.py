@@ -1,0 +1,131 @@
+"""Settings that would change nothing are refused, and previews come with the saves."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from sfumato.errors import ConfigError
+from sfumato.operations.learn import lesson_config
+from sfumato.requests import LearnRequest
+from sfumato.training import learn_config
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.methods import METHODS
+
+CAT = {"also": ("cats:<cat>:cat",)}
+
+
+def config(**values: Any) -> LearnConfig:
+    fox = {"folder": "photos", "placeholder": "<fox>", "class_noun": "fox"}
+    return lesson_config(LearnRequest.model_validate({**fox, **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "hint"),
+    [
+        ({"num_class_images": 8}, "num_class_images is 8 but prior_weight is 0, so no", "set prior_weight to 1"),
+        ({"class_prompts": "captions"}, "class_prompts is 'captions' but prior_weight is 0, so", "set prior_weight to"),
+        (
+            {"method": "dreambooth", "num_vectors": 3},
+            "num_vectors is 3 but the method 'dreambooth' learns no",
+            "'lora'",
+        ),
+        ({"identifier": "rare", "num_vectors": 3}, "num_vectors is 3 but identifier is 'rare', which", "to 'new'"),
+        ({"identifier": "rare", "anchor_weight": 0.1}, "anchor_weight is 0.1 but identifier is 'rare'", "to 'new'"),
+        ({"identifier": "rare", "initializer": "wolf"}, "initializer is 'wolf' but identifier is 'rare'", "to 'new'"),
+        ({"identifier": "rare", "per_image_words": True}, "per_image_words is on but identifier is 'rare'", "to 'new'"),
+        ({"progressive_steps": 5}, "progressive_steps is 5 but num_vectors is 1", "set num_vectors to 2 or 3"),
+        ({"word": "zq"}, "word is 'zq' but identifier is 'new', which makes its own", "set identifier to 'rare'"),
+        (
+            {"method": "pivotal", "word": "zq"},
+            "word is 'zq' but the method 'pivotal' makes a word of its own",
+            "'lora'",
+        ),
+        ({**CAT, "initializer": "wolf"}, "initializer is 'wolf' but there are 2 subjects, and it is for one", ""),
+        ({**CAT, "identifier": "rare", "word": "zq"}, "word is 'zq' but there are 2 subjects, and it is for one", ""),
+        ({"style": True, "say_class": False}, "say_class is off but a style says no class noun anyway", ""),
+        ({"method": "textual-inversion", "say_class": False}, "say_class is off but the method 'textual-inv", ""),
+        ({"method": "textual-inversion", "text_encoder": False}, "text_encoder is off but the method 'textual-", ""),
+        ({"method": "custom-diffusion", "text_encoder": False}, "text_encoder is off but the method 'custom-di", ""),
+        ({"factor": 8}, "factor is 8 but the adapter is 'lora', which has no small matrix", "set adapter to 'lokr'"),
+        ({"gamma": 3}, "objective.gamma is 3.0 but objective.weighting is 'none', which has no", "to 'min_snr'"),
+        ({"objective": {"delta": 0.5}}, "objective.delta is 0.5 but objective.loss is 'l2'", "to 'huber'"),
+        ({"overrides": ("objective.logit_mean=1",)}, "logit_mean is 1.0 but objective.times is 'uni", "'logit_normal'"),
+        (
+            {"objective": {"logit_std": 2}},
+            "objective.logit_std is 2.0 but objective.times is 'uniform'",
+            "'logit_normal'",
+        ),
+        (
+            {"unmasked_weight": 0.5},
+            "unmasked_weight is 0.5 but pictures.masks is 'none', so all of a picture",
+            "'alpha'",
+        ),
+        ({"optim": {"decay_steps": 5}}, "optim.decay_steps is 5 but optim.schedule is 'cosine'", "to 'trapezoid'"),
+        ({"loop": {"preview_every": 5}}, "loop.preview_every is 5 but there is nothing to draw", "preview_prompts"),
+        (
+            {"preview_prompts": ("a",), "loop": {"preview_every": 0}},
+            r"preview_prompts is \('a',\) but loop.preview_every is 0, so no preview is drawn",
+            "set loop.preview_every",
+        ),
+        ({"loop": {"validate_every": 5}}, "loop.validate_every is 5 but a lesson measures nothing on fixed data", ""),
+    ],
+)
+def test_a_setting_without_what_it_needs_is_refused(values: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        config(**values)
+    field = str(caught.value.field)
+    assert caught.value.message.startswith(f"{field} is ") and caught.value.hint is not None
+    assert caught.value.hint.startswith("Leave it out") and hint in caught.value.hint
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_are_taken_whether_given_or_not(method: str) -> None:
+    said = {"num_class_images": 32, "num_vectors": 1, "gamma": 5.0, "unmasked_weight": 0.1, "text_encoder": True}
+    assert config(method=method, **said) == config(method=method)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prior_weight": 1.0, "num_class_images": 8, "class_prompts": "captions"},
+        {
+            "num_vectors": 3,
+            "progressive_steps": 5,
+            "initializer": "wolf",
+            "anchor_weight": 0.1,
+            "per_image_words": True,
+        },
+        {**CAT, "num_vectors": 2, "anchor_weight": 0.1},
+        {"method": "dreambooth", "word": "zq", "text_encoder": False, "say_class": False},
+        {"adapter": "lokr", "factor": 8, "text_encoder": False},
+        {"weighting": "min_snr", "gamma": 3, "loss": "huber", "objective": {"delta": 0.5}},
+        {"times": "logit_normal", "objective": {"logit_mean": 1.0}, "masks": "alpha", "unmasked_weight": 0.0},
+        {"schedule": "trapezoid", "optim": {"decay_steps": 5}},
+    ],
+)
+def test_a_setting_with_what_it_needs_is_taken(values: dict[str, Any]) -> None:
+    assert config(**values)
+
+
+def test_the_table_names_settings_of_a_lesson() -> None:
+    for key in (key for need in learn_config._NEEDS for key in need.settings):
+        name, *inner = key.split(".")
+        reduce(getattr, inner, LearnConfig.model_fields[name].default)
+
+
+@pytest.mark.parametrize(
+    ("values", "every"),
+    [
+        ({}, 0),
+        ({"preview_prompts": ("a <fox>",)}, 50),
+        ({"preview_prompts": ("a <fox>",), "steps": 400}, 100),
+        ({"preview_prompts": ("a <fox>",), "save_every": 20}, 20),
+        ({"preview_prompts": ("a <fox>",), "overrides": ("loop.preview_every=7",)}, 7),
+        ({"overrides": ('preview_prompts=["a <fox>"]', "loop.save_every=9")}, 9),
+    ],
+)
+def test_previews_are_drawn_at_every_save_unless_told(values: dict[str, Any], every: int) -> None:
+    assert config(**values).loop.preview_every == every
