@@ -312,6 +312,20 @@ BROKEN = (
         "42 tokens with start and end, the limit is 32; this would be cut: '1 1 1 1 1 1 1 1 1 1'",
         lambda f: _captions(f, "1 " * 40, "a", "b", "c"),  # one token a digit, whatever the base
     ),
+    Broken(
+        "caption-room",
+        "warning",
+        "0.png",
+        "32 tokens with start and end, the limit is 32: 0 left, up to 2 needed for a class noun behind '<fox>'",
+        lambda f: _captions(f, "<fox>" + " 1" * 29, "a", "b", "c"),
+    ),
+    Broken(
+        "caption-lines",
+        "warning",
+        "1.txt",
+        "2 lines, read as 'a fox my fox'",
+        lambda f: _captions(f, "one fox", "a fox\n\nmy fox\n", "b", "c"),
+    ),
     Broken("bad-repeats", "error", "x_dog", "'x_dog' has no number of repeats in front", _numbered("x_dog")),
     Broken(
         "bad-repeats",

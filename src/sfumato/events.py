@@ -90,7 +90,7 @@ class Verdict(Event):
 
 @dataclass(frozen=True)
 class Artifact(Event):
-    """A finished file. `kind` is `image`, `concept`, `bundle`, `report` or `dataset`."""
+    """A finished file. `kind` is `image`, `concept`, `bundle`, `report`, `dataset`, `lora` or `embedding`."""
 
     path: Path
     kind: str

@@ -335,16 +335,15 @@ class DoctorRequest(Request):
 
     folder: Annotated[Path, Field(description="The folder to check; nothing in it is changed."), Flag((), "DIR", True)]
     base: BaseName = "primer"
-    size: Annotated[
-        int | None,
-        Field(ge=16, le=4096, description="Side in pixels of the squares to learn from; default: the base's own."),
-    ] = None
+    size: Annotated[int | None, Field(ge=16, le=4096, description="Side of squares in pixels; default: base's.")] = None
     batch_size: Annotated[int, Field(ge=1, le=4096, description="Pictures per step, for the count of batches.")] = 4
-    fix: Annotated[
-        Path | None,
-        Field(description="Write a corrected copy into this new folder."),
-        Flag(metavar="OUT"),
+    placeholder: Annotated[
+        str | None, Field(min_length=1, description="The lesson's word, to measure captions."), Flag(("--as",), "WORD")
     ] = None
+    class_noun: Annotated[str | None, Field(min_length=1, description="Its noun."), Flag(("--class",), "NOUN")] = None
+    num_vectors: Annotated[int, Field(ge=1, le=32, description="Vectors of the word.")] = 1
+    mask_folder: Annotated[Path | None, Field(description="Folder of masks, as for learn."), Flag(metavar="DIR")] = None
+    fix: Annotated[Path | None, Field(description="New folder for a corrected copy."), Flag(metavar="OUT")] = None
 
 
 class EvaluateRequest(Request):

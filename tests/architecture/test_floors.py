@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats",),
     ("pipeline",),
     ("training", "evaluation"),
-    ("flags", "learn_settings", "requests", "benchmark_requests", "resolve", "operations"),
+    ("flags", "learn_settings", "requests", "benchmark_requests", "concept_requests", "resolve", "operations"),
     ("jobs",),
     ("api", "cli", "server", "studio", "__main__"),
 )
@@ -36,7 +36,9 @@ WITHIN_A_FLOOR = {
     ("requests", "learn_settings"),
     ("resolve", "requests"),
     ("benchmark_requests", "requests"),
+    ("concept_requests", "requests"),
     ("operations", "benchmark_requests"),
+    ("operations", "concept_requests"),
     ("operations", "requests"),
     ("__main__", "cli"),
 }

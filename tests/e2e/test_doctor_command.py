@@ -81,10 +81,10 @@ def test_a_good_folder(sfumato: Run) -> None:
     assert answer.code == 0 and not answer.err
     assert answer.out.splitlines()[:-1] == [
         "Nothing was found that could spoil the result.",
-        "6 pictures can be read; at batch size 4 a round is 1 full batch and one of 2.",
-        "Middle squares are learned; with --buckets it would be these sizes:",
-        "bucket   pictures  with repeats  batches  not full",
-        "64 × 64         6             6        2         1",
+        "6 pictures can be read; at batch size 4 a round is 1.5 batches; the next round fills the last one.",
+        "Middle squares are learned; with --buckets all would have this size:",
+        "bucket   pictures  with repeats  batches a round",
+        "64 × 64         6             6              1.5",
     ]
 
 
@@ -92,10 +92,10 @@ def test_repeats_count_in_the_arithmetic(sfumato: Run, base: Path) -> None:
     good_folder(Path("data/10_sks fox"), 2)
     photo(9, 160, 96).save(good_folder(Path("data/3_fox"), 0) / "x.png")
     answer = sfumato(*CHECK, "data", "--base", base, "--size", SIDE, "--batch-size", 5)
-    assert "3 pictures can be read, 23 with their repeats; at batch size 5 a round is 4 full batches and one of 3." in (
-        answer.out
-    )
-    assert "80 × 48         1             3        1         1" in answer.out
+    assert "3 pictures can be read; at batch size 5 a round of 23 with repeats is 4.6 batches;" in answer.out
+    assert "with --buckets a round is 23 full batches, each of one size:\n" in answer.out
+    assert "80 × 48         1             3                3\n" in answer.out
+    assert "data  a batch has 5 pictures, 64 × 64 has 2, 80 × 48 has 1\n" in answer.out
     assert answer.code == 0
 
 
@@ -123,6 +123,30 @@ def test_captions_are_measured_by_the_base(sfumato: Run, base: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 200}))
     answer = sfumato(*CHECK, "data", "--base", "wide")
     assert answer.code == 0 and "32 × 32" in answer.out, "squares of its own size"
+
+
+def test_captions_are_measured_as_the_lesson_says_them(sfumato: Run, base: Path) -> None:
+    good_folder(Path("data"), 2)
+    Path("data/0.txt").write_text("<fox>" + " 1" * 29)
+    answer = sfumato(*CHECK, "data", "--size", SIDE)
+    room = "32 tokens with start and end, the limit is 32: 0 left, up to 2 needed for a class noun behind '<fox>'"
+    assert answer.code == 0 and f"data/0.png  {room}\n" in answer.out
+    lesson = ("--as", "<fox>", "--class", "fox", "--base", base)
+    answer = sfumato(*CHECK, "data", "--size", SIDE, *lesson)
+    assert answer.code == 2 and "it is said as '<fox> fox 1 1 " in answer.out
+    assert sfumato("learn", "data", *lesson, "--steps", 1, "--rank", 2).code == 2
+    Path("data/0.txt").write_text("<fox>" + " 1" * 20)
+    assert sfumato(*CHECK, "data", "--size", SIDE, *lesson, "--num-vectors", 3).code == 0
+
+
+def test_masks_of_a_folder_of_their_own(sfumato: Run) -> None:
+    masks(good_folder(Path("data"), 2), 0, 1)
+    Path("apart").mkdir()
+    Path("data/0.mask.png").rename("apart/0.png")
+    Path("data/1.mask.png").rename("apart/2.png")
+    answer = sfumato(*CHECK, "data", "--size", SIDE, "--mask-folder", "apart", "--json")
+    kinds = [(line["kind"], line["path"]) for line in records(answer) if line["event"] == "finding"]
+    assert answer.code == 0 and kinds == [("mask-orphan", "apart/2.png"), ("mask-missing", "data/1.png")]
 
 
 def test_a_base_that_is_not_there(sfumato: Run) -> None:
@@ -195,7 +219,7 @@ def test_the_copy_is_corrected_and_the_originals_stay(sfumato: Run, base: Path) 
     assert Path("fixed/1.txt").read_text(encoding="utf-8") == "ein Füchslein\nim Schnee\n"
     again = sfumato(*CHECK, "fixed", "--size", SIDE, "--json")
     kinds = {line["kind"] for line in records(again) if line["event"] == "finding"}
-    assert again.code == 0 and kinds == {"mixed-folders", "caption-missing", "mask-missing"}
+    assert again.code == 0 and kinds == {"mixed-folders", "caption-missing", "caption-lines", "mask-missing"}
     words = ("learn", "fixed", "--as", "<fox>", "--class", "fox", "--steps", 1, "--rank", 2, "--base", base)
     assert sfumato(*words).code == 0
     assert sfumato("learn", "data", *words[2:]).code == 2

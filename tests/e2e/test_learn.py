@@ -68,7 +68,7 @@ def test_a_word_alone_is_learned_and_used(sfumato: Run, base: Path, photos: Path
     assert sfumato(*prompt, "--concept", "fox.safetensors").code == 0
     assert sfumato("replay", "out/a-fox-on-a-green-background-0.png").code == 0
     refused = sfumato("learn", photos, *words, "--identifier", "rare", "-o", "b.safetensors")
-    assert refused.code == 2 and "learns vectors of a new word" in refused.err
+    assert refused.code == 2 and "which learns no vectors" in refused.err
 
 
 def test_learning_is_repeatable(sfumato: Run, base: Path, photos: Path) -> None:
@@ -122,6 +122,20 @@ def test_an_older_result_is_kept_with_its_report(base: Path, photos: Path, sfuma
     assert Path("fox-1.safetensors").read_bytes() == older != Path("fox.safetensors").read_bytes()
     assert Path("fox-1.verdict/scores.json").read_bytes() == page
     assert Path("fox.verdict/report.html").is_file()
+
+
+def test_a_concept_is_exported_for_other_programs(base: Path, photos: Path, sfumato: Run) -> None:
+    assert sfumato("learn", photos, *FOX, "--base", base, "--rank", 2).code == 0
+    before = Path("fox.safetensors").read_bytes()
+    answer = sfumato("export", "fox.safetensors")
+    assert answer.code == 0, answer.err
+    assert "In a prompt there: 'fox-word fox'. Files of words go into the folder of embeddings." in answer.out
+    assert Path("fox-kohya.safetensors").is_file() and Path("fox-word.safetensors").is_file()
+    assert Path("fox.safetensors").read_bytes() == before
+    same = sfumato("export", "fox.safetensors", "-o", "fox.safetensors")
+    assert same.code == 2 and "'fox.safetensors' is the concept itself" in same.err
+    again = sfumato("export", "fox-kohya.safetensors")
+    assert again.code == 2 and "a concept that sfumato learned was needed" in again.err
 
 
 LONG = ("--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1", "--no-verdict")

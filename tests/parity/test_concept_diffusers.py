@@ -12,6 +12,7 @@ from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.lora import LoRA
 from sfumato.formats.bundle import save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
+from sfumato.formats.kohya import save_kohya, trigger_phrase, word_names
 from sfumato.formats.safe_io import read_safetensors
 from their_pipeline import assert_same_with_concept, their_pipeline
 from tiny import tiny_bundle
@@ -48,6 +49,28 @@ def test_diffusers_draws_the_same_picture_with_our_concept(
     theirs = their_pipeline(tmp_path / "base")
     theirs.load_lora_weights(str(tmp_path), weight_name=file.name)
     assert_same_with_concept(bundle, load_concept(file), theirs, "a zq fox", "a zq fox")
+
+
+@pytest.mark.parametrize("vectors", [0, 2])
+def test_diffusers_draws_the_same_picture_with_a_file_in_kohyas_layout(tmp_path: Path, vectors: int) -> None:
+    bundle = tiny_bundle(2)
+    generator = torch.Generator().manual_seed(0)
+    adapters = {part: LoRA(bundle.modules[part], LoRAConfig(4, 8.0)) for part in ("unet", "text_encoder")}
+    for lora in adapters.values():
+        for parameter in lora.parameters():
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+    rows = torch.randn(vectors, 32, generator=generator) if vectors else None
+    word = LearnedWord("<fox>", "fox", "<fox> fox" if vectors else "zq fox", rows)
+    concept = taken_from(Concept((word,), {}, {}, bundle.name, bundle.base_hash), adapters)
+    save_kohya(concept, tmp_path / "fox.safetensors", torch.float32)
+    save_bundle(bundle, tmp_path / "base", torch.float32)
+
+    theirs = their_pipeline(tmp_path / "base")
+    theirs.load_lora_weights(str(tmp_path), weight_name="fox.safetensors")
+    if vectors:
+        theirs.load_textual_inversion(str(tmp_path / "fox-word.safetensors"), token="fox-word")
+    prompt = f"a {trigger_phrase(word, word_names(concept))}"
+    assert_same_with_concept(bundle, concept, theirs, prompt, "a fox" if vectors else "a zq fox")
 
 
 @pytest.mark.parametrize("vectors", [1, 3])

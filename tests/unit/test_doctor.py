@@ -14,21 +14,23 @@ from PIL import Image
 
 import sfumato.data.images as images
 from broken_folders import BROKEN, SIDE, Broken, good_folder, photo
-from sfumato.data.caption_checks import Excess, decode_caption
+from sfumato.data.caption_checks import Measure, decode_caption
 from sfumato.data.doctor import Examined, examine
 from sfumato.data.findings import KINDS, finding, refusal
 from sfumato.data.inspection import has_16_bits, inspect_picture, name_content
 from sfumato.errors import DataError
 from sfumato.events import Finding, Progress
+from sfumato.operations.doctor import caption_measure
+from sfumato.requests import DoctorRequest
 from tiny import tiny_tokenizer
 
-EXCESS = tiny_tokenizer().excess
+MEASURE = caption_measure(DoctorRequest(folder=Path()), tiny_tokenizer())
 
 
-def examined(folder: Path, size: int = SIDE, excess: Excess = EXCESS) -> tuple[list[Finding], list[Examined]]:
+def examined(folder: Path, size: int = SIDE, measure: Measure = MEASURE) -> tuple[list[Finding], list[Examined]]:
     """Run the examination to its end; return findings and pictures."""
     found: list[Finding] = []
-    work = examine(folder, size, excess)
+    work = examine(folder, size, measure)
     while True:
         try:
             event = next(work)
@@ -63,7 +65,8 @@ def test_every_kind_of_the_catalogue_has_a_broken_folder() -> None:
         "too-many-pixels",
         "unopened",
         "unopened-folder",
-    }  # below and in test_listing.py
+        "bucket-small",
+    }  # below, in test_listing.py and in test_buckets.py
 
 
 @pytest.mark.parametrize(
@@ -192,13 +195,11 @@ def test_the_same_drawing_on_another_ground_is_another_picture(tmp_path: Path) -
 
 def test_how_long_a_caption_may_be_is_said_by_the_base(tmp_path: Path) -> None:
     photo(0).save(good_folder(tmp_path / f"3_{'1 ' * 31}", 1) / "1.png")
-    (tmp_path / f"3_{'1 ' * 31}" / "1.txt").write_text("1 " * 30)
+    (tmp_path / f"3_{'1 ' * 31}" / "1.txt").write_text("1 " * 25)
     kinds = [(item.kind, item.path) for item in examined(tmp_path)[0] if item.kind.startswith("caption")]
-    assert kinds == [("caption-long", tmp_path / f"3_{'1 ' * 31}")], "a folder is named once, 30 tokens fit"
-    assert "caption-long" not in {item.kind for item in examined(tmp_path, excess=tiny_tokenizer(77).excess)[0]}
-    (tmp_path / f"3_{'1 ' * 31}" / "1.txt").write_text("<fox> " + "1 " * 29)
-    kinds = [(item.kind, item.path) for item in examined(tmp_path)[0] if item.kind.startswith("caption-long")]
-    assert kinds == [("caption-long", tmp_path / f"3_{'1 ' * 31}")], "a word for a subject is one token"
+    assert kinds == [("caption-long", tmp_path / f"3_{'1 ' * 31}")], "a folder is named once, 25 tokens leave room"
+    wide = caption_measure(DoctorRequest(folder=Path()), tiny_tokenizer(77))
+    assert not {item.kind for item in examined(tmp_path, measure=wide)[0]} & {"caption-long", "caption-room"}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_masks_that_miss_the_middle_are_named(
 
 
 def test_progress_counts_the_pictures(tmp_path: Path) -> None:
-    events = list(examine(good_folder(tmp_path / "a", 3), SIDE, EXCESS))
+    events = list(examine(good_folder(tmp_path / "a", 3), SIDE, MEASURE))
     assert [event for event in events if isinstance(event, Progress)] == [Progress("looking", n, 3) for n in (1, 2, 3)]
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeAlias
 from sfumato import __version__
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.cli.render import Renderer, make_renderer
+from sfumato.concept_requests import ExportRequest
 from sfumato.errors import ConfigError, SfumatoError
 from sfumato.events import Done
 from sfumato.operations.learn_plan import LearnPlan
@@ -52,6 +53,7 @@ COMMANDS: Commands = {
         "dreambench": EvaluateDreamBenchRequest,
     },
     "demo": DemoRequest,
+    "export": ExportRequest,
     "replay": ReplayRequest,
 }
 

@@ -1,13 +1,22 @@
-"""Arithmetic of batches: how many a round takes, and how pictures would fall into buckets of equal area."""
+"""Arithmetic of batches: how many a round takes, and how pictures would fall into buckets of equal area.
+
+No batch is short: where a round ends within one, the next round fills it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.data.findings import finding
+from sfumato.events import Finding
 
 MAX_ASPECT = 2.0
 """Longest side of a bucket divided by the side of the square."""
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -18,17 +27,16 @@ class Bucket:
         width: Width in pixels.
         height: Height in pixels.
         pictures: Number of different pictures.
-        draws: The same, each counted as often as it is repeated.
-        batches: Batches in a round.
-        not_full: Those of them with fewer pictures than a batch holds.
+        draws: The same, each counted as often as it is repeated; only the proportions of repeats count.
+        batches: Batches of this size in a round. Where there are several buckets each gives as many as it has draws, so
+            that every picture is shown as often whatever its size; one alone gives what its draws fill.
     """
 
     width: int
     height: int
     pictures: int
     draws: int
-    batches: int
-    not_full: int
+    batches: int | float
 
 
 def side_step(size: int) -> int:
@@ -78,11 +86,28 @@ def fill_buckets(
         The buckets that hold pictures, the fullest first.
     """
     sizes = bucket_sizes(size, multiple)
+    unit = math.gcd(*(repeats for _, _, repeats in pictures))
     held: dict[tuple[int, int], list[int]] = {}
     for width, height, repeats in pictures:
-        held.setdefault(nearest_bucket(width, height, sizes), []).append(repeats)
+        held.setdefault(nearest_bucket(width, height, sizes), []).append(repeats // unit)
     buckets = [
-        Bucket(*place, len(repeats), sum(repeats), -(-sum(repeats) // batch_size), int(sum(repeats) % batch_size > 0))
+        Bucket(*place, len(repeats), sum(repeats), sum(repeats) if len(held) > 1 else sum(repeats) / batch_size)
         for place, repeats in held.items()
     ]
     return sorted(buckets, key=lambda bucket: (-bucket.draws, bucket.width, bucket.height))
+
+
+def check_buckets(folder: Path, buckets: Sequence[Bucket], batch_size: int) -> list[Finding]:
+    """Say that some of several buckets hold fewer pictures than a batch.
+
+    Args:
+        folder: Where the pictures are.
+        buckets: What `fill_buckets` gave.
+        batch_size: Pictures in a batch.
+    """
+    small = [bucket for bucket in buckets if bucket.pictures < batch_size]
+    if len(buckets) < 2 or not small:
+        return []
+    held = [f"{bucket.width} × {bucket.height} has {bucket.pictures}" for bucket in small[:_SHOWN]]
+    more = f"; too few in {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
+    return [finding("bucket-small", folder, f"a batch has {batch_size} pictures, {', '.join(held)}{more}")]

@@ -14,10 +14,12 @@ from sfumato.data.images import is_picture
 from sfumato.data.listing import Entry
 from sfumato.events import Finding
 
-Excess = Callable[[str], str | None]
-"""Says what of a text is more than a base reads; `None` where it fits."""
+Measure = Callable[[str], tuple[str, str] | None]
+"""Says what a caption's length makes: a key of `KINDS` and what is found; `None` where it fits."""
 
-_PLACEHOLDER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\bsks\b")
+PLACEHOLDER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\bsks\b")
+"""A word that captions call a subject by: `<fox>`, `[fox]` or `sks`."""
+
 _OTHER_TEXTS = ("readme", "license", "licence", "requirements")
 
 
@@ -50,7 +52,7 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
 
     Returns:
         The caption of each picture that has one in a text file, in `metadata.jsonl` or in its folder's name; and
-        files that are empty, not UTF-8, or say something else than another of the same picture.
+        files that are empty, not UTF-8, of several lines, or say something else than another of the same picture.
     """
     captions: dict[Path, str] = {}
     found: list[Finding] = []
@@ -68,6 +70,9 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
                 found.append(finding("caption-encoding", path, f"{encoding}, it seems: '{short(text)}'"))
             elif not text:
                 found.append(finding("caption-empty", path, f"{path.stat().st_size} bytes, no word"))
+            lines = sum(bool(line.strip()) for line in raw.splitlines())
+            if lines > 1:
+                found.append(finding("caption-lines", path, f"{lines} lines, read as '{short(text)}'"))
         if differs := check_same(entry.path, told):
             found.append(differs)
         text = next(iter(told.values()), "") or entry.metadata or entry.folder_caption
@@ -76,16 +81,13 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
     return captions, found
 
 
-def check_captions(entries: Sequence[Entry], captions: dict[Path, str], excess: Excess) -> list[Finding]:
+def check_captions(entries: Sequence[Entry], captions: dict[Path, str], measure: Measure) -> list[Finding]:
     """Compare the captions with one another and with what the base reads.
-
-    A word such as <fox> counts as one token: most lessons give it one, and what else it becomes (several vectors, a
-    rare word with a noun) is not known here.
 
     Args:
         entries: The pictures.
         captions: The captions that `read_captions` gave.
-        excess: The limit of the base.
+        measure: How long they may be.
 
     Returns:
         Gaps, words that most captions have, repeated texts, long texts.
@@ -105,11 +107,8 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str], excess: 
             first = next(path for path, other in own.items() if other == text)
             found.append(finding("caption-repeated", first, f"{count} of {len(own)} captions are '{short(text)}'"))
     places = {path if path in own else path.parent: text for path, text in captions.items()}
-    found += [
-        finding("caption-long", path, what)
-        for path, text in places.items()
-        if (what := excess(_PLACEHOLDER.sub("a", text)))
-    ]
+    measured = ((path, measure(text)) for path, text in places.items())
+    found += [finding(problem[0], path, problem[1]) for path, problem in measured if problem is not None]
     return found
 
 
@@ -131,13 +130,13 @@ def check_other_files(files: Iterable[Path]) -> list[Finding]:
 
 def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:
     """Name captions that lack a word such as <fox>, [fox] or sks which at least half of the captions have."""
-    counts = Counter(word for text in captions.values() for word in set(_PLACEHOLDER.findall(text)))
+    counts = Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text)))
     found: list[Finding] = []
     for word, count in sorted(counts.items()):
         if 2 * count < len(captions):
             continue
         for path, text in captions.items():
-            if word not in _PLACEHOLDER.findall(text):
+            if word not in PLACEHOLDER.findall(text):
                 what = f"{word!r} stands in {count} of {len(captions)}, not in '{short(text)}'"
                 found.append(finding("caption-placeholder", path, what))
     return found

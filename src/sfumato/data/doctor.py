@@ -7,15 +7,15 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.data.caption_checks import Excess, check_captions, check_other_files, read_captions
+from sfumato.data.caption_checks import Measure, check_captions, check_other_files, read_captions
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
-from sfumato.data.images import is_mask, is_picture, load_image
+from sfumato.data.images import EXTENSIONS, is_mask, is_picture, load_image, require_folder
 from sfumato.data.inspection import Facts, inspect_picture
 from sfumato.data.listing import Entry, scan_folder, visible
 from sfumato.data.masks import check_masks, fault_of, is_outside, mask_file
 from sfumato.data.numbered_folders import check_subjects
-from sfumato.errors import UnreadableImage
+from sfumato.errors import DataError, UnreadableImage
 from sfumato.events import Finding, Progress
 
 LEAST_SHARPNESS = 8.0
@@ -47,13 +47,16 @@ class Examined:
     same_as: str | None
 
 
-def examine(folder: Path, size: int, excess: Excess) -> Generator[Progress | Finding, None, list[Examined]]:
+def examine(
+    folder: Path, size: int, measure: Measure, mask_folder: Path | None = None
+) -> Generator[Progress | Finding, None, list[Examined]]:
     """Examine a folder.
 
     Args:
         folder: The folder.
         size: Side in pixels of the squares that would be learned.
-        excess: What of a caption is more than the base reads.
+        measure: How long captions may be.
+        mask_folder: A folder of masks with the names of their pictures; `None` for masks beside the pictures.
 
     Yields:
         Progress and findings.
@@ -62,10 +65,10 @@ def examine(folder: Path, size: int, excess: Excess) -> Generator[Progress | Fin
         The pictures that can be read.
 
     Raises:
-        DataError: The folder does not exist or is a file.
+        DataError: A folder does not exist or is a file, or the masks' is that of the pictures.
     """
     listing = scan_folder(folder)
-    files = visible(folder)
+    files = _files(folder, mask_folder)
     yield from listing.problems
     if not listing.entries:
         yield _no_pictures(folder, files)
@@ -73,10 +76,10 @@ def examine(folder: Path, size: int, excess: Excess) -> Generator[Progress | Fin
     captions, found = read_captions(listing.entries)
     yield from found
     yield from check_subjects(folder, listing.entries, captions)
-    yield from check_captions(listing.entries, captions, excess)
+    yield from check_captions(listing.entries, captions, measure)
     yield from check_other_files(files)
-    masks = {entry.path: mask for entry in listing.entries if (mask := mask_file(entry.path)) is not None}
-    yield from check_masks([path for path in files if is_mask(path)], set(masks.values()))
+    masks, found = _masks(folder, files, listing.entries, mask_folder)
+    yield from found
     read: list[tuple[Entry, Facts]] = []
     for number, entry in enumerate(listing.entries, 1):
         facts, found = inspect_picture(entry.path, size)
@@ -84,7 +87,7 @@ def examine(folder: Path, size: int, excess: Excess) -> Generator[Progress | Fin
         if facts is not None:
             read.append((entry, facts))
         yield Progress("looking", number, len(listing.entries))
-    usable = yield from _usable(masks, read, size)
+    usable = yield from _usable(masks, read, size, is_wanted=bool(masks) or mask_folder is not None)
     yield from _blurred(read, size)
     same_as = _duplicates(read, captions)
     for entry, _ in read:
@@ -122,10 +125,46 @@ def _unread(
         yield finding("unread-folder", place, f"{count} picture{'s' if count > 1 else ''}")
 
 
+def _files(folder: Path, mask_folder: Path | None) -> list[Path]:
+    """List the files of a folder without those of a folder of masks in it.
+
+    Raises:
+        DataError: The folder of masks does not exist, is a file, or is the folder itself.
+    """
+    files = visible(folder)
+    if mask_folder is None:
+        return files
+    require_folder(mask_folder)
+    if mask_folder.samefile(folder):
+        raise DataError(
+            f"mask_folder is '{mask_folder}', where the pictures themselves are; needed another folder.",
+            field="mask_folder",
+            hint="Leave it out for masks beside the pictures, NAME.mask.png.",
+        )
+    place = mask_folder.resolve()
+    if not place.is_relative_to(folder.resolve()):
+        return files
+    return [path for path in files if not path.resolve().is_relative_to(place)]
+
+
+def _masks(
+    folder: Path, files: list[Path], entries: tuple[Entry, ...], mask_folder: Path | None
+) -> tuple[dict[Path, Path], list[Finding]]:
+    """Find the mask of each picture that has one, as `find_masks` does, and masks that no picture reads."""
+    if mask_folder is None:
+        masks = {entry.path: mask for entry in entries if (mask := mask_file(entry.path)) is not None}
+        return masks, check_masks([path for path in files if is_mask(path)], set(masks.values()))
+    others = visible(mask_folder)
+    named = {path.with_suffix(""): path for path in reversed(others) if path.suffix.lower() in EXTENSIONS}
+    places = {entry.path: mask_folder / entry.path.relative_to(folder).with_suffix("") for entry in entries}
+    masks = {picture: named[place] for picture, place in places.items() if place in named}
+    return masks, check_masks(others, set(masks.values()))
+
+
 def _usable(
-    masks: dict[Path, Path], read: list[tuple[Entry, Facts]], size: int
+    masks: dict[Path, Path], read: list[tuple[Entry, Facts]], size: int, *, is_wanted: bool
 ) -> Generator[Finding, None, dict[Path, Path]]:
-    """Name masks that cannot be used or miss the crop, and pictures without one where others have one.
+    """Name masks that cannot be used or miss the crop, and where masks are wanted pictures without one.
 
     Returns:
         The masks that can be used.
@@ -134,7 +173,7 @@ def _usable(
     for entry, facts in read:
         mask = masks.get(entry.path)
         if mask is None:
-            if masks:
+            if is_wanted:
                 yield finding("mask-missing", entry.path, f"{len(masks)} of {len(read)} pictures have one")
             continue
         try:

@@ -123,6 +123,12 @@ KINDS: dict[str, Kind] = {
         "What the two share, background included, is learned more strongly.",
         "Keep the better one.",
     ),
+    "bucket-small": Kind(
+        "warning",
+        "bucket with fewer pictures than a batch",
+        "With --buckets the same picture stands several times in each of its batches.",
+        "Cut the pictures to fewer shapes, use a smaller --batch-size, or add pictures of that shape.",
+    ),
     # ── captions
     "caption-encoding": Kind(
         "error", "caption that is not UTF-8", "Learning would stop at it, or read wrong letters.", "Use --fix."
@@ -166,15 +172,27 @@ KINDS: dict[str, Kind] = {
     "caption-long": Kind(
         "error",
         "caption longer than the base reads",
-        "Learning would stop at it, unless --templates say other sentences. A word such as <fox> counts as one token.",
+        "Learning would stop at it, unless --templates say other sentences.",
         "Shorten it.",
+    ),
+    "caption-room": Kind(
+        "warning",
+        "caption with little room for the word",
+        "Learning says the word in it, mostly with the class noun behind, and would stop where they do not fit.",
+        "Shorten it, or give --as, --class and --num-vectors as for the lesson: then it is measured as that says it.",
+    ),
+    "caption-lines": Kind(
+        "warning",
+        "caption of several lines",
+        "They are read as one caption: sfumato learn takes one line a file, where other trainers pick one of several.",
+        "Keep the line that says most of this picture.",
     ),
     # ── masks
     "mask-orphan": Kind(
         "warning",
         "mask without a picture",
         "It is not used; learning with --masks file would stop at it.",
-        "Name it like its picture, with .mask.png at the end, or take it out.",
+        "Name it like its picture (beside it with .mask.png at the end), or take it out.",
     ),
     "mask-unusable": Kind(
         "warning",
@@ -190,9 +208,9 @@ KINDS: dict[str, Kind] = {
     ),
     "mask-missing": Kind(
         "warning",
-        "no mask although others have one",
+        "picture without a mask",
         "Learning with --masks file would stop at it.",
-        "Paint one, named like the picture with .mask.png at the end.",
+        "Paint one, named like the picture (beside it with .mask.png at the end).",
     ),
     # ── metadata.jsonl
     "metadata-encoding": Kind(

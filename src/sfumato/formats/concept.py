@@ -213,7 +213,7 @@ def save_concept(
     }
     rows = _rows(concept)
     tensors |= {key: tensor.to(dtype) for key, tensor in rows.items()}
-    write_safetensors(path, tensors, _metadata(concept))
+    write_safetensors(path, tensors, file_header(concept))
     expected = concept.factors if live is None else taken_from(concept, live, strength).factors
     _compare(load_concept(path), expected, rows, dtype, path)
 
@@ -295,8 +295,8 @@ def taken_from(concept: Concept, adapters: Mapping[str, LoRA], strength: float =
     return replace(concept, factors=factors, configs=configs)
 
 
-def _metadata(concept: Concept) -> dict[str, str]:
-    """Write the header."""
+def file_header(concept: Concept) -> dict[str, str]:
+    """Return the header of a concept's file."""
     peft: dict[str, Any] = {}
     for part, config in concept.configs.items():
         if config.kind not in PAIRED:

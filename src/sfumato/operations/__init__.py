@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
+from sfumato.concept_requests import ExportRequest
 from sfumato.errors import ConfigError
 from sfumato.operations.stream import Events
 from sfumato.requests import (
@@ -57,6 +58,10 @@ def run(request: Request, sources: Mapping[str, str] | None = None, pipeline: Pi
             from sfumato.operations.demo import demo
 
             return demo(request)
+        case ExportRequest():
+            from sfumato.operations.export import export
+
+            return export(request)
         case TrainRequest():
             from sfumato.operations.train import train
 
@@ -73,6 +78,24 @@ def run(request: Request, sources: Mapping[str, str] | None = None, pipeline: Pi
             from sfumato.operations.evaluate import evaluate
 
             return evaluate(request)
+        case CharactersDataRequest() | EvaluateCharactersRequest() | EvaluateDreamBenchRequest():
+            return _benchmark(request)
+        case _:
+            raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")
+
+
+def _takes_no_pipeline(request: Request) -> ConfigError:
+    """Say which request a pipeline goes with."""
+    return ConfigError(
+        f"A pipeline was given with a {type(request).__name__}; only a GenerateRequest takes one.",
+        field="pipeline",
+        hint="Leave it out: the request names its base.",
+    )
+
+
+def _benchmark(request: CharactersDataRequest | EvaluateCharactersRequest | EvaluateDreamBenchRequest) -> Events:
+    """Start what has to do with benchmarks of personalisation."""
+    match request:
         case CharactersDataRequest():
             from sfumato.operations.characters_data import characters_data
 
@@ -85,17 +108,6 @@ def run(request: Request, sources: Mapping[str, str] | None = None, pipeline: Pi
             from sfumato.operations.evaluate_dreambench import evaluate_dreambench
 
             return evaluate_dreambench(request)
-        case _:
-            raise ConfigError(f"There is no use case for a {type(request).__name__}.", field="request")
-
-
-def _takes_no_pipeline(request: Request) -> ConfigError:
-    """Say which request a pipeline goes with."""
-    return ConfigError(
-        f"A pipeline was given with a {type(request).__name__}; only a GenerateRequest takes one.",
-        field="pipeline",
-        hint="Leave it out: the request names its base.",
-    )
 
 
 def _learned(request: LearnRequest, sources: Mapping[str, str] | None) -> Events:
