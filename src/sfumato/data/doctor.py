@@ -10,12 +10,12 @@ from pathlib import Path
 from sfumato.data.caption_checks import Measure, check_captions, check_other_files, read_captions
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
-from sfumato.data.images import EXTENSIONS, is_mask, is_picture, load_image, require_folder
+from sfumato.data.images import is_picture, load_image
 from sfumato.data.inspection import Facts, inspect_picture
 from sfumato.data.listing import Entry, scan_folder, visible
-from sfumato.data.masks import check_masks, fault_of, is_outside, mask_file
+from sfumato.data.masks import check_mask_folder, fault_of, is_outside, masks_of
 from sfumato.data.numbered_folders import check_subjects
-from sfumato.errors import DataError, UnreadableImage
+from sfumato.errors import UnreadableImage
 from sfumato.events import Finding, Progress
 
 LEAST_SHARPNESS = 8.0
@@ -78,7 +78,7 @@ def examine(
     yield from check_subjects(folder, listing.entries, captions)
     yield from check_captions(listing.entries, captions, measure)
     yield from check_other_files(files)
-    masks, found = _masks(folder, files, listing.entries, mask_folder)
+    masks, found = masks_of(folder, [entry.path for entry in listing.entries], mask_folder)
     yield from found
     read: list[tuple[Entry, Facts]] = []
     for number, entry in enumerate(listing.entries, 1):
@@ -134,31 +134,11 @@ def _files(folder: Path, mask_folder: Path | None) -> list[Path]:
     files = visible(folder)
     if mask_folder is None:
         return files
-    require_folder(mask_folder)
-    if mask_folder.samefile(folder):
-        raise DataError(
-            f"mask_folder is '{mask_folder}', where the pictures themselves are; needed another folder.",
-            field="mask_folder",
-            hint="Leave it out for masks beside the pictures, NAME.mask.png.",
-        )
+    check_mask_folder(folder, mask_folder)
     place = mask_folder.resolve()
     if not place.is_relative_to(folder.resolve()):
         return files
     return [path for path in files if not path.resolve().is_relative_to(place)]
-
-
-def _masks(
-    folder: Path, files: list[Path], entries: tuple[Entry, ...], mask_folder: Path | None
-) -> tuple[dict[Path, Path], list[Finding]]:
-    """Find the mask of each picture that has one, as `find_masks` does, and masks that no picture reads."""
-    if mask_folder is None:
-        masks = {entry.path: mask for entry in entries if (mask := mask_file(entry.path)) is not None}
-        return masks, check_masks([path for path in files if is_mask(path)], set(masks.values()))
-    others = visible(mask_folder)
-    named = {path.with_suffix(""): path for path in reversed(others) if path.suffix.lower() in EXTENSIONS}
-    places = {entry.path: mask_folder / entry.path.relative_to(folder).with_suffix("") for entry in entries}
-    masks = {picture: named[place] for picture, place in places.items() if place in named}
-    return masks, check_masks(others, set(masks.values()))
 
 
 def _usable(

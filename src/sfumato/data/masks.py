@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,32 +40,61 @@ def find_masks(folder: Path, pictures: Iterable[Path], masks: Path | None = None
     Raises:
         DataError: A picture has no mask, there is a mask without a picture, or the two folders are one.
     """
-    if masks is not None:
-        require_folder(masks)
-        if masks.samefile(folder):
-            raise DataError(
-                f"mask_folder is {masks}, where the pictures themselves are; needed another folder.",
-                field="mask_folder",
-                hint="Leave it out for masks beside the pictures, NAME.mask.png.",
-            )
-    files = visible(folder if masks is None else masks)
-    named = {file.with_suffix(""): file for file in reversed(files) if file.suffix.lower() in EXTENSIONS}
-    found: dict[Path, Path] = {}
+    check_mask_folder(folder, masks)
+    pictures = list(pictures)
+    found, orphans = masks_of(folder, pictures, masks)
     for picture in pictures:
-        place = None if masks is None else masks / picture.parent.relative_to(folder)
-        mask = mask_file(picture) if place is None else named.get(place / picture.stem)
-        if mask is None:
+        if picture not in found:
             names = " or ".join(f"{picture.stem}{ending}" for ending in MASK_ENDINGS)
-            where = f"beside it: neither {names}" if place is None else f"of its name in {place}"
+            place = f"beside it: neither {names}"
+            if masks is not None:
+                place = f"of its name in {masks / picture.parent.relative_to(folder)}"
             raise DataError(
-                f"{picture} has no mask {where} (masks is 'file').",
+                f"{picture} has no mask {place} (masks is 'file').",
                 field="masks",
                 hint="Paint one, white where the subject is, or use masks 'none'.",
             )
-        found[picture] = mask
-    for orphan in check_masks([file for file in files if masks is not None or is_mask(file)], set(found.values())):
+    for orphan in orphans:
         raise refusal(orphan)
     return found
+
+
+def check_mask_folder(folder: Path, masks: Path | None) -> None:
+    """Refuse a folder of masks that is not there, or is that of the pictures.
+
+    Raises:
+        DataError: It does not exist, is a file, or is the folder itself.
+    """
+    if masks is None:
+        return
+    require_folder(masks)
+    if masks.samefile(folder):
+        raise DataError(
+            f"mask_folder is {masks}, where the pictures themselves are; needed another folder.",
+            field="mask_folder",
+            hint="Leave it out for masks beside the pictures, NAME.mask.png.",
+        )
+
+
+def masks_of(folder: Path, pictures: Sequence[Path], masks: Path | None) -> tuple[dict[Path, Path], list[Finding]]:
+    """Find the masks of pictures that have one.
+
+    Args:
+        folder: The folder.
+        pictures: The pictures in it and in folders below.
+        masks: A folder of masks, see `find_masks`; `None` for masks beside the pictures.
+
+    Returns:
+        The masks by picture, and masks that no picture reads.
+    """
+    files = visible(folder if masks is None else masks)
+    if masks is None:
+        beside = {picture: mask for picture in pictures if (mask := mask_file(picture)) is not None}
+        return beside, check_masks([file for file in files if is_mask(file)], set(beside.values()))
+    named = {file.with_suffix(""): file for file in reversed(files) if file.suffix.lower() in EXTENSIONS}
+    places = {picture: masks / picture.relative_to(folder).with_suffix("") for picture in pictures}
+    found = {picture: named[place] for picture, place in places.items() if place in named}
+    return found, check_masks(files, set(found.values()))
 
 
 def check_masks(files: Iterable[Path], read: Collection[Path]) -> list[Finding]:
