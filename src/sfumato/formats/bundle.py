@@ -268,7 +268,7 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
         name=str(index.get("_sfumato_name") or folder.resolve().name),
         native_size=read_sample_size(configs["unet"][0]) * autoencoder.downsample_factor,
         source=folder,
-        words=_read_words(folder / _WORDS),
+        words=read_words(folder),
         held_in=held_in,
         stored_hash=stored_hash,
     )
@@ -350,8 +350,13 @@ def save_bundle(
             (stage / name).write_text(text, encoding="utf-8")
 
 
-def _read_words(file: Path) -> tuple[Word, ...]:
-    """Read the words that a base has learned; most have none."""
+def read_words(folder: Path) -> tuple[Word, ...]:
+    """Read the words that the base in a folder has learned; most have none.
+
+    Raises:
+        CheckpointError: Its list of words is damaged.
+    """
+    file = folder / _WORDS
     if not file.is_file():
         return ()
     try:

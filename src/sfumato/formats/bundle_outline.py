@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.formats.bundle import find_bundle
+from sfumato.formats.bundle import Word, find_bundle, read_words
 from sfumato.formats.bundle_unet import read_bundle_unet
 from sfumato.formats.diffusers_config import read_autoencoder_config
 from sfumato.formats.diffusers_unet import read_sample_size
@@ -21,11 +21,13 @@ class BundleOutline:
         tokenizer: Text to token ids.
         native_size: Side in pixels of the pictures that it was trained on.
         downsample_factor: Pixels that a side of a picture must be a multiple of.
+        words: Words that its weights have learned, beside those of its tokenizer.
     """
 
     tokenizer: Tokenizer
     native_size: int
     downsample_factor: int
+    words: tuple[Word, ...] = ()
 
 
 def read_bundle_outline(name_or_path: str | Path) -> BundleOutline:
@@ -47,4 +49,5 @@ def read_bundle_outline(name_or_path: str | Path) -> BundleOutline:
         tokenizer=Tokenizer.load(folder / "tokenizer"),
         native_size=side * autoencoder.downsample_factor,
         downsample_factor=autoencoder.downsample_factor * unet.downsample_factor,
+        words=read_words(folder),
     )

@@ -10,7 +10,6 @@ prompt.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sfumato.adapters.config import LoRAConfig
 from sfumato.errors import AdapterError, ConfigError
 from sfumato.formats.concept import Concept, LearnedWord, file_header
 from sfumato.formats.safe_io import write_safetensors
+from sfumato.runtime.file_stem import file_stem
 
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 _LORA = {"down": "lora_down.weight", "up": "lora_up.weight"}
@@ -91,7 +91,11 @@ def kohya_tensors(concept: Concept) -> dict[str, Tensor]:
 
 def word_names(concept: Concept) -> dict[str, str]:
     """Return the name of each word's file, which is what a prompt says for it there."""
-    return {word.placeholder: f"{_slug(word)}-word" for word in concept.words if word.rows is not None}
+    return {
+        word.placeholder: f"{file_stem(word.placeholder) or 'new'}-word"
+        for word in concept.words
+        if word.rows is not None
+    }
 
 
 def trigger_phrase(word: LearnedWord, names: Mapping[str, str]) -> str:
@@ -133,8 +137,3 @@ def _header(concept: Concept, names: Mapping[str, str]) -> dict[str, str]:
         "ss_v2": str(concept.base_architecture.startswith("stable-diffusion-v2")),
         **({} if version is None else {"ss_base_model_version": version}),
     }
-
-
-def _slug(word: LearnedWord) -> str:
-    """Return the letters and digits of a word."""
-    return re.sub(r"[^\w]+", "-", word.placeholder.lower()).strip("-_") or "new"

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato.adapters.kinds import KINDS
-from sfumato.formats.bundle import Word, find_bundle
 from sfumato.formats.bundle_outline import read_bundle_outline
-from sfumato.formats.strict_json import read_json
 from sfumato.operations.learn_plan import Setting
 from sfumato.operations.learn_values import PLACES, TABLES
 from sfumato.operations.overrides import overridden_keys
@@ -17,7 +15,7 @@ from sfumato.runtime.json_values import flattened
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import SUITED
-from sfumato.training.subject import plain_caption, style_caption, subject_caption, subject_entries
+from sfumato.training.subject import learned_caption, subject_entries
 from sfumato.training.words import rare_words
 
 _OTHER_NAMES = {"kind": "style", "further": "also"}
@@ -29,8 +27,6 @@ FIELD_OF: Mapping[str, str] = {
 }
 """The request's field for a key of the trainer."""
 _NOT_SETTINGS = {"plan", "memory", "overrides", *TABLES}
-_WORDS_OF_BASE = "sfumato_words.json"
-"""The file in which a base keeps the words that it has learned, see `save_bundle`."""
 
 
 def effective_settings(
@@ -112,19 +108,14 @@ def _in_effect(request: LearnRequest, config: LearnConfig) -> dict[str, tuple[An
 
 def _found_words(request: LearnRequest, config: LearnConfig) -> list[str]:
     """Find the rare words that the lesson will find, without the weights of the base."""
-    is_style, captions = config.kind == "style", list[str]()
-    for one in config.subjects:
-        plain = plain_caption(one.placeholder, is_style=is_style)
-        for entry in subject_entries(one.folder, one.placeholder, one.class_noun, is_style=is_style):
-            said = entry.caption(plain)
-            captions.append(
-                style_caption(said, one.placeholder)
-                if is_style
-                else subject_caption(said, one.placeholder, one.class_noun)
-            )
-    file = find_bundle(request.base) / _WORDS_OF_BASE
-    known = [Word(**word) for word in read_json(file).get("words", ())] if file.is_file() else []
-    return rare_words(config, captions, read_bundle_outline(request.base).tokenizer.vocabulary, known)
+    is_style = config.kind == "style"
+    captions = [
+        learned_caption(entry, one.placeholder, one.class_noun, is_style=is_style)
+        for one in config.subjects
+        for entry in subject_entries(one.folder, one.placeholder, one.class_noun, is_style=is_style)
+    ]
+    base = read_bundle_outline(request.base)
+    return rare_words(config, captions, base.tokenizer.vocabulary, base.words)
 
 
 def _one_or_all(words: list[str]) -> str | list[str]:

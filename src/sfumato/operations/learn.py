@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
 from sfumato.runtime.byte_sizes import bytes_text
+from sfumato.runtime.file_stem import file_stem
 from sfumato.runtime.locks import only_one
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.personalise import learn as learn_subject
@@ -121,7 +121,7 @@ def concept_file(placeholder: str) -> Path:
     Raises:
         ConfigError: The word holds no letter and no digit.
     """
-    stem = re.sub(r"[^\w]+", "-", placeholder.lower()).strip("-_")
+    stem = file_stem(placeholder)
     if not stem:
         raise ConfigError(
             f"--as: given {placeholder!r}; needed a word with at least one letter or digit.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from sfumato.formats.png_recipe import RECIPE_VERSION, encode_png, file_hash, pl
 from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import GenerateRequest
+from sfumato.runtime.file_stem import file_stem
 
 BLACK = (0, 0, 0)
 OF_ONE_PICTURE = ("prompt", "negative_prompt", "steps", "sampler", "guidance_scale")
@@ -46,7 +46,7 @@ class Picture(Event):
     @property
     def stem(self) -> str:
         """Name for its file, made of the prompt and the seed."""
-        words = re.sub(r"[^\w]+", "-", self.recipe["request"]["prompt"].lower()).strip("-_")
+        words = file_stem(self.recipe["request"]["prompt"])
         return f"{words[:48].rstrip('-_') or 'picture'}-{self.seed}"
 
     def to_png(self) -> bytes:

@@ -21,7 +21,16 @@ OF_TEXT = "text_encoder."
 """What a pattern begins with that chooses layers of the text encoder."""
 _USUAL_OF_TEXT = ("attention",)
 _OF_FACTORS = (
-    *("adapter", "rank", "init", "rank_stabilised", "alpha", "factor", "targets", "lora_plus", "dropout", "strength"),
+    "adapter",
+    "rank",
+    "init",
+    "rank_stabilised",
+    "alpha",
+    "factor",
+    "targets",
+    "lora_plus",
+    "dropout",
+    "strength",
 )
 
 

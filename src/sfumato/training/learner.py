@@ -209,14 +209,21 @@ class Learner:
         """
         output, word = self.config.output, self.words.words[0]
         info = {"placeholder": word.placeholder, "expansion": word.expansion, "base": self.bundle.name}
+        concept = None if self._writes_base else self.concept(step)
+        if concept is not None and self.method.weights:
+            share = concept.lineage["change_held"]
+            yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
         with keeping_old(output) as old:
-            events = list(self._write_base(output) if self._writes_base else self._write_concept(step, output))
+            if concept is None:
+                self._write_base(output)
+            else:
+                live = None if self.method.weights else self.adapters
+                save_concept(concept, output, live=live, strength=self.config.strength)
         kept = old()
         if kept is not None:
             info["kept"] = kept.name
-            events.append(Notice(step, f"'{output.name}' was there before; the old one is now '{kept.name}'."))
-        yield from events
-        if self._writes_base:
+            yield Notice(step, f"'{output.name}' was there before; the old one is now '{kept.name}'.")
+        if concept is None:
             yield Artifact(output, "bundle", info)
         else:
             yield Artifact(output, "concept", {**info, "bytes": output.stat().st_size})
@@ -240,8 +247,8 @@ class Learner:
         """Whether the result is the whole base, not a concept file."""
         return self.method.weights and self.config.output.suffix != ".safetensors"
 
-    def _write_base(self, output: Path) -> Iterator[Event]:
-        """Write the base as it has become."""
+    def _write_base(self, output: Path) -> None:
+        """Write the base as it has become, and open it again."""
         tuned = self.tuned()
         save_bundle(tuned, output)
         if load_bundle(output).base_hash != tuned.base_hash:
@@ -249,16 +256,6 @@ class Learner:
                 f"'{output}' was written but does not hold what was learned.",
                 hint="Save it again; if this repeats, the disk or the memory is failing.",
             )
-        yield from ()
-
-    def _write_concept(self, step: int, output: Path) -> Iterator[Event]:
-        """Write the concept as it is at a step."""
-        concept = self.concept(step)
-        if self.method.weights:
-            share = concept.lineage["change_held"]
-            yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
-        live = None if self.method.weights else self.adapters
-        save_concept(concept, output, live=live, strength=self.config.strength)
 
     def _losses(self, draw: int) -> tuple[list[str], PerRow, PerRow]:
         """Return names, weighted and plain loss of every row of a draw."""

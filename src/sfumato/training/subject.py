@@ -33,6 +33,7 @@ __all__ = [
     "class_prompts",
     "class_samples",
     "joined",
+    "learned_caption",
     "pick",
     "plain_caption",
     "read_subject",
@@ -89,7 +90,6 @@ def read_subject(
     changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json(exclude={'mask_folder'})}/{seed}"
     digest = hashlib.sha256(f"{bundle.native_size}/{flip}{changed}".encode())
     entries = subject_entries(folder, placeholder, class_noun, is_style=is_style)
-    plain = plain_caption(placeholder, is_style=is_style)
     unit = math.gcd(*(entry.repeats for entry in entries))  # only the proportions count
     groups: dict[tuple[int, int], _Group] = {}
     encoder = PictureEncoder(bundle, pictures, seed, cache)
@@ -98,8 +98,7 @@ def read_subject(
         masks = find_masks(folder, [entry.path for entry in entries], pictures.mask_folder)
     for entry in entries:
         read = encoder.read(entry.path, masks.get(entry.path))
-        caption = entry.caption(plain)
-        caption = style_caption(caption, placeholder) if is_style else subject_caption(caption, placeholder, class_noun)
+        caption = learned_caption(entry, placeholder, class_noun, is_style=is_style)
         times = entry.repeats // unit
         digest.update(read.content + caption.encode() + (b"" if times == 1 else f"×{times}".encode()))
         for mirrored in (False, True) if flip else (False,):
@@ -163,6 +162,16 @@ def subject_entries(folder: Path, placeholder: str, class_noun: str, *, is_style
 def plain_caption(placeholder: str, *, is_style: bool = False) -> str:
     """Return the caption of a picture that has none, such as `a <fox>`, or of a style `a picture, <ink> style`."""
     return style_caption("a picture", placeholder) if is_style else f"a {placeholder}"
+
+
+def learned_caption(entry: Entry, placeholder: str, class_noun: str, *, is_style: bool = False) -> str:
+    """Return what is learned of a picture in words: its caption, or the plain one, with the placeholder in it.
+
+    Raises:
+        DataError: Its caption cannot be read.
+    """
+    caption = entry.caption(plain_caption(placeholder, is_style=is_style))
+    return style_caption(caption, placeholder) if is_style else subject_caption(caption, placeholder, class_noun)
 
 
 def subject_caption(caption: str, placeholder: str, class_noun: str) -> str:
