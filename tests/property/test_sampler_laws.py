@@ -137,7 +137,7 @@ def test_samplers_that_are_the_same_in_theory_are_the_same(eta: float) -> None:
     torch.testing.assert_close(final("dpm++2m-sde", eta=0.0), final("dpm++2m"))
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler", "euler-ancestral", "dpm++2m", "dpm++2m-sde", "unipc", "ddpm", "lcm"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_alpha_zero_is_the_limit_of_small_alpha(name: str) -> None:
     levels = spaced_levels(SCHEDULES[True], 10)
 
@@ -152,6 +152,22 @@ def test_alpha_zero_is_the_limit_of_small_alpha(name: str) -> None:
     errors = [float((first_step(alpha) - exact).abs().max()) for alpha in (1e-4, 1e-6)]
     assert errors[0] < 1e-2
     assert errors[1] < 1e-4
+
+
+@pytest.mark.parametrize("name", ["heun", "plms", "dpm++2m", "unipc"])
+@pytest.mark.parametrize("steps", [4, 20, 250])
+def test_a_schedule_that_ends_in_nearly_pure_noise_is_followed(name: str, steps: int) -> None:
+    """The cosine schedule ends at sigma / alpha of some 20,000; its first step must not blow errors of x_0 up."""
+    levels = spaced_levels(Schedule(ScheduleConfig(kind="cosine")), steps)
+    assert levels[0].alpha > 0 and levels[0].noise_to_signal > 1000
+    x_t = torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(1, 2, 2, 2)
+    exact = gaussian_flow(x_t, levels[0], levels[-1])
+
+    def error(sampler: str) -> float:
+        *_, last = SAMPLERS[sampler](gaussian_denoise, x_t, levels, draw=drawing())
+        return float((last.x_t - exact).abs().max())
+
+    assert error(name) < 1.05 * error("ddim")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

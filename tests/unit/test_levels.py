@@ -51,7 +51,20 @@ def test_a_run_ends_clean_and_trailing_starts_at_the_last_time() -> None:
     assert levels[-1] == CLEAN
 
 
-@pytest.mark.parametrize(("strength", "kept"), [(1.0, 50), (0.75, 38), (0.58, 29), (0.5, 25), (0.001, 1)])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "leading", "karras"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 20])
+def test_below_strength_1_something_of_a_picture_is_left(steps: int, spacing: str) -> None:
+    """Also where rounding would keep every step: the first level of a full run can be pure noise."""
+    options = {"karras": True} if spacing == "karras" else {"spacing": spacing}
+    for strength in (0.75, 0.95):
+        first, *rest = spaced_levels(
+            Schedule(ScheduleConfig(zero_terminal_snr=True)), steps, strength=strength, **options
+        )
+        assert first.alpha > 0.01 and (spacing == "karras" or first.t <= 1000 * strength)
+        assert 1 <= len(rest) < max(2, steps)
+
+
+@pytest.mark.parametrize(("strength", "kept"), [(1.0, 50), (0.75, 37), (0.58, 29), (0.5, 25), (0.001, 1)])
 def test_strength_keeps_the_tail(strength: float, kept: int) -> None:
     full = spaced_levels(SCHEDULE, 50)
     assert spaced_levels(SCHEDULE, 50, strength=strength) == full[50 - kept :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sfumato.diffusion.noise_level import CLEAN, Denoise, Level, noise_decay
+from sfumato.diffusion.noise_level import CLEAN, LARGEST_RATIO, Denoise, Level, is_nearly_noise, noise_decay
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError
 
@@ -12,7 +12,7 @@ __all__ = ["CLEAN", "SPACINGS", "Denoise", "Level", "noise_decay", "spaced_level
 
 SPACINGS = ("trailing", "leading", "linspace")
 KARRAS_RHO = 7.0
-KARRAS_LARGEST = 80.0
+_ROUNDING = 1e-9  # 0.58 of 50 steps are 29, though floats say 28.999…
 
 
 def spaced_levels(
@@ -40,8 +40,9 @@ def spaced_levels(
         steps: Number of steps S of a full run, 1 to T.
         spacing: `trailing`, `leading` or `linspace`; not used with `karras`.
         karras: Space evenly in `(sigma / alpha)^(1/7)` from t = T - 1 to t = 0 instead ([karras2022] eq. 5).
-        strength: Share of the run to keep, in (0, 1]: 1 is a full run, less keeps the last
-            `max(1, round(S strength))` steps. For picture-to-picture, noise the picture to the first returned level.
+        strength: Share of the run to keep, in (0, 1]: 1 is a full run, less keeps the last `max(1, floor(S strength))`
+            steps, never all, so that something of a picture is left in the first level; a single step starts at
+            `round(T strength) - 1` then. For picture-to-picture, noise the picture to the first returned level.
         offset: Added to the times of `leading`.
 
     Returns:
@@ -60,7 +61,11 @@ def spaced_levels(
         levels = _karras_levels(schedule, steps)
     else:
         levels = [schedule.level(float(t)) for t in spaced_times(total, steps, spacing, offset)]
-    kept = max(1, round(steps * strength))
+    if strength == 1:
+        return [*levels, CLEAN]
+    if steps == 1:
+        return [schedule.level(float(max(0, round(total * strength) - 1))), CLEAN]
+    kept = max(1, math.floor(steps * strength + _ROUNDING))
     return [*levels[steps - kept :], CLEAN]
 
 
@@ -117,9 +122,9 @@ def _karras_levels(schedule: Schedule, steps: int) -> list[Level]:
     (zero terminal SNR is infinite there), keeps its own first level exactly, and the rule covers the rest from 80 down.
     """
     first = schedule.level(schedule.num_train_steps - 1.0)
-    exact_first = first.noise_to_signal > KARRAS_LARGEST
+    exact_first = is_nearly_noise(first)
     count = steps - 1 if exact_first else steps
-    largest = min(first.noise_to_signal, KARRAS_LARGEST) ** (1 / KARRAS_RHO)
+    largest = min(first.noise_to_signal, LARGEST_RATIO) ** (1 / KARRAS_RHO)
     smallest = schedule.level(0.0).noise_to_signal ** (1 / KARRAS_RHO)
     levels = [first] if exact_first else []
     for i in range(count):

@@ -46,8 +46,16 @@ class Level:
 CLEAN = Level(t=-1.0, alpha=1.0, sigma=0.0)
 """The end of every complete run: no noise left."""
 
+LARGEST_RATIO = 80.0
+"""`sigma / alpha` above which formulas that divide by alpha lose their meaning: the largest of [karras2022] table 1."""
+
 Denoise = Callable[[Tensor, Level], Tensor]
 """`(x_t, level) -> x_0`, all that a sampler knows about a network."""
+
+
+def is_nearly_noise(level: Level) -> bool:
+    """Say whether next to nothing of the signal is left: `sigma / alpha` above `LARGEST_RATIO`, or infinite."""
+    return level.noise_to_signal > LARGEST_RATIO
 
 
 def noise_decay(level: Level, next_level: Level) -> float:

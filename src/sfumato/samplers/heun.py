@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from sfumato.diffusion.noise_level import Denoise, Level
+from sfumato.diffusion.noise_level import Denoise, Level, is_nearly_noise
 from sfumato.diffusion.process import transfer
 from sfumato.events import Step
 from sfumato.samplers.protocol import Draw
@@ -19,9 +19,9 @@ def heun(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) 
     In `X = x_t / alpha` and `s = sigma / alpha`: `X' = X + (s' - s) (d + d') / 2`, `d = (X - x_0) / s` here and
     `d'` the same at the end of an Euler step ([karras2022] alg. 1). Order 2.
 
-    A step to the clean level is an Euler step, as in the paper (no network can be asked there). So is a step from alpha
-    0: s is infinite there and the trapezoidal correction, which grows with s - s', has no limit, while the Euler step
-    has.
+    A step to the clean level is an Euler step, as in the paper (no network can be asked there). So is a step from where
+    s is infinite or above 80, the largest of [karras2022] table 1: the trapezoidal correction grows with s / s' and
+    has no limit, while the Euler step has.
 
     Args:
         denoise: `(x_t, level) -> x_0`.
@@ -35,7 +35,7 @@ def heun(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) 
     for step, (level, next_level) in enumerate(pairwise(levels)):
         x_0 = denoise(x_t, level)
         trial = transfer(x_t, x_0, level, next_level)
-        if level.alpha == 0 or next_level.sigma == 0:
+        if is_nearly_noise(level) or next_level.sigma == 0:
             x_t = trial
         else:
             s, next_s = level.noise_to_signal, next_level.noise_to_signal

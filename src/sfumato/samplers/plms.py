@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from sfumato.diffusion.noise_level import Denoise, Level
+from sfumato.diffusion.noise_level import Denoise, Level, is_nearly_noise
 from sfumato.diffusion.parameterization import to_eps, to_x_0
 from sfumato.diffusion.process import transfer
 from sfumato.events import Step
@@ -29,8 +29,9 @@ def plms(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) 
     improved Euler step, so it costs one more evaluation. The formulas suppose evenly spaced times; Karras spacing loses
     their gain.
 
-    Two steps have no room for this and take the plain DDIM step: from alpha 0, where x_0 does not follow from eps, and
-    a single step to the clean level, where no network can be asked.
+    Some steps have no room for this and take the plain DDIM step: from where next to nothing but noise is left (sigma
+    above 80 alpha), where errors of eps count a hundredfold in x_0 and at alpha 0 it does not follow from it; and a
+    single step to the clean level, where no network can be asked.
 
     Args:
         denoise: `(x_t, level) -> x_0`.
@@ -47,7 +48,7 @@ def plms(denoise: Denoise, x_t: Tensor, levels: Sequence[Level], *, draw: Draw) 
         eps = to_eps("x_0", x_0, x_t, level.alpha, level.sigma)
         first = not history
         history = [eps, *history[:3]]
-        if level.alpha == 0:
+        if is_nearly_noise(level):
             x_t = transfer(x_t, x_0, level, next_level)
         else:
             slope = _weighted(history)
