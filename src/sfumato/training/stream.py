@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Generic, TypeVar
+
+from sfumato.errors import TrainingError
 
 Batch = TypeVar("Batch")
 
@@ -28,9 +32,15 @@ def _die_with_parent() -> None:
 
 
 def _start_worker(make: Callable[[int], object]) -> None:
-    """Keep the function that makes batches and watch the parent."""
+    """Keep the function that makes batches and watch the parent.
+
+    A terminal's Ctrl-C goes to the whole group of processes: the parent decides what it means, and its next step may
+    still need a batch.
+    """
     global _make
     _make = make
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -63,7 +73,14 @@ class Prefetched(Generic[Batch]):
         self.order(range(index, index + 1 + self._ahead))
         for stale in [kept for kept in self._pending if kept < index]:
             self._pending.pop(stale).cancel()
-        return self._pending.pop(index).result()  # type: ignore[return-value]
+        try:
+            return self._pending.pop(index).result()  # type: ignore[return-value]
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "A process that makes pictures ahead was ended from outside; often memory ran out.",
+                field="data.workers",
+                hint="Resume, with data.workers=0 if it happens again.",
+            ) from error
 
     def order(self, indices: range) -> None:
         """Have these batches made in the background."""
