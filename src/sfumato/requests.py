@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from sfumato.flags import Flag as Flag
 from sfumato.flags import Request as Request
@@ -71,6 +71,42 @@ def _parse_concept(value: object) -> object:
 
 Concept = Annotated[ConceptUse, BeforeValidator(_parse_concept)]
 
+
+class NoiseInterval(BaseModel):
+    """Two noise levels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    in_words: ClassVar[str] = "two noise levels from 0 to 1, the lower one first, as 0.2:0.9"
+
+    low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    high: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _rises(self) -> NoiseInterval:
+        if self.low >= self.high:
+            raise ValueError("needed: the lower level first")
+        return self
+
+
+def _parse_interval(value: object) -> object:
+    """Turn `0.2:0.9` into two noise levels."""
+    if not isinstance(value, str):
+        return value
+    try:
+        low, high = map(float, value.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"needed {NoiseInterval.in_words}")
+    return {"low": low, "high": high}
+
+
+Interval = Annotated[
+    NoiseInterval,
+    BeforeValidator(_parse_interval),
+    PlainSerializer(lambda levels: f"{levels.low:g}:{levels.high:g}", return_type=str),
+]
+
 BaseName = Annotated[
     str,
     Field(description="Base model: 'primer' (ships with sfumato) or a folder in diffusers layout."),
@@ -100,6 +136,20 @@ class GenerateRequest(Request):
         Field(ge=0, le=100, description="How strictly to follow the text; 1 switches guidance off."),
         Flag(("--guidance",)),
     ] = 4.0
+    guidance_rescale: Annotated[
+        float, Field(ge=0, le=1, description="Share of the contrast that guidance adds to take back; 0.7 is usual.")
+    ] = 0.0
+    guidance_interval: Annotated[
+        Interval, Field(description="Noise levels at which guidance acts."), Flag(metavar="LOW:HIGH")
+    ] = NoiseInterval()
+    spacing: Annotated[
+        Literal["trailing", "leading", "linspace", "karras"],
+        Field(description="Which times of the schedule the steps stand at."),
+    ] = "trailing"
+    eta: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Share of new noise in each step, for samplers that take it; default: theirs."),
+    ] = None
     size: Annotated[
         Size | None,
         Field(description="Width and height in pixels; default: the base's own."),

@@ -94,6 +94,52 @@ def test_json_lines(sfumato: Run, base: Path) -> None:
     assert lines[2]["path"] == "out/a-red-fox-0.png" and lines[2]["info"] == {"seed": 0, "prompt": PROMPT}
 
 
+@pytest.mark.parametrize(
+    ("options", "recorded", "shown"),
+    [
+        (("--guidance-rescale", 0.7), {"guidance_rescale": 0.7}, "CFG Rescale: 0.7"),
+        (("--guidance-interval", "0.2:0.9"), {"guidance_interval": "0.2:0.9"}, 'CFG interval: "0.2:0.9"'),
+        (("--spacing", "karras"), {"spacing": "karras"}, "Schedule type: karras"),
+        (("--spacing", "leading"), {"spacing": "leading"}, "Schedule type: leading"),
+        (("--sampler", "ddim", "--eta", 1), {"eta": 1.0}, "Eta: 1.0"),
+    ],
+)
+def test_how_steps_and_guidance_go_can_be_chosen_and_replayed(
+    options: tuple[Any, ...], recorded: dict[str, Any], shown: str, sfumato: Run, base: Path
+) -> None:
+    common = ("generate", PROMPT, "--base", base, "--steps", 4, "--seed", 3)
+    assert sfumato(*common, *options[:2] * (options[0] == "--sampler"), "-o", "usual").code == 0
+    answer = sfumato(*common, *options, "-o", "chosen")
+    assert answer.code == 0, answer.err
+    usual, chosen = (Path(folder) / "a-red-fox-3.png" for folder in ("usual", "chosen"))
+    assert (pixels(usual) != pixels(chosen)).any()
+    added = {key: value for key, value in read_recipe(chosen)["request"].items() if key in recorded}
+    assert added == recorded and not set(recorded) & set(read_recipe(usual)["request"])
+    with Image.open(chosen) as picture:
+        assert shown in picture.text["parameters"]  # type: ignore[attr-defined]
+    assert sfumato("replay", chosen).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--guidance", 1, "--guidance-rescale", 0.7), ("--guidance-rescale 0.7", "switches guidance off")),
+        (("--guidance", 1, "--guidance-interval", "0.2:0.9"), ("--guidance-interval 0.2:0.9", "above 1")),
+        (("--eta", 0.5), ("dpm++2m has no option eta",)),
+        (("--guidance-interval", "0.9:0.2"), ("--guidance-interval", "the lower one first")),
+        (("--guidance-interval", "0.9"), ("--guidance-interval: given '0.9'", "as 0.2:0.9")),
+        (("--spacing", "quadratic"), ("trailing, leading, linspace, karras",)),
+    ],
+)
+def test_choices_that_do_nothing_or_mean_nothing_are_refused(
+    options: tuple[Any, ...], parts: tuple[str, ...], sfumato: Run, base: Path
+) -> None:
+    answer = sfumato("generate", PROMPT, "--base", base, "--steps", 2, *options)
+    assert answer.code == 2 and not Path("out").exists()
+    for part in parts:
+        assert part in answer.err
+
+
 def test_sizes_negative_and_guidance_matter(sfumato: Run, base: Path) -> None:
     common = ("generate", PROMPT, "--base", base, "--steps", 2)
     assert sfumato(*common, "--size", "48x32", "-o", "wide").code == 0

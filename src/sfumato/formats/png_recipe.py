@@ -35,6 +35,12 @@ SAMPLER_TITLES = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
+_UNUSUAL_TITLES = {
+    "spacing": "Schedule type",
+    "eta": "Eta",
+    "guidance_rescale": "CFG Rescale",
+    "guidance_interval": "CFG interval",
+}
 
 
 def file_hash(path: Path) -> str:
@@ -67,6 +73,9 @@ def parameters_text(recipe: Mapping[str, Any]) -> str:
     }
     if "init_image" in recipe:
         pairs["Denoising strength"] = f"{request['strength']:g}"
+    for key, title in _UNUSUAL_TITLES.items():
+        if key in request:
+            pairs[title] = request[key]
     pairs["RNG"] = "CPU"
     if recipe["concepts"]:
         names = ", ".join(f"{Path(used['path']).stem}: {used['hash'][:12]}" for used in recipe["concepts"])

@@ -26,6 +26,8 @@ from sfumato.runtime.file_stem import file_stem
 
 BLACK = (0, 0, 0)
 OF_ONE_PICTURE = ("prompt", "negative_prompt", "steps", "sampler", "guidance_scale")
+IF_UNUSUAL = ("guidance_rescale", "guidance_interval", "spacing", "eta")
+"""Recorded where they are not the usual ones: all other pictures keep the bytes of versions without these options."""
 _CUT = 0.02  # shares of a picture that nobody misses
 
 
@@ -87,6 +89,7 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
         SfumatoError: A file cannot be read, the base or a concept is not usable, or values do not fit together.
     """
     _check_starts_from_a_picture(request)
+    _check_is_guided(request)
     inputs = _Inputs.read(request)
     concepts = [(load_concept(use.path), use.strength) for use in request.concepts]
     pipeline = pipeline or Pipeline(load_bundle(request.base))
@@ -106,6 +109,20 @@ def _check_starts_from_a_picture(request: GenerateRequest) -> None:
             field="mask" if request.mask is not None else "strength",
             hint="Name the picture that is changed with --init-image.",
         )
+
+
+def _check_is_guided(request: GenerateRequest) -> None:
+    """Refuse what only changes guidance where there is none."""
+    if request.guidance_scale != 1:
+        return
+    for key in ("guidance_rescale", "guidance_interval"):
+        if getattr(request, key) != GenerateRequest.model_fields[key].default:
+            given = request.model_dump(mode="json")[key]
+            raise ConfigError(
+                f"--{key.replace('_', '-')} {given} was given with --guidance 1, which switches guidance off.",
+                field=key,
+                hint="Give --guidance above 1, or leave the other out.",
+            )
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,11 @@ def _settings(request: GenerateRequest, size: tuple[int, int]) -> Settings:
         steps=request.steps,
         sampler=request.sampler,
         guidance_scale=request.guidance_scale,
+        guidance_rescale=request.guidance_rescale,
+        guidance_interval=(request.guidance_interval.low, request.guidance_interval.high),
+        spacing="trailing" if request.spacing == "karras" else request.spacing,
+        karras=request.spacing == "karras",
+        options={} if request.eta is None else {"eta": request.eta},
         negative=request.negative_prompt,
         size=size,
         strength=request.strength,
@@ -212,12 +234,13 @@ def _recipe(request: GenerateRequest, pipeline: Pipeline, inputs: _Inputs) -> di
     """Return everything that decides the pictures of a request, but for the seed."""
     values = request.model_dump(mode="json")
     width, height = _size(request, pipeline)
-    bundle = pipeline.bundle
+    bundle, fields = pipeline.bundle, GenerateRequest.model_fields
+    unusual = {key: values[key] for key in IF_UNUSUAL if getattr(request, key) != fields[key].default}
     recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
         "sfumato": __version__,
         "torch": torch.__version__,
-        "request": {key: values[key] for key in OF_ONE_PICTURE} | {"size": f"{width}x{height}"},
+        "request": {key: values[key] for key in OF_ONE_PICTURE} | unusual | {"size": f"{width}x{height}"},
         "base": {"path": recorded_base(bundle), "name": bundle.name, "hash": bundle.base_hash},
         "concepts": [
             {"path": str(use.path), "hash": file_hash(use.path), "strength": use.strength} for use in request.concepts
