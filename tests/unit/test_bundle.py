@@ -344,6 +344,16 @@ def test_a_folder_of_the_same_name_hides_the_embedded_base_only_if_it_is_one(
         find_bundle("primer")
 
 
+def test_the_folder_of_a_finished_run_is_a_base(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "tokenizer").mkdir(parents=True)
+    with pytest.raises(UnknownFormat, match="run' is of no known layout"):
+        find_bundle(run)
+    save_bundle(tiny_bundle(), run / "bundle")
+    assert find_bundle(run) == run / "bundle"
+    assert load_bundle(run).base_hash == load_bundle(run / "bundle").base_hash
+
+
 def test_embedded_base_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.formats.bundle._BASES", tmp_path)
     monkeypatch.chdir(tmp_path / "..")

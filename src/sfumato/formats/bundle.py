@@ -45,6 +45,7 @@ from sfumato.tensors import Tokens
 
 EMBEDDED = ("primer",)
 _WORDS = "sfumato_words.json"
+_OF_A_RUN = "bundle"
 _BASES = Path(__file__).resolve().parents[1] / "bases"
 _FOLDERS = {"autoencoder": "vae", "unet": "unet", "text_encoder": "text_encoder"}
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -171,11 +172,11 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """Find the folder of a base model.
 
     Args:
-        name_or_path: `primer`, or a folder in diffusers layout. A folder of the embedded base's name counts only if it
-            holds parts of a model.
+        name_or_path: `primer`, a folder in diffusers layout, or the folder of a run of `sfumato train denoiser`. A
+            folder of the embedded base's name counts only if it holds parts of a model.
 
     Returns:
-        The folder.
+        The folder; of a run, the one with what it has made.
 
     Raises:
         CheckpointError: There is no such base, or the embedded one is not part of this installation.
@@ -199,6 +200,8 @@ def find_bundle(name_or_path: str | Path) -> Path:
             field="base",
             hint=f"{did_you_mean(str(name_or_path), names)} Models from a hub must be downloaded first.",
         )
+    if not (path / "model_index.json").is_file() and (path / _OF_A_RUN / "model_index.json").is_file():
+        path = path / _OF_A_RUN
     kind = detect(path)
     if kind != BUNDLE:
         raise UnknownFormat(
