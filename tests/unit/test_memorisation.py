@@ -53,6 +53,15 @@ def noisy(picture: np.ndarray) -> np.ndarray:
     return np.clip(picture + spread, 0, 255).astype(np.uint8)
 
 
+def test_the_alarm_names_what_is_copied_the_most_copied_first() -> None:
+    names = ["a.png", "b.png", "more/c.png", "d.png"]
+    copies = [noisy(SET[index]) for index in (2, 0, 2)]
+    told = copy_alarm(near(copies), kin(), names)
+    assert told is not None and told.endswith("in pixels. Copied: more/c.png (2), a.png (1).")
+    told = copy_alarm(near([noisy(picture) for picture in SET]), kin(), names)
+    assert told is not None and told.endswith("Copied: a.png (1), b.png (1), more/c.png (1) and 1 more.")
+
+
 def test_a_memorised_set_raises_the_alarm() -> None:
     copies = [noisy(picture) for picture in SET]
     found = near(copies)

@@ -8,6 +8,7 @@ each other, and nothing lies nearer than that.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ KIN = 0.5
 ALARM = 0.25
 """Share of pictures from which on an alarm is raised."""
 
+_TOLD = 3
 _NOTHING = 1e-6
 """Distances below this are rounding errors."""
 
@@ -191,19 +193,34 @@ def leaked(class_now: PerPicture, class_before: PerPicture, word_now: PerPicture
     return [one >= max(word, 0.0) / 2 and one > 0 for one, word in zip(moved, gained, strict=True)]
 
 
-def copy_alarm(nearest: Sequence[Nearest], kin: Kin) -> str | None:
+def copy_alarm(nearest: Sequence[Nearest], kin: Kin, names: Sequence[str] = ()) -> str | None:
     """Return the alarm of copied training pictures, or None.
 
     Rule "closer than kin": at least `ALARM` of the pictures, all asked for in new settings, are copies (`Kin.is_copy`).
+
+    Args:
+        nearest: The training picture nearest to each picture.
+        kin: How far genuine pictures lie from each other.
+        names: What the training pictures are called; the alarm then says which ones are copied, the most copied first.
     """
-    count = sum(kin.is_copy(one) for one in nearest)
+    copied = Counter(one.index for one in nearest if kin.is_copy(one))
+    count = copied.total()
     if not nearest or count < ALARM * len(nearest):
         return None
     than = "two of your pictures to each other" if kin.source == "set" else "the base's own drawings of the class to it"
     return (
         f"Memorised (rule 'closer than kin'): {count} of {len(nearest)} pictures in new settings lie less than half as "
-        f"far from a training picture as {than}, in features and in pixels."
+        f"far from a training picture as {than}, in features and in pixels.{_which(copied, names)}"
     )
+
+
+def _which(copied: Counter[int], names: Sequence[str]) -> str:
+    """Say which training pictures are copied, and how often."""
+    if not names:
+        return ""
+    told = [f"{names[index]} ({times})" for index, times in copied.most_common(_TOLD)]
+    more = f" and {len(copied) - _TOLD} more" if len(copied) > _TOLD else ""
+    return f" Copied: {', '.join(told)}{more}."
 
 
 def leak_alarm(answers: Sequence[bool] | None, class_prompt: str) -> str | None:

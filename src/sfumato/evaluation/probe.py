@@ -88,7 +88,9 @@ class SubjectProbe:
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the subject's pictures and at what the base draws of its class: the yardstick of every step."""
         side = pipeline.bundle.native_size
-        self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in list_entries(self.folder)]
+        entries = list_entries(self.folder)
+        self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in entries]
+        self._files = tuple(entry.path.relative_to(self.folder).as_posix() for entry in entries)
         self.drawn[0] = yield from self._draw(pipeline, None, "the base, for the verdict")
         self.yardstick = self._measured(self.drawn[0])
         hand_back_memory()
@@ -220,7 +222,7 @@ class SubjectProbe:
         self._texts = self._wanted(encoders, shown)
         own = tuple(formulas.own_fidelity(self._known_alone).tolist())
         kin = kin_of(self._known, self.subject, self._class_before, of_class)
-        stick = Yardstick(self._scores(0, pictures, encoders, eye), own, kin, self.class_prompt)
+        stick = Yardstick(self._scores(0, pictures, encoders, eye), own, kin, self.class_prompt, names=self._files)
         return replace(stick, left_out=tuple(self._gaps(stick)))
 
     def _parted(self, pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture], list[Picture]]:

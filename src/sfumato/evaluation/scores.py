@@ -66,6 +66,7 @@ class Yardstick:
         kin: Distances among the subject's pictures.
         class_prompt: The sentence of the plain class.
         left_out: What cannot be measured here or is measured otherwise, and why.
+        names: What the subject's pictures are called.
     """
 
     base: StepScores
@@ -73,6 +74,7 @@ class Yardstick:
     kin: Kin
     class_prompt: str
     left_out: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def candidate(self, scores: StepScores) -> Candidate:
         """Put the scores of a step on the scale from 0 to 1.
@@ -109,7 +111,7 @@ class Yardstick:
 
     def alarms(self, scores: StepScores) -> tuple[str, ...]:
         """Return the alarms of a step."""
-        found = (copy_alarm(scores.nearest, self.kin), leak_alarm(self.leaks(scores), self.class_prompt))
+        found = (copy_alarm(scores.nearest, self.kin, self.names), leak_alarm(self.leaks(scores), self.class_prompt))
         return tuple(alarm for alarm in found if alarm is not None)
 
 

@@ -166,6 +166,7 @@ def _measurements(section: _Section) -> dict[str, Any]:
     return {
         "left_out": list(stick.left_out),
         "asked": probe.asked(),
+        "subject_pictures": list(stick.names),
         "subject_to_itself": list(stick.own),
         "kin": {"features": stick.kin.features, "pixels": stick.kin.pixels, "source": stick.kin.source},
         "base": stick.base.to_dict(),
@@ -188,7 +189,7 @@ def _sheet(probe: SubjectProbe, verdict: Verdict) -> Canvas:
     if shown.count < shown.whole:
         lines.append(f"Shown are {shown.count} of the {shown.whole} pictures of a row; all of them are scored.")
     side = (_WIDTH - 2 * _MARGIN - _LABEL) / shown.count - _GAP
-    rows = len(probe.drawn) + 1
+    rows = len(probe.drawn) + 2
     top = _MARGIN + 34 + 17 * (len(lines) + len(alarms))
     grid = top + _CHART + 60
     canvas = Canvas(_WIDTH, int(grid + rows * (side + _GAP) + _MARGIN))
@@ -227,7 +228,7 @@ def _charts(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number) 
 
 
 def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, side: Number, shown: _Columns) -> None:
-    """Place the subject's pictures, then a row for the base and for every step."""
+    """Place a row for the base and for every step, what comes nearest to those of the step to use, and the subject."""
     prompts, seeds = filled(probe.plan.prompts, probe.placeholder)[: shown.prompts], shown.seeds
     with_word = probe.plan.plain.replace("{}", probe.placeholder)
     heads = [*prompts, f"{probe.class_prompt} (without the word)", f"{with_word} (alone)"]
@@ -241,7 +242,8 @@ def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, si
         ("the base" if step == 0 else f"step {step}", CHOSEN if step == verdict.step else INK, shown.of(pictures))
         for step, pictures in sorted(probe.drawn.items())
     ]
-    rows.append(("your pictures", FAINT, probe.subject[: shown.count]))
+    nearest = [probe.subject[one.index] for one in probe.steps[verdict.step].nearest]
+    rows += [("your nearest", FAINT, shown.of(nearest)), ("your pictures", FAINT, probe.subject[: shown.count])]
     for row, (label, colour, pictures) in enumerate(rows):
         y = top + row * (side + _GAP)
         canvas.text((_MARGIN, y + side / 2), label, 11, colour)
