@@ -261,8 +261,11 @@ def test_too_little_memory_is_one_error_that_says_what_to_change(tmp_path: Path,
     def spoil(draw: int, x: torch.Tensor) -> torch.Tensor:
         raise error
 
-    with pytest.raises(OutOfMemory, match=r"A step with 3 batch.*does not fit.*set loop\.accumulate to 6"):
-        run(tmp_path, short(accumulate=3), spoil=spoil)
+    for can_save_memory in (False, True):
+        with pytest.raises(OutOfMemory, match=r"A step with 3 batch.*does not fit.*set loop\.accumulate to 6") as full:
+            task = tiny_task(spoil=spoil, can_save_memory=can_save_memory)
+            run(tmp_path / str(can_save_memory), short(accumulate=3), task=task)
+        assert ("gradient_checkpointing" in str(full.value.hint)) == can_save_memory
 
 
 def test_other_run_time_errors_pass_through(tmp_path: Path) -> None:

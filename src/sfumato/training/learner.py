@@ -113,6 +113,7 @@ class Learner:
             self.learning,
             self.config.seed,
             Ema(self.learning, self.config.ema) if self.config.ema.decay else None,
+            can_save_memory=not self.config.gradient_checkpointing,
             ships_average=True,
             watched={"unet": self.bundle.unet, "text_encoder": self.bundle.text_encoder},
             preview=self.preview,

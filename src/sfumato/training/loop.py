@@ -124,7 +124,7 @@ def train(
         torch.set_num_threads(config.threads)
     run = None
     try:
-        with _fitting(config), StopRequest() as stop, torch.random.fork_rng(devices=[]):
+        with _fitting(config, task.can_save_memory), StopRequest() as stop, torch.random.fork_rng(devices=[]):
             run = _Run(task, config, run_dir, settings, stop, defaults)
             yield from run.go(resume)
     finally:
@@ -134,12 +134,10 @@ def train(
         torch.set_num_threads(threads)
 
 
-def _fitting(config: LoopConfig) -> AbstractContextManager[None]:
+def _fitting(config: LoopConfig, can_save_memory: bool) -> AbstractContextManager[None]:
     """Say what to change when a step does not fit into memory."""
-    hint = (
-        f"Halve batch_size and set loop.accumulate to {2 * config.accumulate} (the same step in smaller parts), or "
-        "switch gradient_checkpointing on."
-    )
+    halved = f"Halve batch_size and set loop.accumulate to {2 * config.accumulate} (the same step in smaller parts)"
+    hint = f"{halved}, or switch gradient_checkpointing on." if can_save_memory else f"{halved}."
     return fitting_into_memory(f"A step with {config.accumulate} batch(es)", hint)
 
 

@@ -89,6 +89,7 @@ class Task:
         saved: Every module whose weights the run changes, by the name of its file in a checkpoint.
         seed: Seed of the run.
         ema: Average of weights, updated after each good step.
+        can_save_memory: Whether its networks can learn with gradient checkpointing that is off now.
         ships_average: Whether `validate`, `preview`, `after_save` and `finish` find the average in place of the
             weights; a task without this takes it where it needs it.
         watched: Modules that are searched when a number is not finite; those of the phases by default.
@@ -106,6 +107,7 @@ class Task:
     saved: Mapping[str, nn.Module]
     seed: int = 0
     ema: Ema | None = None
+    can_save_memory: bool = False
     ships_average: bool = False
     watched: Mapping[str, nn.Module] = field(default_factory=dict)
     begin: Callable[[int, Path], Iterator[Event]] = _no_events
