@@ -26,7 +26,7 @@ from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader
-from sfumato.evaluation.trial import Trial, by_subject, spread
+from sfumato.evaluation.trial import BASELINE, Trial, by_subject, spread
 from sfumato.events import Artifact, Done, Event, Notice, Progress, Table
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import load_bundle
@@ -38,7 +38,7 @@ from sfumato.operations.trials import run_trials
 
 _OFFERED = (
     *("base", "subjects", "prompts", "pictures", "steps", "batch_size", "num_class_images", "draw_steps"),
-    *("judge_texts", "seed", "output"),
+    *("cache", "judge_texts", "seed", "output"),
 )
 _USUAL = {"output": "out/paper"}
 _TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_images": 1, "draw_steps": 1}
@@ -49,7 +49,8 @@ _READ = (
     f"A loss of subject fidelity is small up to {SLACK:g} of the way from the base in words to the truth.",
     "The rows of DreamBooth draw with the file of low-rank factors that is nearest to the change of all weights.",
     "All ranks have the alpha of the usual one, as in the paper; rank 8 is the plain lora.",
-    "Lessons run one after another in one process; their seconds include neither its start nor reading the base.",
+    "Lessons run one after another in one process; their seconds include neither its start nor reading the base, nor "
+    "what --cache held already.",
 )
 
 
@@ -73,7 +74,8 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     bundle = load_bundle(request.base)
     experiments = [EXPERIMENTS[name](Setup(request, benchmark, cases, bundle.unet.config.widest)) for name in names]
     scorer = scorer_of(request, benchmark)
-    trials = yield from run_trials(request, cases, bundle, arms_of(experiments), learn_beside(bundle))
+    arms = arms_of(experiments)
+    trials = yield from run_trials(request, cases, bundle, arms, learn_beside(bundle), bases=(BASELINE,))
     values = yield from _measured(scorer, trials)
     facts: dict[str, Any] = facts_of(request, bundle, {"seed": benchmark.seed, "primer": benchmark.primer})
     facts["plan"].pop("methods")  # what is tried stands with each experiment

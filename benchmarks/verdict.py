@@ -111,7 +111,7 @@ class Witness:
 
     def _draw(self, pipeline: Pipeline, name: str) -> None:
         """Draw every prompt with the same seeds, whatever the step."""
-        asked = texts_of(self.case, in_words=name == BASELINE)
+        asked = texts_of(self.case, BASELINE if name == BASELINE else None)
         jobs, seeds = jobs_of(self.request, self.case, asked)
         images = pipeline.images([asked[prompt] for prompt, _ in jobs], seeds, drawing_of(self.request))
         drawn = {

@@ -78,7 +78,7 @@ class BenchmarkRequest(Request):
     folder: Annotated[Path, Field(description="Folder of the benchmark."), Flag((), "DIR", True)]
     base: BaseName = "primer"
     methods: Methods = _every_method()
-    baseline: Annotated[bool, Field(description="Ask the untrained base too, the subject described in words.")] = True
+    baseline: Annotated[bool, Field(description="Ask the untrained base too, in words that it knows.")] = True
     subjects: Annotated[
         int | None, Field(ge=1, description="Take that many subjects, spread over their kinds; default: all.")
     ] = None
@@ -97,6 +97,11 @@ class BenchmarkRequest(Request):
         float, Field(gt=0, le=10, description="Weight of class pictures where +prior is asked.")
     ] = 1.0
     num_class_images: Annotated[int, Field(ge=1, le=10_000, description="Number of class pictures.")] = 32
+    cache: Annotated[
+        Path | None,
+        Field(description="Keep encoded pictures and texts here for other runs; default: with the run."),
+        Flag(metavar="DIR"),
+    ] = None
     draw_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of every picture.")] = 20
     guidance_scale: Annotated[
         float, Field(ge=0, le=100, description="How strictly to follow the text."), Flag(("--guidance",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -74,21 +75,36 @@ def test_characters_from_pictures_to_a_report(sfumato: Run, benchmark: Path, rea
     events = [json.loads(line) for line in answer.out.splitlines()]
     assert [event["event"] for event in events].count("artifact") == 2 + 3, "a concept for each subject, three files"
     report = json.loads(Path("report/characters.json").read_text())
-    assert list(report["means"]) == ["base in words", "lora+prior", "the truth itself"]
+    assert list(report["means"]) == ["base in words", "base with the class noun", "lora+prior", "the truth itself"]
     learned = report["means"]["lora+prior"]
     assert learned["seconds"] > 0 and learned["file_kib"] > 1 and 50 < learned["peak_mib"] < 4000
     for key in ("truth_features", "truth_perceptual", "truth_pixels", "drift", "div"):
         assert learned[key] > 0
-    assert report["means"]["base in words"]["drift"] == pytest.approx(0, abs=1e-6)
+    for base in ("base in words", "base with the class noun"):
+        assert report["means"][base]["drift"] == pytest.approx(0, abs=1e-6)
+        assert report["means"][base]["truth_features"] > 0
+    words, noun = (report["means"][base]["truth_pixels"] for base in ("base in words", "base with the class noun"))
+    assert words != noun, "another text draws another picture"
+    assert report["learned"] == {"lora+prior": "not shown"}, "two subjects prove nothing"
+    assert "lora+prior is not shown to have learned: truth, features" in answer.out
     assert {entry["kind"] for entry in report["subjects"]} == {"characters", "icons"}
-    assert "lora+prior" in Path("report/characters.md").read_text()
+    page = Path("report/characters.md").read_text()
+    assert "## Learned, against the base with the class noun\n\n- **lora+prior** is not shown to have learned" in page
+    assert "## Against the base in words\n\n- **lora+prior** " in page
     with Image.open("report/characters.png") as sheet:
-        assert sheet.height > 4 * 112 and sheet.width > 4 * 112
+        assert sheet.height > 4 * 112 and sheet.width > 5 * 112, "truth, pictures to learn from and three rows"
     again = sfumato(*command, *BUDGET, "--primer", primer, "-o", "report", "--json")
     assert again.code == 0
     kinds = [json.loads(line)["event"] for line in again.out.splitlines()]
     assert "step" not in kinds and "metric" not in kinds, "what is finished is not run again"
     assert json.loads(Path("report/characters.json").read_text()) == report
+    before = {path: path.stat().st_mtime_ns for path in Path("report").rglob("*-[01].png")}
+    shutil.rmtree("report/pictures/base-with-the-class-noun")
+    answer = sfumato(*command, *BUDGET, "--primer", primer, "-o", "report", "--json")
+    assert answer.code == 0 and '"kind": "concept"' not in answer.out
+    assert json.loads(Path("report/characters.json").read_text()) == report
+    after = {path for path in before if path.stat().st_mtime_ns != before[path]}
+    assert after and {path.parts[2] for path in after} == {"base-with-the-class-noun"}, "only that row is drawn"
 
 
 def save_photos() -> None:
@@ -114,6 +130,19 @@ def test_equal_lessons_are_learned_once(sfumato: Run, reader: Path) -> None:
     assert f"| {same} |" in Path("report/dreambench.md").read_text()
     answer = sfumato(*command, *BUDGET, "--methods", "lora+prior", "-o", "report", "--json")
     assert answer.code == 0 and '"kind": "concept"' not in answer.out, "that of pivotal+prior is taken"
+    kept = ("--methods", "lora+prior", "--cache", "kept", "--json")
+    answer = sfumato(*command, *BUDGET, *kept, "-o", "report")
+    assert answer.code == 0 and '"kind": "concept"' not in answer.out, "what is kept elsewhere makes no other lesson"
+    drawn = '"phase": "class pictures"'
+    for output in ("other", "third"):
+        answer = sfumato(*command, *BUDGET, *kept, "-o", output)
+        assert answer.code == 0 and answer.out.count('"kind": "concept"') == 1
+        assert (drawn in answer.out) == (output == "other"), "class pictures are drawn once"
+        assert len(list(Path("kept/class").glob("*.safetensors"))) == 1
+    records = [json.loads(next(Path(o).glob("lessons/*/*.json")).read_text()) for o in ("other", "report")]
+    assert [record["has_cache"] for record in records] == [True, False]
+    first, second = (next(Path(o).glob("lessons/lora-prior/*.safetensors")) for o in ("other", "third"))
+    assert first.name == second.name and first.read_bytes() == second.read_bytes()
 
 
 def test_dreambench_goes_on_where_it_stopped(sfumato: Run, reader: Path) -> None:
@@ -122,6 +151,7 @@ def test_dreambench_goes_on_where_it_stopped(sfumato: Run, reader: Path) -> None
     assert sfumato(*command, "--pictures", 2, "-o", "report", "--subjects", 1).code == 0
     first = json.loads(Path("report/dreambench.json").read_text())
     assert first["benchmark"]["subjects"] == ["rex"]
+    assert list(first["means"]) == ["base in words", "textual-inversion", "real pictures"], "the words are the noun"
     answer = sfumato(*command, "--pictures", 2, "-o", "report", "--json")
     assert answer.code == 0, answer.out
     learned = [json.loads(line) for line in answer.out.splitlines() if '"kind": "concept"' in line]

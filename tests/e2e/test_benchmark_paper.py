@@ -31,6 +31,7 @@ def test_all_experiments_to_the_end(
     characters: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--characters", str(characters), "--base", str(base), "--tiny", "--threads", "1", "-o", str(tmp_path)]
+    command += ["--cache", str(tmp_path / "cache")]
     assert main(command) == 0
     shown = capsys.readouterr().out
     report = json.loads((tmp_path / "paper.json").read_text(encoding="utf-8"))
@@ -55,6 +56,8 @@ def test_all_experiments_to_the_end(
         assert settings.items() <= rows[label]["settings"].items()
     kept = {path.parent.name: load_concept(path).request["num_class_images"] for path in lessons}
     assert (kept["lora"], kept["lora-prior"]) == (32, 1), "class pictures are for lessons that learn them"
+    assert len(list((tmp_path / "cache/class").iterdir())) == 1, "drawn once for both methods"
+    assert {path.name for path in (tmp_path / "pictures").glob("base-*")} == {"base-in-words"}
     learned = [load_concept(path).main for path in lessons if path.parent.name == "textual-inversion"]
     counts = sorted(len(word.rows) for word in learned if word.rows is not None)
     assert counts == [1] * 5 + [2, 4], "after one step of four only one vector has joined"

@@ -33,7 +33,7 @@ from sfumato.evaluation.likeness import (
 )
 from sfumato.evaluation.reading import Reader, fit_reader, place_of
 from sfumato.evaluation.scoreboard import Column, Entry, Scoreboard
-from sfumato.evaluation.trial import BASELINE, Asked, Cost, Picture, Trial, in_turns, spread
+from sfumato.evaluation.trial import BASELINE, NOUN_BASELINE, Asked, Cost, Picture, Trial, in_turns, spread
 
 numbers = st.lists(st.floats(-3, 3).filter(lambda x: abs(x) > 0.01), min_size=3, max_size=3)
 rows = st.lists(numbers, min_size=1, max_size=5).map(torch.tensor)
@@ -227,6 +227,68 @@ def test_the_board_in_words_and_as_data() -> None:
     assert content["means"]["lora"] == {"far": pytest.approx(1.0), "share": 0.5}
     assert len(content["subjects"]) == 12 and content["against_base"][0]["gain"] == pytest.approx(0.25)
     assert COLUMNS[0].show(None) == COLUMNS[0].show(math.nan) == "–"
+
+
+def board_of(gains: dict[str, tuple[float, float]], subjects: int = 6) -> Scoreboard:
+    """Return a board where methods are better by some gains; the last one differs from subject to subject."""
+    columns = (*COLUMNS, Column("near", "likeness", "more", of_subject=True))
+    spreads = {method: 0.5 * (method == list(gains)[-1]) for method in gains}
+    entries = [
+        Entry(f"s{i}", "icons", method, {"far": 1.0 - far, "near": near + spreads[method] * (-1) ** i, "share": 0.5})
+        for method, (far, near) in gains.items()
+        for i in range(subjects)
+    ]
+    return Scoreboard("Title", columns, entries, {"plan": {}}, ("A note.",))
+
+
+def test_whether_a_method_has_learned() -> None:
+    gains = {
+        BASELINE: (0.3, 0.3),
+        NOUN_BASELINE: (0.0, 0.0),
+        "lora": (0.25, 0.125),
+        "dreambooth": (0.25, -0.125),
+        "custom-diffusion": (-0.25, -0.125),
+        "pivotal": (0.25, 0.0625),
+    }
+    known = board_of(gains)
+    expected = {
+        "lora": "learned",
+        "dreambooth": "learned in part",
+        "custom-diffusion": "not shown",
+        "pivotal": "learned in part",
+    }
+    assert known.learned() == expected, "rows of the base are no methods"
+    page = known.to_markdown(BASELINE)
+    assert f"| {NOUN_BASELINE} | 1.000 | 50 % | 0.000 |" in page
+    learned, words = page.split(f"## Learned, against the {NOUN_BASELINE}\n\n")[1].split(f"## Against the {BASELINE}\n")
+    assert learned.splitlines()[:4] == [
+        "- **lora** learned: distance better (+0.250); likeness better (+0.125).",
+        "- **dreambooth** learned in part (1 of 2 columns): distance better (+0.250); likeness not better (-0.125).",
+        "- **custom-diffusion** is not shown to have learned: distance not better (-0.250); "
+        "likeness not better (-0.125).",
+        "- **pivotal** learned in part (1 of 2 columns): distance better (+0.250); "
+        "likeness better (+0.062, may be chance).",
+    ]
+    assert NOUN_BASELINE not in words, "the words are for methods to beat"
+    assert known.told()["lora"] == "learned: distance better (+0.250); likeness better (+0.125)"
+    content = json.loads(known.to_json(BASELINE))
+    assert content["learned"] == expected and content["means"][NOUN_BASELINE]["far"] == 1.0
+    assert [(item["method"], item["column"], item["gain"]) for item in content["against_noun"]][:2] == [
+        ("lora", "far", 0.25),
+        ("lora", "near", 0.125),
+    ]
+    assert {item["method"] for item in content["against_base"]} == set(expected)
+    assert set(board_of(gains, subjects=4).learned().values()) == {"not shown"}, "four subjects prove nothing"
+    without = board(0.25)
+    assert not without.learned() and "## Learned" not in without.to_markdown(BASELINE)
+    assert json.loads(without.to_json(BASELINE))["learned"] == {}
+
+
+def test_a_prompt_with_the_class_noun_alone() -> None:
+    asked = Asked("place-1", "place", "a small flat icon of a {} on a white ground", "x")
+    assert asked.with_noun("bear") == "a small flat icon of a bear on a white ground"
+    assert asked.with_noun("alien monster") == "a small flat icon of an alien monster on a white ground"
+    assert Asked("a", "b", "my extra {} here", "x").with_noun("alien") == "my extra alien here"
 
 
 def test_budgets_take_a_bit_of_everything() -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from drawn_primer import write
-from sfumato.benchmark_requests import EvaluateCharactersRequest, EvaluateDreamBenchRequest
+from sfumato.benchmark_requests import BenchmarkRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.errors import ConfigError, EmptyDataset, TrainingError
 from sfumato.evaluation.trial import Case
 from sfumato.events import Metric, Progress
@@ -120,6 +120,18 @@ def test_class_pictures_are_asked_for_where_they_are_learned() -> None:
     lessons = [lesson_of(request, case, arm, Path("a.safetensors")) for arm in arms]
     assert [lesson.num_class_images for lesson in lessons] == [32, 5, 3]
     assert all(lesson_config(lesson) for lesson in lessons)
+
+
+@pytest.mark.parametrize("kind", [BenchmarkRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest])
+def test_lessons_share_a_cache(kind: type[BenchmarkRequest]) -> None:
+    case = Case("a", Path("photos"), "fox", "a fox", (), "icon")
+    for cache in (None, Path("kept")):
+        request = kind(folder=Path("x"), cache=cache)
+        assert lesson_of(request, case, Arm.of_method("lora+prior", request), Path("a.safetensors")).cache == cache
+    own = Arm("own", {"cache": Path("elsewhere")})
+    assert lesson_of(request, case, own, Path("a.safetensors")).cache == Path("elsewhere")
+    said, known = (fields["cache"] for fields in (kind.model_fields, LearnRequest.model_fields))
+    assert said.description == known.description
 
 
 def test_methods_with_commas_and_repeated() -> None:

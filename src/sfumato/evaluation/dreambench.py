@@ -27,7 +27,7 @@ NOTES = (
     "PRES: the cosine with the real pictures, of pictures of the class drawn after learning. DIV: mean perceptual "
     "distance of pictures of one subject and prompt. Drift: 1 - cosine of pictures of the class before and after, seed "
     "by seed.",
-    "Seconds and memory: of a process of its own for each lesson, the base included.",
+    "Seconds and memory: of a process of its own for each lesson, the base included, what --cache held before not.",
 )
 
 

@@ -11,8 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sfumato.evaluation.measures import Interval, mean_interval
+from sfumato.evaluation.trial import BASES, NOUN_BASELINE
 from sfumato.runtime.json_values import json_value
 
+Learned = Literal["learned", "learned in part", "not shown"]
 _FEWEST = 5
 """Subjects below which an interval says nothing."""
 
@@ -63,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method beside the base in one column.
+    """A method beside a row of the base in one column.
 
     Attributes:
         gain: Mean over subjects of how much better the method is; above 0 is better.
@@ -76,6 +78,16 @@ class Comparison:
     gain: float
     interval: Interval
     count: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether more than chance explains the difference."""
+        return self.count >= _FEWEST and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the method is better beyond chance."""
+        return self.is_sure and self.gain > 0
 
 
 @dataclass(frozen=True)
@@ -115,9 +127,9 @@ class Scoreboard:
         return float(np.mean(values)) if values else None
 
     def compare(self, baseline: str, seed: int = 0) -> list[Comparison]:
-        """Compare every method with the base in the columns that concern the subject, subject by subject."""
+        """Compare every method with a row of the base in the columns that concern the subject, subject by subject."""
         found = []
-        for method in (method for method in self.methods if method not in (baseline, self.ceiling)):
+        for method in (method for method in self.methods if method not in (baseline, *BASES, self.ceiling)):
             for column in (column for column in self.columns if column.of_subject):
                 sign = -1.0 if column.better == "less" else 1.0
                 pairs = self._paired(method, baseline, column.key)
@@ -127,6 +139,19 @@ class Scoreboard:
                     found.append(Comparison(method, column.key, float(np.mean(gains)), interval, len(gains)))
         return found
 
+    def learned(self) -> dict[str, Learned]:
+        """Say which methods have learned: better than the base with the class noun, in every column beyond chance.
+
+        Returns:
+            By method; nothing where that base was not asked.
+        """
+        return {method: _learned(own)[0] for method, own in _by_method(self.compare(NOUN_BASELINE)).items()}
+
+    def told(self) -> dict[str, str]:
+        """Say the same in words, with the columns that it is read off."""
+        compared = _by_method(self.compare(NOUN_BASELINE))
+        return {method: f"{_learned(own)[1]}: {self._columns_of(own)}" for method, own in compared.items()}
+
     def to_json(self, baseline: str) -> str:
         """Return everything as JSON; what has no value is null."""
         content = {
@@ -135,23 +160,29 @@ class Scoreboard:
             "columns": [asdict(column) for column in self.columns],
             "means": {m: {c.key: self.mean(m, c.key) for c in (*self.columns, *self.details)} for m in self.methods},
             "against_base": [asdict(item) for item in self.compare(baseline)],
+            "against_noun": [asdict(item) for item in self.compare(NOUN_BASELINE)],
+            "learned": self.learned(),
             "subjects": [asdict(entry) for entry in self.entries],
             "notes": list(self.notes),
         }
         return json.dumps(json_value(content), indent=2) + "\n"
 
     def to_markdown(self, baseline: str) -> str:
-        """Return a page: one table over all subjects, one for each kind of subject, and who beats the base."""
+        """Return a page: one table over all subjects, one for each kind of subject, who learned, who beats the base."""
         lines = [f"# {self.title}", "", *self._table(self.columns)]
         kinds = list(dict.fromkeys(entry.kind for entry in self.entries))
         for kind in kinds if len(kinds) > 1 else ():
             lines += ["", f"## {kind}", "", *self._table(self.columns, kind)]
         if self.details:
             lines += ["", "## By kind of prompt", "", *self._table(self.details)]
-        compared = self.compare(baseline)
+        told = self.told()
+        if told:
+            lines += ["", f"## Learned, against the {NOUN_BASELINE}", ""]
+            lines += [f"- **{method}** {said}." for method, said in told.items()]
+        compared = _by_method(self.compare(baseline))
         if compared:
             lines += ["", f"## Against the {baseline}", ""]
-            lines += [self._sentence(method, compared) for method in dict.fromkeys(item.method for item in compared)]
+            lines += [self._sentence(method, own) for method, own in compared.items()]
         lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
@@ -170,18 +201,20 @@ class Scoreboard:
             *("| " + " | ".join(row) + " |" for row in rows),
         ]
 
-    def _sentence(self, method: str, compared: Sequence[Comparison]) -> str:
+    def _sentence(self, method: str, own: Sequence[Comparison]) -> str:
+        """Say whether a method is better in every column."""
+        beats = all(item.gain > 0 for item in own)
+        return f"- **{method}** {'beats' if beats else 'does not beat'} it in every column: {self._columns_of(own)}."
+
+    def _columns_of(self, own: Sequence[Comparison]) -> str:
         """Say in which columns a method is better, and where chance alone might explain it."""
         titles = {column.key: column.title for column in self.columns}
-        own = [item for item in compared if item.method == method]
         parts = []
         for item in own:
             word = "better" if item.gain > 0 else "not better"
-            is_sure = item.count >= _FEWEST and (item.interval[0] > 0 or item.interval[1] < 0)
-            sure = "" if is_sure else ", may be chance"
+            sure = "" if item.is_sure else ", may be chance"
             parts.append(f"{titles[item.column]} {word} ({item.gain:+.3f}{sure})")
-        beats = all(item.gain > 0 for item in own)
-        return f"- **{method}** {'beats' if beats else 'does not beat'} it in every column: {'; '.join(parts)}."
+        return "; ".join(parts)
 
     def _paired(self, method: str, baseline: str, column: str) -> list[tuple[float, float]]:
         """Return the values of a method and the base for the subjects that have both."""
@@ -191,3 +224,21 @@ class Scoreboard:
             for entry in self.entries
             if entry.method == method and column in entry.values and entry.case in base
         ]
+
+
+def _learned(own: Sequence[Comparison]) -> tuple[Learned, str]:
+    """Judge whether a method has learned, by all columns; also in words."""
+    better = sum(item.is_better for item in own)
+    if better == len(own):
+        return "learned", "learned"
+    if better:
+        return "learned in part", f"learned in part ({better} of {len(own)} columns)"
+    return "not shown", "is not shown to have learned"
+
+
+def _by_method(compared: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """Group comparisons by method, in order of appearance."""
+    groups: dict[str, list[Comparison]] = {}
+    for item in compared:
+        groups.setdefault(item.method, []).append(item)
+    return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import TypeVar, overload
 import numpy as np
 from jaxtyping import UInt8
 
+from sfumato.data.captions import with_article
 from sfumato.data.images import load_image
 
 T = TypeVar("T")
 Picture = UInt8[np.ndarray, "_H _W 3"]
 BASELINE = "base in words"
 """The untrained base, with the subject described."""
+NOUN_BASELINE = "base with the class noun"
+"""The untrained base, with the class noun alone where a method has its word: what needs no lesson."""
+BASES = (BASELINE, NOUN_BASELINE)
+_GAP = re.compile(r"(\ba )?\{\}")
 
 
 class PictureFiles(Sequence[Picture]):
@@ -60,6 +66,10 @@ class Asked:
     text: str
     words: str
 
+    def with_noun(self, class_noun: str) -> str:
+        """Say the prompt with a class noun alone in the place of the subject's word, such as `an alien monster`."""
+        return _GAP.sub(lambda gap: with_article(class_noun) if gap[1] else class_noun, self.text)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -97,7 +107,7 @@ class Trial:
 
     Attributes:
         case: The subject.
-        method: The method, or `BASELINE`.
+        method: The method, or one of `BASES`.
         drawn: Pictures by name of the prompt, one a seed.
         class_pictures: Pictures of the class prompt; the same seeds for every method.
         cost: What the lesson took; `None` where nothing was learned.

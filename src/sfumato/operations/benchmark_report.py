@@ -10,7 +10,7 @@ from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.evaluation.scoreboard import Scoreboard
 from sfumato.evaluation.trial import BASELINE
 from sfumato.evaluation.trial_grid import GridRow, trial_grid
-from sfumato.events import Artifact, Event, Table
+from sfumato.events import Artifact, Event, Notice, Table
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle
 
@@ -25,7 +25,7 @@ def facts_of(request: BenchmarkRequest, bundle: Bundle, benchmark: dict[str, obj
 def write_board(
     board: Scoreboard, rows: Sequence[GridRow], folder: Path, name: str, *, front: Sequence[str], not_drawn: str
 ) -> Generator[Event, None, None]:
-    """Show the table and write it as JSON and Markdown, with the sheet beside it.
+    """Show the table, say who learned, and write both as JSON and Markdown, with the sheet beside them.
 
     Args:
         board: What was measured.
@@ -39,6 +39,8 @@ def write_board(
     shown = [column for column in board.columns if any(board.mean(m, column.key) is not None for m in board.methods)]
     cells = tuple((m, *(column.show(board.mean(m, column.key)) for column in shown)) for m in board.methods)
     yield Table(board.title, ("method", *(column.title for column in shown)), cells)
+    for method, said in board.told().items():
+        yield Notice(0, f"{method} {said}.")
     files = {
         f"{name}.json": board.to_json(BASELINE).encode(),
         f"{name}.md": board.to_markdown(BASELINE).encode(),

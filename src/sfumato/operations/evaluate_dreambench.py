@@ -13,7 +13,7 @@ from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, 
 from sfumato.evaluation.encoders import Seeing, choose_judges
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import Trial, by_subject, spread
+from sfumato.evaluation.trial import BASELINE, Trial, by_subject, spread
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Progress
 from sfumato.formats.bundle import load_bundle
@@ -49,7 +49,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     bundle = load_bundle(request.base)
     judges, text = choose_judges(request.judge_pictures, request.judge_texts, dual=load_dual_encoder)
     encoders: dict[str, Seeing] = {judge.name: judge for judge in judges}
-    trials = yield from run_trials(request, cases, bundle)
+    trials = yield from run_trials(request, cases, bundle, bases=(BASELINE,))  # its words are the class noun alone
     entries: list[Entry] = []
     distance = PictureDistance()
     for number, own in enumerate(by_subject(trials), start=1):

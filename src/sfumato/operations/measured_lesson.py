@@ -22,7 +22,8 @@ class Spent:
     """What a lesson took.
 
     Attributes:
-        seconds: Wall time from reading the base to the finished file; starting the process is not counted.
+        seconds: Wall time from reading the base to the finished file; starting the process is not counted, and what the
+            lesson's cache holds already is not made again.
         peak_bytes: The most memory that its process held, the base and all libraries included.
     """
 

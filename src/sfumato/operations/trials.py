@@ -17,7 +17,7 @@ from sfumato.benchmark_requests import PRIOR, BenchmarkRequest
 from sfumato.data.images import png_bytes, to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.errors import ConfigError, DataError
-from sfumato.evaluation.trial import BASELINE, Asked, Case, Cost, PictureFiles, Trial, in_turns
+from sfumato.evaluation.trial import BASELINE, BASES, Asked, Case, Cost, PictureFiles, Trial, in_turns
 from sfumato.events import Event, Notice, Progress, Step
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle
@@ -88,6 +88,7 @@ def run_trials(
     bundle: Bundle,
     arms: Sequence[Arm] | None = None,
     teach: Teach = learn_measured,
+    bases: Sequence[str] = BASES,
 ) -> Generator[Event, None, list[Trial]]:
     """Run every method on every subject.
 
@@ -100,12 +101,13 @@ def run_trials(
         bundle: The base.
         arms: What is tried; the methods of the request if it is not given.
         teach: How a lesson is run.
+        bases: Rows of the untrained base, out of `BASES`; none where the request wants no baseline.
 
     Yields:
         Progress, and the events of the lessons.
 
     Returns:
-        Trials, subject by subject, the base first if it is asked.
+        Trials, subject by subject, the rows of the base first.
 
     Raises:
         ConfigError: A method is unknown, a setting of an arm is not one of a lesson, or no prompt of a subject fits the
@@ -116,12 +118,12 @@ def run_trials(
         check_methods(request)
         arms = _arms_of_methods(request, cases, bundle)
     cases = yield from fitting(request, cases, arms, bundle)
-    tried = ([None] if request.baseline else []) + list(arms)
+    tried: list[Arm | str] = [*(bases if request.baseline else ()), *arms]
     trials: list[Trial] = []
     pipeline = Pipeline(bundle)
     for case in cases:
-        for arm in tried:
-            trials.append((yield from _trial(request, case, arm, pipeline, teach)))
+        for one in tried:
+            trials.append((yield from _trial(request, case, one, pipeline, teach)))
             yield Progress("trials", len(trials), len(cases) * len(tried))
     return trials
 
@@ -190,15 +192,16 @@ def _fits(asked: Asked, said: set[str], bundle: Bundle) -> bool:
 
 
 def _trial(
-    request: BenchmarkRequest, case: Case, arm: Arm | None, pipeline: Pipeline, teach: Teach
+    request: BenchmarkRequest, case: Case, one: Arm | str, pipeline: Pipeline, teach: Teach
 ) -> Generator[Event, None, Trial]:
-    """Learn and draw, or read what an earlier run has drawn; without an arm it is the base that draws."""
-    concept, cost, key, folder = None, None, "", _slug(BASELINE)
-    if arm is not None:
-        concept, key = _lesson_file(request, case, arm, pipeline.bundle)
-        cost = yield from _learned(request, case, arm, concept, teach)
+    """Learn and draw, or read what an earlier run has drawn; a name is that of a row of the base, which only draws."""
+    label = one if isinstance(one, str) else one.label
+    concept, cost, key, folder = None, None, "", _slug(label)
+    if isinstance(one, Arm):
+        concept, key = _lesson_file(request, case, one, pipeline.bundle)
+        cost = yield from _learned(request, case, one, concept, teach)
         folder = concept.parent.name
-    texts = texts_of(case, in_words=concept is None)
+    texts = texts_of(case, label if concept is None else None)
     settings = drawing_of(request)
     plan = _hash([pipeline.bundle.base_hash, key, case.name, texts, request.pictures, request.seed, repr(settings)])
     place = request.output / "pictures" / folder / f"{case.name}-{plan[:8]}"
@@ -212,16 +215,16 @@ def _trial(
             yield from _draw(request, case, {name: texts[name] for name in missing}, files, pipeline, settings)
     pictures = {name: PictureFiles(files[name]) for name in texts}
     shown = pictures.pop(CLASS)
-    return Trial(case, BASELINE if arm is None else arm.label, pictures, shown, cost)
+    return Trial(case, label, pictures, shown, cost)
 
 
 def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, bundle: Bundle) -> tuple[Path, str]:
     """Name the concept file of a lesson by everything that decides it; also return that as a hash.
 
     Neither its label nor the name of its method is part of it, only what they mean: arms that ask for the same lesson
-    share it, and it lies under the first method of that meaning.
+    share it, and it lies under the first method of that meaning. Nor is the cache, which changes no result.
     """
-    lesson = lesson_of(request, case, arm, Path("x"))
+    lesson = lesson_of(request, case, arm, Path("x")).model_copy(update={"cache": None})
     entries = [
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
         for entry in list_entries(lesson.folder)
@@ -268,6 +271,7 @@ def lesson_of(request: BenchmarkRequest, case: Case, arm: Arm, output: Path) -> 
         "verdict": False,  # the benchmark judges by itself, and its seconds are those of the lesson
         "output": output,
         "resume": output.with_suffix(".run").is_dir(),
+        "cache": request.cache,
         "rank": request.rank,
         **own,
     }
@@ -292,7 +296,7 @@ def _learned(request: BenchmarkRequest, case: Case, arm: Arm, path: Path, teach:
         yield Notice(0, f"{case.name}: {arm.label}{' goes on' if resumed else ''}")
         spent = yield from teach(lesson)
         cost = Cost(spent.seconds, spent.peak_bytes, path.stat().st_size)
-        content = {**asdict(cost), "is_resumed": resumed}
+        content = {**asdict(cost), "is_resumed": resumed, "has_cache": lesson.cache is not None}
         atomic_write_bytes(record, (json.dumps(content, indent=2) + "\n").encode())
         return cost
     try:
@@ -322,15 +326,21 @@ def _draw(
             atomic_write_bytes(files[name][number], png_bytes(Image.fromarray(to_pixels(event.image))))
 
 
-def texts_of(case: Case, *, in_words: bool) -> dict[str, str]:
+def texts_of(case: Case, base: str | None = None) -> dict[str, str]:
     """Return what is drawn of a subject by name: every prompt, and the plain class under `CLASS`.
 
     Args:
         case: The subject.
-        in_words: Say it for a base that does not know the word.
+        base: Which of `BASES` is asked, and so without the subject's word.
     """
-    texts = {asked.name: asked.words if in_words else asked.text.format(PLACEHOLDER) for asked in case.asked}
-    return {**texts, CLASS: case.class_prompt}
+    return {**{asked.name: _said(case, asked, base) for asked in case.asked}, CLASS: case.class_prompt}
+
+
+def _said(case: Case, asked: Asked, base: str | None) -> str:
+    """Return the text of one prompt; see `texts_of`."""
+    if base is None:
+        return asked.text.format(PLACEHOLDER)
+    return asked.words if base == BASELINE else asked.with_noun(case.class_noun)
 
 
 def drawing_of(request: BenchmarkRequest) -> Settings:
