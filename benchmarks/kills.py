@@ -55,7 +55,7 @@ COMBINED = (
     ),
     Lesson(
         "dreambooth with prior, whole base",
-        ("--method", "dreambooth", *_RANK, "--prior-weight", "1", *_FEW),
+        ("--method", "dreambooth", "--prior-weight", "1", *_FEW),
         output="fox",
     ),
 )

@@ -172,8 +172,7 @@ def vectors(setup: Setup) -> Experiment:
     """Vectors of a word, all at once or joining one after another."""
     more = {f"{count} vectors": {"num_vectors": count} for count in (2, 4)}
     steps = setup.request.steps or METHODS["textual-inversion"].usual(setup.width).steps
-    each = max(1, steps // 4)
-    more["4 vectors, one by one"] = {"num_vectors": 4, "progressive_steps": each}
+    more["4 vectors, one by one"] = {"num_vectors": 4, "progressive_steps": steps // 4}
     arms = {"1 vector": _WORD, **{title: Arm(title, {**_WORD.settings, **values}) for title, values in more.items()}}
     several = ("2 vectors", "4 vectors")
     claims = (

@@ -304,13 +304,13 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
         "--times",
         "logit_normal",
     )
-    more = ("--accumulate", 2, "--warmup", 1, "--schedule", "linear", "--set", "optim.eps=1e-6", "--jitter", 0.2)
+    more = ("--accumulate", 2, "--warmup", 1, "--schedule", "linear", "--set", "optim.decay_all=true", "--jitter", 0.2)
     answer = sfumato(*words, *flags, *more, "--gradient-checkpointing")
     assert answer.code == 0, answer.err
     found = asked()
     assert (found["rank"], found["loop"]["steps"], found["loop"]["accumulate"]) == (2, 2, 2)
     optim = found["optim"]
-    assert (optim["name"], optim["lr"], optim["weight_decay"], optim["eps"]) == ("lion", 2e-4, 0.1, 1e-6)
+    assert (optim["name"], optim["lr"], optim["weight_decay"], optim["decay_all"]) == ("lion", 2e-4, 0.1, True)
     assert (optim["betas"], optim["warmup_steps"], optim["schedule"]) == ([0.9, 0.99], 1, "linear")
     objective = found["objective"]
     assert (objective["loss"], objective["delta"], objective["gamma"]) == ("pseudo_huber", 0.3, 3)
@@ -352,6 +352,9 @@ def test_the_learning_rate_suits_optimizer_and_method(
         ),
         (("--optimizer", "lyon"), "", "--optimizer: given 'lyon'; needed one of adamw, muon"),
         (("--optimizer", "schedule-free", "--schedule", "cosine"), "", "schedule is 'cosine' but the optimizer"),
+        (("--optimizer", "lion", "--set", "optim.eps=1e-6"), "", "optim.eps is 1e-06 but optim.name is 'lion', which"),
+        (("--set", "optim.betas=[0.9, 1.0]"), "", "betas is (0.9, 1.0); both numbers must lie in [0, 1)"),
+        (("--num-vectors", "3", "--progressive-steps", "1"), "", "would join after 2 steps, but the lesson has 2"),
         (("--optimizer", "schedule-free", "--ema", "0.9"), "", "ema.decay is 0.9, but the optimizer of 'learn'"),
         (("--crop", "0.2"), "", "variants is 1, crop 0.2 and jitter 0.0"),
         (("--masks", "alpha"), "", "0.png has no transparency"),

@@ -267,9 +267,10 @@ def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path)
 
 
 def test_all_weights_learn_and_the_whole_base_is_written(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    changes = {"method": "dreambooth", "optim": OptimConfig(lr=1e-3, weight_decay=0.0), "rank": 64}
+    changes = {"method": "dreambooth", "optim": OptimConfig(lr=1e-3, weight_decay=0.0)}
     steps = {"steps": 40, "save_every": 40}
-    tuned = config(pictures, tmp_path / "tuned", loop=steps, batch_size=4, **changes)
+    usual = METHODS["dreambooth"].rank
+    tuned = config(pictures, tmp_path / "tuned", loop=steps, batch_size=4, rank=usual, **changes)
     events = list(learn(tuned, bundle, tmp_path / "a"))
     assert np.mean(losses(events)[-10:]) < np.mean(losses(events)[:10])
     artifact = next(event for event in events if isinstance(event, Artifact))
@@ -281,7 +282,7 @@ def test_all_weights_learn_and_the_whole_base_is_written(bundle: Bundle, picture
     assert made.base_hash != bundle.base_hash
     assert Pipeline(made).expand("a <fox> in snow") == f"a {word.expansion} in snow"
 
-    small = config(pictures, tmp_path / "small.safetensors", loop=steps, batch_size=4, **changes)
+    small = config(pictures, tmp_path / "small.safetensors", loop=steps, batch_size=4, rank=64, **changes)
     events = list(learn(small, bundle, tmp_path / "b"))
     (held,) = (event.message for event in events if isinstance(event, Notice) and "holds" in event.message)
     concept = load_concept(small.output)
@@ -352,7 +353,8 @@ def test_folders_with_repeats_and_metadata(bundle: Bundle, pictures: Path, tmp_p
             (tree / name / file).write_bytes((pictures / file).read_bytes())
     entry = {"file_name": "20_sks fox/1.png", "text": "a fox in snow"}
     (tree / "metadata.jsonl").write_text(json.dumps(entry), encoding="utf-8")
-    plain, samples = (read_subject(folder, "<fox>", "fox", bundle) for folder in (pictures, tree))
+    plain, samples = (joined([read_subject(folder, "<fox>", "fox", bundle)]) for folder in (pictures, tree))
+    assert isinstance(plain, Samples) and isinstance(samples, Samples)
     assert samples.names == ("20_sks fox/0.png", "20_sks fox/1.png", "30_fox statue/2.png")
     assert samples.captions == ("a <fox>", "a <fox> in snow", "<fox> statue")
     assert torch.equal(samples.mean, plain.mean)
@@ -447,7 +449,7 @@ def test_bad_input_is_named(bundle: Bundle, pictures: Path, tmp_path: Path) -> N
         ),
         ({"output": tmp_path / "a.bin", "method": "dreambooth"}, ConfigError, r"a\.bin' does not end in \.safetensors"),
         ({"placeholder": "two words"}, ConfigError, "'two words' is not one word"),
-        ({"placeholder": "fox"}, ConfigError, "'fox' is one token"),
+        ({"placeholder": "fox", "class_noun": "cat"}, ConfigError, "'fox' is one token"),
     ):
         with pytest.raises(wrong, match=message):
             list(learn(config(pictures, **{"output": output, **changes}), bundle, tmp_path / "run"))

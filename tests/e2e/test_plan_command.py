@@ -76,7 +76,7 @@ def test_a_plan_is_measured_and_nothing_is_written(sfumato: Run, base: Path, pho
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_sizes_are_those_of_the_lesson(method: MethodName, sfumato: Run, base: Path, photos: Path) -> None:
-    rank = ("--rank", 2) if METHODS[method].has_rank else ()
+    rank = ("--rank", 2) if METHODS[method].has_factors else ()
     words = ("learn", photos, *WORD, *rank, "--json", "--base", base, "--steps", 5, "--no-verdict", "--method", method)
     folder = "tuned" if method == "dreambooth" else "fox.safetensors"
     plan = plan_in(sfumato(*words, "--plan", "-o", folder))

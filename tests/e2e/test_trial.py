@@ -24,6 +24,7 @@ from sfumato.training.journal import read_events
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
+from sfumato.training.methods import METHODS
 from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
 from sfumato.training.probe import LOOKS, Trial
@@ -318,7 +319,8 @@ def test_other_bounds_are_refused_where_their_best_step_lost_its_weights(
 
 
 def test_where_all_weights_learn_the_chosen_ones_are_written(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    chosen = config(pictures, tmp_path / "fox", method="dreambooth", optim=OptimConfig(lr=1e-3, weight_decay=0.0))
+    optim = OptimConfig(lr=1e-3, weight_decay=0.0)
+    chosen = config(pictures, tmp_path / "fox", method="dreambooth", rank=METHODS["dreambooth"].rank, optim=optim)
     list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
     saved = read_safetensors(tmp_path / "run/checkpoints/step-00000004/learned-unet.safetensors")
     (file,) = (tmp_path / "fox/unet").glob("*.safetensors")

@@ -29,7 +29,7 @@ from sfumato.training.subject import (
     read_subject,
     style_caption,
 )
-from sfumato.training.words import Words
+from sfumato.training.words import Words, check_words
 from tiny import tiny_bundle
 
 pytestmark = pytest.mark.usefixtures("base_stays")
@@ -63,7 +63,7 @@ def subject(bundle: Bundle, folder: Path) -> Samples:
 
 
 def test_vectors_join_one_after_another(bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    chosen = config(folders[0], tmp_path / "fox.safetensors", num_vectors=3, progressive_steps=4, loop={"steps": 6})
+    chosen = config(folders[0], tmp_path / "fox.safetensors", num_vectors=3, progressive_steps=4, loop={"steps": 9})
     learner = Learner(chosen, bundle, subject(bundle, folders[0]))
     try:
         words = learner.words
@@ -79,11 +79,13 @@ def test_vectors_join_one_after_another(bundle: Bundle, folders: tuple[Path, Pat
         one, two = (words._encode("a <fox> asleep", used)[0].tolist() for used in (1, 2))
         assert one[:4] == [two[0], two[1], first, two[4]] and two[2:4] == [first, first + 1]
         assert len(one) == len(two)
+        kept = [words.learned(step)[0] for step in (4, 5, 8, 9)]  # the third joins at step 8
+        assert [None if rows is None else len(rows) for rows in kept] == [1, 2, 2, 3]
     finally:
         learner.close()
     list(learn(chosen, bundle, tmp_path / "run"))
     rows = load_concept(chosen.output).main.rows
-    assert rows is not None and len(rows) == 2  # the third would have joined at step 8
+    assert rows is not None and len(rows) == 3
 
 
 def test_each_picture_has_a_word_that_is_not_kept(bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -224,9 +226,40 @@ def test_settings_that_would_do_nothing_are_refused(changes: dict[str, Any], mes
 
 
 def test_one_word_for_two_subjects_is_refused(bundle: Bundle, folders: tuple[Path, Path]) -> None:
-    further = (SubjectConfig(folder=folders[1], placeholder="<fox>", class_noun="cat"),)
-    with pytest.raises(ConfigError, match="'<fox>' stands for two"):
-        Words(config(folders[0], Path("x"), further=further), bundle, subject(bundle, folders[0]))
+    for name in ("<fox>", "<Fox>"):
+        further = (SubjectConfig(folder=folders[1], placeholder=name, class_noun="cat"),)
+        with pytest.raises(ConfigError, match=f"'{name}' stands for two subjects; capitals do not count") as caught:
+            Words(config(folders[0], Path("x"), further=further), bundle, subject(bundle, folders[0]))
+        assert caught.value.field == "further"
+
+
+def worded(*words: tuple[str, str]) -> LearnConfig:
+    """A lesson of subjects with these words and class nouns."""
+    (word, noun), *others = words
+    further = tuple(SubjectConfig(folder=Path("p"), placeholder=other, class_noun=of) for other, of in others)
+    return config(Path("p"), Path("x"), method="dreambooth", placeholder=word, class_noun=noun, further=further)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "field"),
+    [
+        ([("dog", "dog")], "The word 'dog' stands in the class noun 'dog', and would be read there too", "placeholder"),
+        ([("Robot", "toy robot")], "The word 'Robot' stands in the class noun 'toy robot'", "placeholder"),
+        ([("toy", "dog"), ("<cat>", "toy cat")], "The word 'toy' stands in the class noun 'toy cat'", "placeholder"),
+        ([("<fox>", "fox"), ("fox", "cat")], "The word 'fox' stands in the class noun 'fox'", "further"),
+        ([("<fox>", "fur"), ("fox", "cat")], "The word 'fox' stands in '<fox>', the word of another", "further"),
+    ],
+)
+def test_a_word_that_stands_in_another_is_refused(words: list[tuple[str, str]], message: str, field: str) -> None:
+    """It would be written out there: the class would be learned as the subject."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_words(worded(*words))
+    assert caught.value.field == field and "such as '<my-" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("words", [[("sks", "dog")], [("<dog>", "dog")], [("hot", "hotdog"), ("<dog>", "dog_2")]])
+def test_words_beside_their_nouns_may_stay(words: list[tuple[str, str]]) -> None:
+    check_words(worded(*words))
 
 
 def with_cat(folders: tuple[Path, Path], bundle: Bundle, **options: Any) -> tuple[SubjectConfig, AnySamples]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sfumato.formats.bundle import save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
 from sfumato.formats.kohya import save_kohya, trigger_phrase, word_names
 from sfumato.formats.safe_io import read_safetensors
+from sfumato.training.whole import WholeWeights
 from their_pipeline import assert_same_with_concept, their_pipeline
 from tiny import tiny_bundle
 
@@ -69,8 +71,38 @@ def test_diffusers_draws_the_same_picture_with_a_file_in_kohyas_layout(tmp_path:
     theirs.load_lora_weights(str(tmp_path), weight_name="fox.safetensors")
     if vectors:
         theirs.load_textual_inversion(str(tmp_path / "fox-word.safetensors"), token="fox-word")
-    prompt = f"a {trigger_phrase(word, word_names(concept))}"
+    prompt = f"a {trigger_phrase(word, word_names(concept, tmp_path / 'fox.safetensors'))}"
     assert_same_with_concept(bundle, concept, theirs, prompt, "a fox" if vectors else "a zq fox")
+
+
+def test_diffusers_draws_the_same_picture_with_the_change_of_all_weights(tmp_path: Path) -> None:
+    """All layers but the two tables, which kohya's layout has no name for."""
+    bundle = tiny_bundle(2)
+    generator = torch.Generator().manual_seed(0)
+    whole = WholeWeights(bundle.modules, ("unet", "text_encoder"))
+    with torch.no_grad():
+        for module in whole.modules.values():
+            for weight in module.parameters():
+                weight += torch.randn(weight.shape, generator=generator) * 0.02
+    adapters, share = whole.extract(4)
+    whole.restore()
+    bare = Concept((LearnedWord("<fox>", "fox", "zq fox"),), {}, {}, bundle.name, bundle.base_hash)
+    concept = taken_from(replace(bare, lineage={"change_held": share}), adapters)
+    save_kohya(concept, tmp_path / "fox.safetensors", torch.float32)
+    save_bundle(bundle, tmp_path / "base", torch.float32)
+
+    theirs = their_pipeline(tmp_path / "base")
+    theirs.load_lora_weights(str(tmp_path), weight_name="fox.safetensors")
+    part = "text_encoder"
+    factors = {name: tensor for name, tensor in concept.factors[part].items() if "_embedding." not in name}
+    names = tuple(dict.fromkeys(name.rpartition(".")[0] for name in factors))
+    assert len(names) == len(concept.configs[part].targets) - 2
+    without = replace(
+        concept,
+        factors={**concept.factors, part: factors},
+        configs={**concept.configs, part: replace(concept.configs[part], targets=names)},
+    )
+    assert_same_with_concept(bundle, without, theirs, "a zq fox", "a zq fox")
 
 
 @pytest.mark.parametrize("vectors", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from torch import Tensor
 from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.learned_path import LearnedPath
 from sfumato.adapters.lora import LoRA
+from sfumato.concept_requests import ExportRequest
 from sfumato.errors import AdapterError, ConfigError
+from sfumato.events import Artifact, Notice
 from sfumato.formats.bundle import Bundle
-from sfumato.formats.concept import Concept, LearnedWord, taken_from
-from sfumato.formats.kohya import save_kohya, trigger_phrase, word_names
+from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
+from sfumato.formats.kohya import left_out, save_kohya, trigger_phrase, word_names
 from sfumato.formats.safe_io import read_header, read_safetensors
+from sfumato.operations.export import export
+from sfumato.training.whole import WholeWeights
 from tiny import tiny_bundle
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -108,15 +113,143 @@ def test_words_are_files_of_their_own(bundle: Bundle, tmp_path: Path) -> None:
     rows = torch.randn(2, 32)
     fox, owl = LearnedWord("<Red fox>", "fox", "<Red fox> fox", rows), LearnedWord("<owl>", "owl", "zq owl")
     both = concept(bundle, adapters(bundle), fox, owl)
-    file, word = tmp_path / "pair.safetensors", tmp_path / "red-fox-word.safetensors"
-    assert save_kohya(both, file, torch.float32) == {word: "red-fox-word", file: "lora"}
+    file, word = tmp_path / "pair.safetensors", tmp_path / "pair-word.safetensors"
+    assert save_kohya(both, file, torch.float32) == {word: "pair-word", file: "lora"}
     assert torch.equal(read_safetensors(word)["emb_params"], rows)
-    assert [trigger_phrase(one, word_names(both)) for one in both.words] == ["red-fox-word fox", "zq owl"]
-    assert read_header(file).metadata["modelspec.trigger_phrase"] == "red-fox-word fox, zq owl"
+    assert [trigger_phrase(one, word_names(both, file)) for one in both.words] == ["pair-word fox", "zq owl"]
+    assert read_header(file).metadata["modelspec.trigger_phrase"] == "pair-word fox, zq owl"
     alone = Concept((fox,), {}, {}, bundle.name, bundle.base_hash)
-    word.unlink()
-    assert save_kohya(alone, tmp_path / "alone.safetensors") == {word: "red-fox-word"}
+    word = tmp_path / "alone-word.safetensors"
+    assert save_kohya(alone, tmp_path / "alone.safetensors") == {word: "alone-word"}
     assert not (tmp_path / "alone.safetensors").exists()
+
+
+def saved(bundle: Bundle, path: Path, *said: str, seed: int = 0) -> Path:
+    """A concept file whose words have vectors of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    words = [LearnedWord(one, "fox", f"{one} fox", torch.randn(1, 32, generator=generator)) for one in said]
+    save_concept(concept(bundle, adapters(bundle), *words), path)
+    return path
+
+
+def exported(path: Path, output: Path | None = None) -> tuple[list[str], list[str]]:
+    """Export a file; return the names of what was written and what was said."""
+    events = list(export(ExportRequest(concept=path, output=output)))
+    names = [event.path.name for event in events if isinstance(event, Artifact)]
+    return names, [event.message for event in events if isinstance(event, Notice)]
+
+
+def vectors(path: Path) -> Tensor:
+    return read_safetensors(path)["emb_params"].float()
+
+
+def test_two_concepts_with_one_word_stay_apart(bundle: Bundle, tmp_path: Path) -> None:
+    for number, stem in enumerate(("fox", "fox-1")):
+        path = saved(bundle, tmp_path / f"{stem}.safetensors", "<fox>", seed=number)
+        names, said = exported(path)
+        assert names == [f"{stem}-word.safetensors", f"{stem}-kohya.safetensors"]
+        assert said == [f"In a prompt there: '{stem}-word fox'. Files of words go into the folder of embeddings."]
+    for stem in ("fox", "fox-1"):
+        rows = load_concept(tmp_path / f"{stem}.safetensors").main.rows
+        assert rows is not None
+        torch.testing.assert_close(vectors(tmp_path / f"{stem}-word.safetensors"), rows, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        (("<cat>", "<dog>"), ["both-cat-word", "both-dog-word"]),
+        (("<cat>", "<cat!>"), ["both-cat-word", "both-cat-2-word"]),
+        (("<猫>", "<!>"), ["both-猫-word", "both-new-word"]),
+        (("<cat>", "<cat!>", "<cat-2>"), ["both-cat-word", "both-cat-2-word", "both-cat-2-2-word"]),
+    ],
+)
+def test_every_word_has_a_file(bundle: Bundle, tmp_path: Path, said: Sequence[str], names: list[str]) -> None:
+    path = saved(bundle, tmp_path / "both.safetensors", *said)
+    written, (prompt,) = exported(path)
+    assert written == [*(f"{name}.safetensors" for name in names), "both-kohya.safetensors"]
+    assert all(f"'{name} fox'" in prompt for name in names)
+    for name, word in zip(names, load_concept(path).words, strict=True):
+        assert word.rows is not None
+        torch.testing.assert_close(vectors(tmp_path / f"{name}.safetensors"), word.rows, atol=2e-3, rtol=1e-3)
+
+
+def test_what_a_prompt_says_holds_nothing_that_prompts_read(bundle: Bundle, tmp_path: Path) -> None:
+    path = saved(bundle, tmp_path / "fox.safetensors", "<fox>")
+    names, _ = exported(path, tmp_path / "My (best) fox, v1.2.safetensors")
+    assert names == ["my-best-fox-v1-2-word.safetensors", "My (best) fox, v1.2.safetensors"]
+    assert exported(path, tmp_path / "!.safetensors")[0] == ["new-word.safetensors", "!.safetensors"]
+
+
+def test_no_file_takes_the_place_of_the_concept_or_of_another(bundle: Bundle, tmp_path: Path) -> None:
+    path = saved(bundle, tmp_path / "fox-word.safetensors", "<fox>")
+    before = path.read_bytes()
+    assert exported(path)[0] == ["fox-word-word.safetensors", "fox-word-kohya.safetensors"]
+    for output, message in (
+        ("fox.safetensors", "fox-word.safetensors', where the vectors of a word go, is the concept itself."),
+        ("fox-word.safetensors", "fox-word.safetensors' is the concept itself."),
+        ("folder.safetensors", "folder.safetensors' is a folder."),
+        ("link.safetensors", "link-word.safetensors', where the vectors of a word go, is where 'link.safetensors' go"),
+    ):
+        (tmp_path / "folder.safetensors").mkdir(exist_ok=True)
+        (tmp_path / "link-word.safetensors").unlink(missing_ok=True)
+        (tmp_path / "link-word.safetensors").symlink_to("link.safetensors")
+        with pytest.raises(ConfigError, match=message) as caught:
+            exported(path, tmp_path / output)
+        assert caught.value.field == "output" and caught.value.hint == "Choose another name."
+    assert path.read_bytes() == before and not (tmp_path / "fox.safetensors").exists()
+    assert exported(saved(bundle, tmp_path / "owl.safetensors", "<owl>"), path.with_name("owl-word.safetensors"))[
+        0
+    ] == [
+        "owl-word-word.safetensors",
+        "owl-word.safetensors",
+    ]
+
+
+def test_what_was_there_is_kept(bundle: Bundle, tmp_path: Path) -> None:
+    path = saved(bundle, tmp_path / "fox.safetensors", "<fox>")
+    exported(path)
+    word = (tmp_path / "fox-word.safetensors").read_bytes()
+    assert len(exported(path)[1]) == 1, "the same bytes are there once"
+    saved(bundle, path, "<fox>", seed=1)
+    _, said = exported(path)
+    assert said[0] == "'fox-word.safetensors' was there before; the old one is now 'fox-word-1.safetensors'."
+    assert (tmp_path / "fox-word-1.safetensors").read_bytes() == word
+    assert (tmp_path / "fox-word.safetensors").read_bytes() != word
+
+
+def test_the_change_of_all_weights_goes_without_its_tables(bundle: Bundle, tmp_path: Path) -> None:
+    whole = WholeWeights(bundle.modules, ("unet", "text_encoder"))
+    generator = torch.Generator().manual_seed(0)
+    changes = {}
+    with torch.no_grad():
+        for name, weight in bundle.text_encoder.named_parameters():
+            changes[name] = torch.randn(weight.shape, generator=generator) * 0.02
+            weight += changes[name]
+    made, share = whole.extract(64)
+    whole.restore()
+    words = (LearnedWord("<fox>", "fox", "zq fox"),)
+    bare = Concept(words, {}, {}, bundle.name, bundle.base_hash, lineage={"change_held": share})
+    save_concept(taken_from(bare, made), tmp_path / "fox.safetensors")
+    names, said = exported(tmp_path / "fox.safetensors")
+    assert names == ["fox-kohya.safetensors"] and not any("embedding" in key for key in kept(tmp_path, names[0]))
+    held = {name: float(change.square().sum()) for name, change in changes.items() if change.ndim > 1}
+    tables = {name: size / sum(held.values()) for name, size in held.items() if name.endswith("_embedding.weight")}
+    lost = left_out(load_concept(tmp_path / "fox.safetensors"))
+    assert {f"{name}.weight": found for name, found in lost.items()} == pytest.approx(tables, rel=1e-3)
+    shares = [f"{lost[f'text_model.embeddings.{name}']:.1%}" for name in ("position_embedding", "token_embedding")]
+    assert said[0] == (
+        f"Left out, since the layout has no name for them: position_embedding ({shares[0]}), token_embedding "
+        f"({shares[1]}); the shares are of the squared change that the concept holds of the text encoder."
+    )
+    assert said[1:] == ["In a prompt there: 'zq fox'."]
+
+
+def kept(folder: Path, name: str) -> set[str]:
+    """Modules of a file, which all have kohya's names."""
+    modules = {key.partition(".")[0] for key in read_safetensors(folder / name)}
+    assert modules and all(module.startswith(("lora_unet_", "lora_te_")) for module in modules)
+    return {module for module in modules if module.startswith("lora_te_")}
 
 
 def test_what_would_be_read_as_something_else_is_refused(bundle: Bundle, tmp_path: Path) -> None:

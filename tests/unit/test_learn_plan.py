@@ -364,7 +364,7 @@ def test_a_loop_that_is_no_table_is_refused() -> None:
 
 
 def test_every_value_has_its_source(folder: Path) -> None:
-    Path("how.toml").write_text("seed = 3\n[optim]\neps = 1e-6\n[loop.guard]\nmax_bad = 3\n")
+    Path("how.toml").write_text("seed = 3\n[optim]\ndecay_all = true\n[loop.guard]\nmax_bad = 3\n")
     flags = {"folder": "photos", "placeholder": "<fox>", "class_noun": "fox", "optimizer": "lion", "steps": "20"}
     flags |= {"overrides": ["optim.weight_decay=0.1"], "style": "true"}
     found = resolve(LearnRequest, file=Path("how.toml"), flags=flags)
@@ -378,7 +378,7 @@ def test_every_value_has_its_source(folder: Path) -> None:
         [0.9, 0.99],
         "optimizer",
     )
-    assert settings["optim.eps"] == (1e-6, "file") and settings["loop.guard.max_bad"] == (3, "file")
+    assert settings["optim.decay_all"] == (True, "file") and settings["loop.guard.max_bad"] == (3, "file")
     assert settings["seed"] == (3, "file") and settings["optim.weight_decay"] == (0.1, "--set")
     assert settings["loop.save_every"] == (50, "steps") and settings["output"] == ("fox.safetensors", "word")
     assert settings["identifier"] == ("new", "method") and settings["rank"] == (8, "method")

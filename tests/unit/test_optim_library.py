@@ -198,6 +198,14 @@ def test_what_an_average_cannot_have_is_refused(values: dict[str, Any], message:
         config("schedule-free", **values)
 
 
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (1.0, 0.9), (-0.1, 0.9), (0.9, float("nan"))])
+def test_decay_rates_out_of_range_are_refused(name: str, betas: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match=r"betas is \(.*\); both numbers must lie in \[0, 1\)") as caught:
+        config(name, betas=betas)
+    assert caught.value.field == "optim.betas" and f"{betas}" in caught.value.message
+
+
 @pytest.mark.parametrize("name", sorted({"adamw", "muon", *LIBRARIES} - {"prodigy"}))
 def test_a_factor_on_the_learning_rate_reaches_every_optimizer(name: str) -> None:
     net = Net()

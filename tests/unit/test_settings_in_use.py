@@ -37,6 +37,11 @@ def config(**values: Any) -> LearnConfig:
         ({"identifier": "rare", "initializer": "wolf"}, "initializer is 'wolf' but identifier is 'rare'", "to 'new'"),
         ({"identifier": "rare", "per_image_words": True}, "per_image_words is on but identifier is 'rare'", "to 'new'"),
         ({"progressive_steps": 5}, "progressive_steps is 5 but num_vectors is 1", "set num_vectors to 2 or 3"),
+        (
+            {"method": "dreambooth", "output": "fox", "rank": 64},
+            "rank is 64 but the output 'fox' is a folder for the whole base, which holds no factors",
+            "give an output that ends in .safetensors",
+        ),
         ({"word": "zq"}, "word is 'zq' but identifier is 'new', which makes its own", "set identifier to 'rare'"),
         (
             {"method": "pivotal", "word": "zq"},
@@ -64,6 +69,28 @@ def config(**values: Any) -> LearnConfig:
             "'alpha'",
         ),
         ({"optim": {"decay_steps": 5}}, "optim.decay_steps is 5 but optim.schedule is 'cosine'", "to 'trapezoid'"),
+        ({"schedule": "trapezoid"}, "optim.schedule is 'trapezoid' but optim.decay_steps is 0, so", "to the steps of"),
+        (
+            {"schedule": "constant", "optim": {"final_lr": 0.3}},
+            "optim.final_lr is 0.3 but optim.schedule is 'constant', so the learning rate does not fall",
+            "set optim.schedule to 'cosine'",
+        ),
+        (
+            {"optimizer": "schedule-free", "optim": {"final_lr": 0.3}},
+            "optim.final_lr is 0.3 but optim.name is 'schedule-free', whose",
+            "",
+        ),
+        ({"optim": {"muon_lr": 0.1}}, "optim.muon_lr is 0.1 but optim.name is 'adamw'", "set optim.name to 'muon'"),
+        ({"optim": {"muon_momentum": 0.9}}, "optim.muon_momentum is 0.9 but optim.name is 'adamw'", "to 'muon'"),
+        ({"optim": {"muon_precision": "bf16"}}, "optim.muon_precision is 'bf16' but optim.name is", "to 'muon'"),
+        ({"optim": {"muon_exclude": ("up",)}}, r"optim.muon_exclude is \('up',\) but optim.name is", "to 'muon'"),
+        (
+            {"optimizer": "adafactor", "optim": {"betas": (0.5, 0.9)}},
+            r"optim.betas is \(0.5, 0.9\) but optim.name is 'adafactor', which has no moments",
+            "to 'adamw'",
+        ),
+        ({"optimizer": "adafactor", "optim": {"eps": 1e-6}}, "optim.eps is 1e-06 but optim.name is 'ada", "to 'adamw'"),
+        ({"optimizer": "lion", "optim": {"eps": 1e-6}}, "optim.eps is 1e-06 but optim.name is 'lion'", "to 'adamw'"),
         ({"loop": {"preview_every": 5}}, "loop.preview_every is 5 but there is nothing to draw", "preview_prompts"),
         (
             {"preview_prompts": ("a",), "loop": {"preview_every": 0}},
@@ -103,11 +130,41 @@ def test_defaults_are_taken_whether_given_or_not(method: str) -> None:
         {"adapter": "lokr", "factor": 8, "text_encoder": False},
         {"weighting": "min_snr", "gamma": 3, "loss": "huber", "objective": {"delta": 0.5}},
         {"times": "logit_normal", "objective": {"logit_mean": 1.0}, "masks": "alpha", "unmasked_weight": 0.0},
-        {"schedule": "trapezoid", "optim": {"decay_steps": 5}},
+        {"schedule": "trapezoid", "optim": {"decay_steps": 5, "final_lr": 0.3}},
+        {"optimizer": "muon", "optim": {"muon_lr": 0.1, "muon_precision": "bf16", "eps": 1e-6, "betas": (0.5, 0.9)}},
+        {"optimizer": "lion", "optim": {"betas": (0.5, 0.9)}},
+        {"schedule": "constant", "optim": {"final_lr": 0.0}},
+        {"method": "dreambooth", "output": "fox"},
+        {"method": "dreambooth", "output": "fox", "rank": 16},
+        {"method": "dreambooth", "output": "fox.safetensors", "rank": 64},
     ],
 )
 def test_a_setting_with_what_it_needs_is_taken(values: dict[str, Any]) -> None:
     assert config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "joins_at", "steps", "most"),
+    [
+        ({"num_vectors": 3, "progressive_steps": 100}, 200, 100, 49),
+        ({"num_vectors": 3, "progressive_steps": 100, "method": "textual-inversion"}, 200, 150, 74),
+        ({"num_vectors": 2, "progressive_steps": 60, "steps": 60}, 60, 60, 59),
+        ({"num_vectors": 3, "progressive_steps": 1, "steps": 2}, 2, 2, 0),
+    ],
+)
+def test_vectors_that_would_join_after_the_last_step_are_refused(
+    values: dict[str, Any], joins_at: int, steps: int, most: int
+) -> None:
+    with pytest.raises(ConfigError, match="^progressive_steps is") as caught:
+        config(**values)
+    told = f"vectors would join after {joins_at} steps, but the lesson has {steps}."
+    first = f"Set it to {most} or less" if most else "Leave it out"
+    assert caught.value.message.endswith(told) and caught.value.field == "progressive_steps"
+    assert caught.value.hint == f"{first}, or give the lesson more than {joins_at} steps."
+    if most:
+        assert config(**{**values, "progressive_steps": most}).progressive_steps == most
+        with pytest.raises(ConfigError):
+            config(**{**values, "progressive_steps": most + 1})
 
 
 def test_the_table_names_settings_of_a_lesson() -> None:

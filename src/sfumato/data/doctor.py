@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Examined:
 
 
 def examine(
-    folder: Path, size: int, measure: Measure, mask_folder: Path | None = None
+    folder: Path, size: int, measure: Measure, mask_folder: Path | None = None, *, most: int | None = None
 ) -> Generator[Progress | Finding, None, list[Examined]]:
     """Examine a folder.
 
@@ -57,12 +57,14 @@ def examine(
         size: Side in pixels of the squares that would be learned.
         measure: How long captions may be.
         mask_folder: A folder of masks with the names of their pictures; `None` for masks beside the pictures.
+        most: Megapixels to look into, where one that is smaller counts as one; pictures beyond are known by their names
+            and captions alone. `None` for all.
 
     Yields:
         Progress and findings.
 
     Returns:
-        The pictures that can be read.
+        The pictures that were looked into and can be read.
 
     Raises:
         DataError: A folder does not exist or is a file, or the masks' is that of the pictures.
@@ -80,13 +82,7 @@ def examine(
     yield from check_other_files(files)
     masks, found = masks_of(folder, [entry.path for entry in listing.entries], mask_folder)
     yield from found
-    read: list[tuple[Entry, Facts]] = []
-    for number, entry in enumerate(listing.entries, 1):
-        facts, found = inspect_picture(entry.path, size)
-        yield from found
-        if facts is not None:
-            read.append((entry, facts))
-        yield Progress("looking", number, len(listing.entries))
+    read = yield from _looked_into(listing.entries, size, most)
     usable = yield from _usable(masks, read, size, is_wanted=bool(masks) or mask_folder is not None)
     yield from _blurred(read, size)
     same_as = _duplicates(read, captions)
@@ -98,6 +94,28 @@ def examine(
         Examined(entry, facts, captions.get(entry.path, ""), usable.get(entry.path), same_as.get(entry.name))
         for entry, facts in read
     ]
+
+
+def _looked_into(
+    entries: Sequence[Entry], size: int, most: int | None
+) -> Generator[Progress | Finding, None, list[tuple[Entry, Facts]]]:
+    """Look at one picture after the other until so many megapixels were read.
+
+    Returns:
+        The pictures that can be read, with what was measured.
+    """
+    read: list[tuple[Entry, Facts]] = []
+    seen = 0
+    for number, entry in enumerate(entries, 1):
+        if most is not None and seen >= most:
+            break
+        facts, found = inspect_picture(entry.path, size)
+        yield from found
+        seen += 1 if facts is None else max(1, facts.width * facts.height // 1_000_000)
+        if facts is not None:
+            read.append((entry, facts))
+        yield Progress("looking", number, len(entries))
+    return read
 
 
 def _no_pictures(folder: Path, files: list[Path]) -> Finding:

@@ -90,7 +90,8 @@ def inspect_picture(path: Path, size: int) -> tuple[Facts | None, list[Finding]]
     except UnreadableImage as error:
         return None, [_unreadable(path, error)]
     height, width = picture.rgb.shape[:2]
-    digest = hashlib.sha256(f"{width}x{height}".encode() + picture.rgb.tobytes())
+    digest = hashlib.sha256(f"{width}x{height}".encode())
+    digest.update(np.ascontiguousarray(picture.rgb).data)  # tobytes would copy it
     is_see_through = picture.alpha is not None and bool(picture.alpha.min() < 255)
     if picture.alpha is not None and is_see_through:
         found.append(finding("transparent", path, f"{100 * (picture.alpha < 255).mean():.1f} % of its pixels"))

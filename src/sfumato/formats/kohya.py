@@ -4,13 +4,14 @@
 `.alpha`; LoHa, LoKr and full differences have the same names after the module as in our file. The scale is
 `alpha / rank` there, and 1 for a LoKr of two whole matrices, so that the file holds that scale in the first of them.
 Vectors of a word are a file of their own, as these programs want them: `emb_params`, and its name is the word of a
-prompt.
+prompt. That name begins like the one of the file of factors, so that two concepts with one word stay apart.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -37,28 +38,48 @@ def save_kohya(concept: Concept, path: Path, dtype: torch.dtype = torch.float16)
         dtype: Storage precision.
 
     Returns:
-        What was written, and what each is: `lora`, or the word of a prompt that a file of vectors stands for.
+        What was written, see `kohya_files`.
 
     Raises:
-        ConfigError: The file name has another ending.
+        ConfigError: See `kohya_files`.
         AdapterError: A kind of factors that these programs read as something else, or not at all.
         StorageError: A file could not be written.
     """
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"The name '{path.name}' was given; needed: one that ends in .safetensors.", field="output")
-    written: dict[Path, str] = {}
-    tensors = kohya_tensors(concept)
-    names = word_names(concept)
+    files, names, tensors = kohya_files(concept, path), word_names(concept, path), kohya_tensors(concept)
     for word in concept.words:
         if word.rows is not None:
             file = path.with_name(f"{names[word.placeholder]}.safetensors")
             write_safetensors(file, {"emb_params": word.rows.to(dtype)})
-            written[file] = names[word.placeholder]
     if tensors:
         stored = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         write_safetensors(path, stored, _header(concept, names))
-        written[path] = "lora"
-    return written
+    return files
+
+
+def kohya_files(concept: Concept, path: Path) -> dict[Path, str]:
+    """Return the files that `save_kohya` writes, and what each is: the word of a prompt for vectors, or `lora`.
+
+    Args:
+        concept: What to write.
+        path: File of the factors.
+
+    Raises:
+        ConfigError: The file name has another ending; a file would take the place of the concept itself, of a folder or
+            of another one of them.
+    """
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"The name '{path.name}' was given; needed: one that ends in .safetensors.", field="output")
+    files = {path.with_name(f"{name}.safetensors"): name for name in word_names(concept, path).values()}
+    files |= {path: "lora"} if concept.factors else {}
+    taken = {} if concept.source is None else {concept.source.resolve(): "the concept itself"}
+    for file in dict.fromkeys((path, *files)):
+        place = file.resolve()
+        is_what = "a folder" if place.is_dir() else taken.get(place)
+        if is_what is not None:
+            part = "" if file == path else ", where the vectors of a word go,"
+            raise ConfigError(f"'{file}'{part} is {is_what}.", field="output", hint="Choose another name.")
+        taken[place] = f"where '{file.name}' goes too"
+    return files
 
 
 def kohya_tensors(concept: Concept) -> dict[str, Tensor]:
@@ -76,12 +97,9 @@ def kohya_tensors(concept: Concept) -> dict[str, Tensor]:
         _check_kind(config)
         for name, tensor in factors.items():
             module, _, own = name.rpartition(".")
-            if module.endswith("_embedding"):
-                raise AdapterError(
-                    f"The concept changes the table '{module}', which kohya's layout has no name for.",
-                    field="targets",
-                    hint="Learn it again without this layer.",
-                )
+            if _is_table(module):
+                _check_table(concept, module)
+                continue
             prefix = f"{_PREFIXES[part]}{module.replace('.', '_')}"
             tensors[f"{prefix}.{_LORA.get(own, own)}"] = tensor * config.scale if own == "lokr_w1" else tensor
             if config.kind != "full":
@@ -89,13 +107,40 @@ def kohya_tensors(concept: Concept) -> dict[str, Tensor]:
     return tensors
 
 
-def word_names(concept: Concept) -> dict[str, str]:
-    """Return the name of each word's file, which is what a prompt says for it there."""
-    return {
-        word.placeholder: f"{file_stem(word.placeholder) or 'new'}-word"
-        for word in concept.words
-        if word.rows is not None
-    }
+def left_out(concept: Concept) -> dict[str, float]:
+    """Return the tables of embeddings that a file in this layout lacks, which has no names for them.
+
+    Args:
+        concept: One that `kohya_tensors` takes.
+
+    Returns:
+        Each table with its share of the squared change that the factors of its part hold.
+    """
+    shares: dict[str, float] = {}
+    for factors in concept.factors.values():
+        modules = dict.fromkeys(name.rpartition(".")[0] for name in factors)
+        tables = [module for module in modules if _is_table(module)]
+        if tables:
+            whole = sum(_squared_change(factors, module) for module in modules)
+            shares |= {module: _squared_change(factors, module) / whole if whole else 0.0 for module in tables}
+    return shares
+
+
+def word_names(concept: Concept, path: Path) -> dict[str, str]:
+    """Return the name of each word's file, which is what a prompt says for it there.
+
+    Args:
+        concept: The concept.
+        path: File of the factors; the names begin as its own does, and with several words say each.
+    """
+    stem = file_stem(path.stem.removesuffix("-kohya")) or "new"
+    words = [word.placeholder for word in concept.words if word.rows is not None]
+    names: dict[str, str] = {}
+    for word in words:
+        own = f"{stem}-{file_stem(word) or 'new'}" if len(words) > 1 else stem
+        numbered = (f"{own}{number}-word" for number in chain([""], (f"-{n}" for n in count(2))))
+        names[word] = next(name for name in numbered if name not in names.values())
+    return names
 
 
 def trigger_phrase(word: LearnedWord, names: Mapping[str, str]) -> str:
@@ -111,6 +156,27 @@ def _check_kind(config: LoRAConfig) -> None:
             field="adapter",
             hint="Learn it again with --adapter lora.",
         )
+
+
+def _check_table(concept: Concept, module: str) -> None:
+    """Refuse a table that was chosen to learn; what stands for the change of all weights goes on without it."""
+    if "change_held" not in concept.lineage:
+        raise AdapterError(
+            f"The concept changes the table '{module}', which kohya's layout has no name for.",
+            field="targets",
+            hint="Learn it again without this layer.",
+        )
+
+
+def _is_table(module: str) -> bool:
+    """Tell whether a module is a table of embeddings."""
+    return module.endswith("_embedding")
+
+
+def _squared_change(factors: Mapping[str, Tensor], module: str) -> float:
+    """Return the sum of squares of a change, `|U D|² = tr(UᵀU DDᵀ)`, without the change itself."""
+    up, down = (factors[f"{module}.{side}"].double().flatten(1) for side in ("up", "down"))
+    return float(((up.t() @ up) * (down @ down.t())).sum())
 
 
 def _alpha(config: LoRAConfig, factors: Mapping[str, Tensor], module: str) -> Tensor:

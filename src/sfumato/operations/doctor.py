@@ -86,6 +86,19 @@ def caption_measure(request: DoctorRequest, tokenizer: Tokenizer) -> Measure:
     return measured
 
 
+def buckets_of(pictures: Sequence[Examined], size: int, batch_size: int, multiple: int) -> list[Bucket]:
+    """Sort pictures into the buckets that `learn --buckets` makes.
+
+    Args:
+        pictures: The pictures.
+        size: Side of the square bucket in pixels.
+        batch_size: Pictures in a batch.
+        multiple: What the base needs every side to be a multiple of, in pixels.
+    """
+    sizes = [(picture.facts.width, picture.facts.height, picture.entry.repeats) for picture in pictures]
+    return fill_buckets(sizes, size, batch_size, multiple)
+
+
 def _taught(tokenizer: Tokenizer, word: str, vectors: int) -> str:
     """Teach a tokenizer a word and return what stands for it in a text.
 
@@ -138,8 +151,7 @@ def _examined(
         if isinstance(event, Finding):
             counts[event.severity] += 1
         yield event
-    sizes = [(picture.facts.width, picture.facts.height, picture.entry.repeats) for picture in pictures]
-    buckets = fill_buckets(sizes, size, request.batch_size, base.downsample_factor)
+    buckets = buckets_of(pictures, size, request.batch_size, base.downsample_factor)
     for found in check_buckets(request.folder, buckets, request.batch_size):
         counts[found.severity] += 1
         yield found

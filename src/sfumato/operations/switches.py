@@ -140,6 +140,9 @@ def _optimizer(request: LearnRequest, config: LearnConfig) -> Switches | None:
         return None
     if name == "adamw" and importlib.util.find_spec("torchao") is not None:
         return Switches((("optimizer", "adamw-8bit"),), ("moments of 8 bits",))
+    given = {*(f"optim.{key}" for key in request.optim), *overridden_keys(request.overrides)}
+    if any(key in ("optim.eps", "optim.betas") or key.startswith("optim.muon_") for key in given):
+        return None  # these say nothing to adafactor, which then would refuse them
     changed: tuple[tuple[str, Any], ...] = (("optimizer", "adafactor"),)
     if request.lr is not None or "lr" in request.optim or "optim.lr" in overridden_keys(request.overrides):
         if name == "prodigy":

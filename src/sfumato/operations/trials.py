@@ -162,7 +162,7 @@ def fitting(
     """
     chosen = []
     for case in cases:
-        lessons = [lesson_of(request, case, arm, Path("x")) for arm in arms]
+        lessons = [lesson_of(request, case, arm, Path("x.safetensors")) for arm in arms]
         said = {" ".join(["x"] * lesson.num_vectors + [lesson.class_noun]) for lesson in lessons}
         said.add(f"x {case.class_noun}")
         short = [asked for asked in case.asked if _fits(asked, said, bundle)]
@@ -224,7 +224,7 @@ def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, bundle: Bundle
     Neither its label nor the name of its method is part of it, only what they mean: arms that ask for the same lesson
     share it, and it lies under the first method of that meaning. Nor is the cache, which changes no result.
     """
-    lesson = lesson_of(request, case, arm, Path("x")).model_copy(update={"cache": None})
+    lesson = lesson_of(request, case, arm, Path("x.safetensors")).model_copy(update={"cache": None})
     entries = [
         (entry.name, hashlib.sha256(entry.path.read_bytes()).hexdigest(), entry.caption(""))
         for entry in list_entries(lesson.folder)

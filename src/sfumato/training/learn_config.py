@@ -163,9 +163,8 @@ def check_in_use(config: LearnConfig) -> None:
     """
     for need in _NEEDS:
         for key in need.settings:
-            name, *inner = key.split(".")
-            value = reduce(getattr, inner, getattr(config, name))
-            if value == reduce(getattr, inner, LearnConfig.model_fields[name].default) or need.is_met(config):
+            value = _value(config, key)
+            if value in _defaults(key) or need.is_met(config):
                 continue
             said = ("on" if value else "off") if isinstance(value, bool) else repr(value)
             instead = need.instead.format(config, subjects=len(config.subjects))
@@ -174,6 +173,33 @@ def check_in_use(config: LearnConfig) -> None:
                 field=key,
                 hint=f"Leave it out, or {need.remedy}." if need.remedy else "Leave it out.",
             )
+    _check_joining(config)
+
+
+def _value(config: Section, key: str) -> object:
+    """Return a setting by dotted key."""
+    return reduce(getattr, key.split("."), config)
+
+
+def _defaults(key: str) -> tuple[object, ...]:
+    """Return what a setting is where nobody gave it: in a lesson, and in a table that was made anew for one."""
+    name, *inner = key.split(".")
+    default = LearnConfig.model_fields[name].default
+    return reduce(getattr, inner, default), *(type(default).model_fields[one].default for one in inner)
+
+
+def _check_joining(config: LearnConfig) -> None:
+    """Refuse vectors that would join when the last step is behind them."""
+    later, steps = config.num_vectors - 1, config.loop.steps
+    joins_at = later * config.progressive_steps
+    if joins_at >= steps:
+        most, longer = (steps - 1) // later, f"give the lesson more than {joins_at} steps"
+        raise ConfigError(
+            f"progressive_steps is {config.progressive_steps}, so that the last of {config.num_vectors} vectors would "
+            f"join after {joins_at} steps, but the lesson has {steps}.",
+            field="progressive_steps",
+            hint=f"Set it to {most} or less, or {longer}." if most else f"Leave it out, or {longer}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -196,6 +222,11 @@ class _Need:
 def _method(config: LearnConfig) -> Method:
     """Return the row of the method."""
     return METHODS[config.method]
+
+
+def _writes_base(config: LearnConfig) -> bool:
+    """Say whether the result is the whole base."""
+    return _method(config).weights and not config.output.suffix
 
 
 def _never(_: LearnConfig) -> bool:
@@ -222,6 +253,12 @@ _NEEDS = (
         lambda config: config.num_vectors > 1,
         "num_vectors is 1, so no vector can join later",
         "set num_vectors to 2 or 3",
+    ),
+    _Need(
+        ("rank",),
+        lambda config: not _writes_base(config) or config.rank == _method(config).rank,
+        "the output '{0.output}' is a folder for the whole base, which holds no factors",
+        "give an output that ends in .safetensors",
     ),
     _Need(
         ("word",),
@@ -297,6 +334,41 @@ _NEEDS = (
         lambda config: config.optim.schedule == "trapezoid",
         "optim.schedule is '{0.optim.schedule}'",
         "set optim.schedule to 'trapezoid'",
+    ),
+    _Need(
+        ("optim.schedule",),
+        lambda config: config.optim.schedule != "trapezoid" or config.optim.decay_steps > 0,
+        "optim.decay_steps is 0, so the learning rate never falls",
+        "set optim.decay_steps to the steps of the fall",
+    ),
+    _Need(
+        ("optim.final_lr",),
+        lambda config: config.optim.name != "schedule-free",
+        "optim.name is 'schedule-free', whose learning rate does not fall",
+    ),
+    _Need(
+        ("optim.final_lr",),
+        lambda config: config.optim.schedule != "constant",
+        "optim.schedule is 'constant', so the learning rate does not fall",
+        "set optim.schedule to 'cosine'",
+    ),
+    _Need(
+        ("optim.muon_lr", "optim.muon_momentum", "optim.muon_precision", "optim.muon_exclude"),
+        lambda config: config.optim.name == "muon",
+        "optim.name is '{0.optim.name}'",
+        "set optim.name to 'muon'",
+    ),
+    _Need(
+        ("optim.betas",),
+        lambda config: config.optim.name != "adafactor",
+        "optim.name is 'adafactor', which has no moments of that kind",
+        "set optim.name to 'adamw'",
+    ),
+    _Need(
+        ("optim.eps",),
+        lambda config: config.optim.name not in ("adafactor", "lion"),
+        "optim.name is '{0.optim.name}', which does not take it",
+        "set optim.name to 'adamw'",
     ),
     _Need(
         ("preview_prompts",),

@@ -33,7 +33,7 @@ class OptimConfig(Section):
         name: `adamw`; `muon` for matrices and kernels with AdamW for the rest; or one of other libraries, see
             `optim_library`.
         lr: Peak learning rate.
-        betas: Decay rates of AdamW's two moments.
+        betas: Decay rates of AdamW's two moments, each in [0, 1).
         eps: Added to AdamW's denominator.
         weight_decay: Decoupled weight decay.
         decay_all: Decay norms, biases and embeddings too (torch's default; off is the usual choice).
@@ -68,7 +68,13 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
-        """Refuse a falling learning rate where the optimizer averages in its place."""
+        """Refuse decay rates out of range, and a falling learning rate where the optimizer averages in its place."""
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"betas is {self.betas}; both numbers must lie in [0, 1).",
+                field="optim.betas",
+                hint="Usual are (0.9, 0.999).",
+            )
         if self.name == "schedule-free" and self.schedule != "constant":
             raise ConfigError(
                 f"schedule is '{self.schedule}' but the optimizer 'schedule-free' needs 'constant'.",
