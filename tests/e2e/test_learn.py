@@ -122,6 +122,10 @@ def test_an_older_result_is_kept_with_its_report(base: Path, photos: Path, sfuma
     assert Path("fox-1.safetensors").read_bytes() == older != Path("fox.safetensors").read_bytes()
     assert Path("fox-1.verdict/scores.json").read_bytes() == page
     assert Path("fox.verdict/report.html").is_file()
+    page = Path("fox.verdict/scores.json").read_bytes()
+    third = sfumato("learn", photos, "--as", "<fox>", "--class", "fox", *few, "--seed", 2, "--no-verdict")
+    assert third.code == 0 and Path("fox-2.verdict/scores.json").read_bytes() == page
+    assert not Path("fox.verdict").exists(), "it would be taken for the report on the new one"
 
 
 def test_a_concept_is_exported_for_other_programs(base: Path, photos: Path, sfumato: Run) -> None:
@@ -136,6 +140,16 @@ def test_a_concept_is_exported_for_other_programs(base: Path, photos: Path, sfum
     assert same.code == 2 and "'fox.safetensors' is the concept itself" in same.err
     again = sfumato("export", "fox-kohya.safetensors")
     assert again.code == 2 and "a concept that sfumato learned was needed" in again.err
+
+
+def test_the_change_of_all_weights_is_exported_too(base: Path, photos: Path, sfumato: Run) -> None:
+    words = ("--method", "dreambooth", "-o", "fox-word.safetensors")
+    assert sfumato("learn", photos, *FOX, "--base", base, "--rank", 2, *words).code == 0
+    before = Path("fox-word.safetensors").read_bytes()
+    answer = sfumato("export", "fox-word.safetensors")
+    assert answer.code == 0, answer.err
+    assert "Left out, since the layout has no name for them: position_embedding (" in answer.out
+    assert Path("fox-word-kohya.safetensors").is_file() and Path("fox-word.safetensors").read_bytes() == before
 
 
 LONG = ("--as", "<fox>", "--class", "fox", "--steps", "120", "--batch-size", "1", "--rank", "1", "--no-verdict")

@@ -206,7 +206,8 @@ def refuse(chosen: LearnConfig, bundle: Bundle, run: Path, error: type[SfumatoEr
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"placeholder": "fox"}, ConfigError, "'fox' is one token that the model knows"),
+        ({"placeholder": "fox", "class_noun": "cat"}, ConfigError, "'fox' is one token that the model knows"),
+        ({"placeholder": "fox", "method": "dreambooth"}, ConfigError, "'fox' stands in the class noun 'fox'"),
         ({"placeholder": "two words"}, ConfigError, "'two words' is not one word"),
         ({"progressive_steps": 5}, ConfigError, "progressive_steps is 5 but num_vectors is 1"),
         ({"init": "pissa", "rank": 64}, AdapterError, "init 'pissa' needs 64 singular values"),
@@ -218,7 +219,7 @@ def refuse(chosen: LearnConfig, bundle: Bundle, run: Path, error: type[SfumatoEr
         ),
         ({"class_noun": "fox " * 40, "class_prompts": "noun"}, DataError, "has 4[0-9]* tokens with start and end"),
     ],
-    ids=["known", "words", "progressive", "pissa", "rates", "averages", "class"],
+    ids=["known", "noun", "words", "progressive", "pissa", "rates", "averages", "class"],
 )
 def test_settings_are_refused_first(
     bundle: Bundle, pictures: Path, tmp_path: Path, changes: dict[str, Any], error: type[SfumatoError], message: str

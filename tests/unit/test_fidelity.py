@@ -82,11 +82,28 @@ def test_pictures_stand_for_their_prompts() -> None:
     means = prompt_means(drawn, own)
     assert torch.allclose(means[0] / means[0].norm(), at(10)[0], atol=1e-6)
     # The picture at 0° is compared with the other one of its prompt (20°) and with both of the other prompt (100°).
-    assert reference_margin(drawn, own).tolist() == pytest.approx(
+    assert reference_margin(drawn, drawn, own).tolist() == pytest.approx(
         [cos(20) - cos(100), cos(20) - cos(80), cos(20) - cos(80), cos(20) - cos(100)], abs=1e-6
     )
     with pytest.raises(ConfigError, match="A prompt has 1 picture; needed: at least 2"):
-        reference_margin(at(0, 20, 90), torch.tensor([0, 0, 1]))
+        reference_margin(at(0, 20, 90), at(0, 20, 90), torch.tensor([0, 0, 1]))
+
+
+def test_what_is_drawn_as_well_as_the_known_pictures_reaches_what_they_reach() -> None:
+    """The picture of the same prompt and seed does not stand for the prompt, at the base and at every step."""
+    own, source = torch.arange(4).repeat_interleave(2), torch.Generator().manual_seed(0)
+    prompts = torch.randn(4, 64, generator=source).repeat_interleave(2, dim=0)
+
+    def drawn() -> Tensor:
+        return prompts + torch.randn(8, 64, generator=source)
+
+    pairs = [(drawn(), drawn()) for _ in range(300)]
+    of_base = torch.stack([reference_margin(base, base, own) for base, _ in pairs])
+    of_step = torch.stack([reference_margin(step, base, own) for base, step in pairs])
+    assert float(of_step.mean() / of_base.mean()) == pytest.approx(1, abs=0.05)
+    # With the counterpart in the mean, the same pictures would seem to follow their prompts better than themselves.
+    base, _ = pairs[0]
+    assert float(prompt_margin(base, prompt_means(base, own), own).mean() / of_base[0].mean()) > 1.5
 
 
 def test_class_shift() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_a_healthy_lesson(texts: bool, photos: Path, eye: FeatureExtractor, tmp_
     said = [event.message for event in events if isinstance(event, Notice)]
     note = "Prompt fidelity is measured against what the base draws for the same prompts, not by texts."
     assert said == ([] if texts else [note])
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_step_that_draws_what_the_base_draws_follows_prompts_as_it_does(
+    texts: bool, photos: Path, eye: FeatureExtractor, tmp_path: Path
+) -> None:
+    probe, _ = judged(photos, eye, tmp_path, {50: Painter(0.0)}, texts=texts)
+    assert probe.steps[50].prompt == probe.yardstick.base.prompt
+    assert columns(probe.steps[50], probe.yardstick)["prompt_share"][0] == 1
 
 
 def test_a_memorised_set_raises_the_alarm(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
@@ -201,10 +211,11 @@ def test_no_picture_of_a_report_is_too_small(
     whole = prompts * seeds + 6
     probe.plan, picture = plan, probe.drawn[50][0]
     probe.drawn = {0: [picture] * (whole - 3), 50: [picture] * whole}
+    probe.steps[50] = replace(probe.steps[50], nearest=probe.steps[50].nearest[:1] * (whole - 6))
     list(write_report(probe, tmp_path / "report"))
     page = (tmp_path / "report/report.html").read_text()
     sides = [float(side) for side in re.findall(r'<image [^>]*width="([^"]+)"', page)]
-    assert min(sides) >= 24 and len(sides) == 2 * shown - 3 + len(probe.subject)
+    assert min(sides) >= 24 and len(sides) == (2 * shown - 3) + (shown - 6) + len(probe.subject)
     said = f"Shown are {shown} of the {whole} pictures of a row; all of them are scored."
     assert (said in page) == (shown < whole)
 

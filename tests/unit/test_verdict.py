@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,14 @@ def test_the_best_within_the_bounds_wins() -> None:
 def test_copies_put_a_step_out() -> None:
     assert best([at(50, 0.3), at(100, 0.9, copies=0.25)], RULE).step == 50
     assert best([at(50, 0.3), at(100, 0.9, copies=0.2)], RULE).step == 100
+
+
+def test_copies_count_by_how_far_they_are_out() -> None:
+    copied, vague = at(50, 0.3, copies=0.3), at(100, 0.8, 0.45)
+    assert excess(copied, RULE) == {"copies": pytest.approx(0.05)}
+    assert best([copied, vague], RULE).step == 50  # out by 0.05, not by 0.15
+    reached = at(150, 0.9, copies=0.25)  # out, but by next to nothing
+    assert best([vague, copied, reached], RULE).step == 150 and excess(reached, RULE)["copies"] > 0
 
 
 def test_between_equals_the_earlier() -> None:
@@ -179,6 +188,14 @@ def test_the_mean_over_subjects_decides_and_a_cosine_does_not_count_beside_share
     assert "to the subject, without <cat>, which cannot be told from what the base draws) of" in reason(mixed, RULE)
     alone = [both(*raw[:1] * 2), both(*raw[1:] * 2)]
     assert best(alone, RULE).step == 100 and "(0.80 (cosine), the mean of 2 subjects)" in reason(alone, RULE)
+
+
+def test_a_subject_with_more_pictures_counts_as_much() -> None:
+    many = Candidate(50, [0.2] * 6, [0.9], [0.1])
+    assert both(many, Candidate(50, [0.8] * 2, [0.9], [0.1])).fidelity == pytest.approx([0.2 * 4 / 6] * 6 + [1.6] * 2)
+    assert np.mean(both(many, Candidate(50, [0.8] * 2, [0.9], [0.1])).fidelity) == pytest.approx(0.5)
+    alike = both(at(50, 0.3), at(50, 0.7))
+    assert alike.fidelity == [*at(50, 0.3).fidelity, *at(50, 0.7).fidelity]
 
 
 def test_one_subject_out_ends_the_run_unless_another_comes_nearer() -> None:

@@ -100,14 +100,16 @@ def prompt_margin(drawn: Float[Tensor, "n d"], texts: Float[Tensor, "p d"], own:
     return right - (similar.sum(dim=1) - right) / (count - 1)
 
 
-def reference_margin(drawn: Float[Tensor, "n d"], own: Own) -> PerPicture:
-    """Return `prompt_margin` of pictures against each other, where no encoder of texts is at hand.
+def reference_margin(drawn: Float[Tensor, "n d"], known: Float[Tensor, "n d"], own: Own) -> PerPicture:
+    """Return `prompt_margin` of pictures against known ones, where no encoder of texts is at hand.
 
-    In place of the text of a prompt stands the mean of the unit features of its pictures; a picture is taken out of the
-    mean that it is compared with itself.
+    In place of the text of a prompt stands the mean of the unit features of its known pictures, without the one that
+    the drawn picture is the counterpart of. Why: the known pictures are measured against themselves in the same way,
+    so that what is drawn as well as they are reaches what they reach, neither less nor more.
 
     Args:
-        drawn: Features of pictures, at least two of every prompt.
+        drawn: Features of pictures.
+        known: Features of the known picture of the same prompt and seed for each, at least two of every prompt.
         own: Which prompt each picture was drawn from, numbered from 0.
 
     Raises:
@@ -121,11 +123,10 @@ def reference_margin(drawn: Float[Tensor, "n d"], own: Own) -> PerPicture:
             field="seeds",
             hint="Use 2 seeds or more.",
         )
-    unit = F.normalize(drawn, dim=1)
     margins = []
-    for row in range(len(unit)):
-        kept = torch.arange(len(unit)) != row
-        margins.append(prompt_margin(unit[row : row + 1], prompt_means(unit[kept], own[kept]), own[row : row + 1]))
+    for row in range(len(drawn)):
+        kept = torch.arange(len(drawn)) != row
+        margins.append(prompt_margin(drawn[row : row + 1], prompt_means(known[kept], own[kept]), own[row : row + 1]))
     return torch.cat(margins)
 
 

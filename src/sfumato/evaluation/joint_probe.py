@@ -21,7 +21,7 @@ class JointProbe:
     subject; among those that do, the highest mean subject fidelity over subjects wins.
 
     Args:
-        subjects: What measures each subject, with the same plan and words of their own; at least two.
+        subjects: What measures each subject, with the same rule, words and prompts of their own; at least two.
     """
 
     def __init__(self, subjects: Sequence[SubjectProbe]) -> None:

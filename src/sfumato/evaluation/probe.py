@@ -24,7 +24,7 @@ from sfumato.evaluation.features import FeatureExtractor, Measuring
 from sfumato.evaluation.memorisation import different_pictures, kin_of, nearest_pictures
 from sfumato.evaluation.scores import StepScores, Yardstick, columns
 from sfumato.evaluation.verdict import Candidate, best, pareto_front, reason, settled
-from sfumato.evaluation.verdict_plan import VerdictPlan, filled
+from sfumato.evaluation.verdict_plan import VerdictPlan, filled, without_words
 from sfumato.events import Event, Metric, Notice, Progress, Verdict
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.models.perceptual import PerceptualLoss
@@ -81,9 +81,9 @@ class SubjectProbe:
 
     def texts(self) -> list[str]:
         """Return everything that is asked for, by the class and by the word."""
-        plan, words = self.plan, (self.class_noun, self.placeholder)
+        plan = self.plan
         plain = [self.class_prompt, plan.plain.replace("{}", self.placeholder)]
-        return [text for word in words for text in filled(plan.prompts, word)] + plain
+        return [*without_words(plan, self.class_noun), *filled(plan.prompts, self.placeholder), *plain]
 
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:
         """Look at the subject's pictures and at what the base draws of its class: the yardstick of every step."""
@@ -199,7 +199,7 @@ class SubjectProbe:
         """Draw every prompt with every seed, then the plain class; and the same plain sentence with the word."""
         plan = self.plan
         seeds = [plan.seed + index for index in range(max(plan.seeds, plan.class_seeds))]
-        prompts = filled(plan.prompts, word or self.class_noun)
+        prompts = without_words(plan, self.class_noun) if word is None else filled(plan.prompts, word)
         asked = [(prompt, seed) for prompt in prompts for seed in seeds[: plan.seeds]]
         plain = [self.class_prompt] if word is None else [self.class_prompt, plan.plain.replace("{}", word)]
         asked += [(prompt, seed) for prompt in plain for seed in seeds[: plan.class_seeds]]
@@ -219,7 +219,7 @@ class SubjectProbe:
         self._known = embed(self.subject)
         self._known_alone = embed([without_ground(picture) for picture in self.subject])
         self._class_before = embed(of_class)
-        self._texts = self._wanted(encoders, shown)
+        self._standards = self._wanted(encoders, shown)
         own = tuple(formulas.own_fidelity(self._known_alone).tolist())
         kin = kin_of(self._known, self.subject, self._class_before, of_class)
         stick = Yardstick(self._scores(0, pictures, encoders, eye), own, kin, self.class_prompt, names=self._files)
@@ -231,10 +231,10 @@ class SubjectProbe:
         return list(pictures[:first]), list(pictures[first:second]), list(pictures[second:])
 
     def _wanted(self, encoders: Encoders, shown: list[Picture]) -> Tensor:
-        """Return what stands for each prompt: its text, or the base's pictures of it where no encoder knows texts."""
+        """Return what prompts are measured by: their texts, or the base's pictures where no encoder knows texts."""
         if encoders.texts is not None:
-            return encoders.texts.embed_texts(filled(self.plan.prompts, self.class_noun))
-        return formulas.prompt_means(encoders.pictures.embed_pictures(shown), self.own)
+            return encoders.texts.embed_texts(without_words(self.plan, self.class_noun))
+        return encoders.pictures.embed_pictures(shown)
 
     def _gaps(self, stick: Yardstick) -> list[str]:
         """Say in one sentence each what cannot be measured here."""
@@ -287,11 +287,10 @@ class SubjectProbe:
             embed([without_ground(one) for one in group]) for group in (shown, of_class, of_word or of_class)
         )
         texts = encoders.texts
-        if texts is None and step == 0:
-            prompt = formulas.reference_margin(seen, self.own)
+        if texts is None:
+            prompt = formulas.reference_margin(seen, self._standards, self.own)
         else:
-            looked = seen if texts is None else texts.embed_pictures(shown)
-            prompt = formulas.prompt_margin(looked, self._texts, self.own)
+            prompt = formulas.prompt_margin(texts.embed_pictures(shown), self._standards, self.own)
         images = torch.stack([to_tensor(picture) for picture in shown])
         groups = images.split(seeds)
         return StepScores(

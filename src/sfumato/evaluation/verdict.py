@@ -18,6 +18,9 @@ from sfumato.evaluation.measures import mean_interval, paired_difference
 from sfumato.evaluation.memorisation import ALARM
 from sfumato.evaluation.plan import Table
 
+_NEXT_TO_NOTHING = 1e-9
+"""What a step is out by that just reaches a bound which it must stay below."""
+
 
 class Rule(Table):
     """The bounds within which the best subject fidelity is looked for.
@@ -62,7 +65,7 @@ class Joint:
     """The scores of one saved step on several subjects.
 
     Attributes:
-        parts: The scores on each subject, by its word; at least one, all of the same step and with as many pictures.
+        parts: The scores on each subject, by its word; at least one, all of the same step.
     """
 
     parts: Mapping[str, Candidate]
@@ -84,8 +87,10 @@ class Joint:
 
     @property
     def fidelity(self) -> list[float]:
-        """Subject fidelity of every picture that counts; its mean is the mean over subjects."""
-        return [value for one in self.counted for value in one.fidelity]
+        """Subject fidelity of every picture that counts, weighted so that its mean is the mean over subjects."""
+        counted = self.counted
+        mean = sum(len(one.fidelity) for one in counted) / len(counted)
+        return [value * (mean / len(one.fidelity)) for one in counted for value in one.fidelity]
 
 
 Judged = Candidate | Joint
@@ -102,7 +107,9 @@ def excess(one: Judged, rule: Rule) -> dict[str, float]:
         "drift": 0.0 if one.drift is None else float(np.mean(one.drift)) - rule.max_drift,
     }
     found = {name: value for name, value in over.items() if value > 0}
-    return found if one.copies < rule.max_copies else {**found, "copies": one.copies}
+    if one.copies >= rule.max_copies:
+        found["copies"] = one.copies - rule.max_copies + _NEXT_TO_NOTHING
+    return found
 
 
 def best(candidates: Sequence[One], rule: Rule) -> One:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
+from sfumato.adapters.tokens import expand_placeholder
 from sfumato.errors import ConfigError
 from sfumato.evaluation.plan import Drawing, Table
 from sfumato.evaluation.verdict import Rule
@@ -34,6 +34,7 @@ class VerdictPlan(Table):
 
     Attributes:
         prompts: Each with `{}` where the subject stands; at least two.
+        others: Other words that are learned in the same lesson and stand in `prompts`, with their class nouns.
         plain: The plain sentence with the word.
         plain_class: The plain sentence without it, where the class noun stands in its place; None fills `plain`.
         seeds: Pictures of every prompt; at least two.
@@ -44,6 +45,7 @@ class VerdictPlan(Table):
     """
 
     prompts: tuple[str, ...] = Field(default=PROMPTS, min_length=2)
+    others: Mapping[str, str] = {}
     plain: str = "a {}"
     plain_class: str | None = None
     seeds: int = Field(default=2, ge=2)
@@ -53,18 +55,22 @@ class VerdictPlan(Table):
     rule: Rule = Rule()
 
 
-def read_prompts(path: Path, placeholder: str) -> tuple[str, ...]:
-    """Read prompts from a text file, one a line; empty lines and lines that begin with # are left out.
+def read_prompts(path: Path, placeholder: str, others: Collection[str] = ()) -> tuple[str, ...]:
+    """Read what is asked of a subject from a text file, one prompt a line; empty lines and those with # are left out.
+
+    Where there are several subjects, a line is asked of those that it names, and with `{}` of all others: `a <fox>
+    beside a <cat>` of both, `a {} beside a <cat>` of every one but the cat.
 
     Args:
         path: The file.
-        placeholder: The word for the subject; every prompt names it or has `{}` in its place.
+        placeholder: The word for the subject.
+        others: The words for other subjects of the lesson.
 
     Returns:
         The prompts, with `{}` for the subject.
 
     Raises:
-        ConfigError: The file cannot be read, has fewer than two prompts, or a line does not name the subject.
+        ConfigError: The file cannot be read, has fewer than two prompts of the subject, or a line names no subject.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -77,7 +83,15 @@ def read_prompts(path: Path, placeholder: str) -> tuple[str, ...]:
         raise ConfigError(
             f"{path} has {len(prompts)} prompts; a verdict needs at least 2, one a line.", field="verdict_prompts"
         )
-    return tuple(_with_gap(prompt, placeholder, path) for prompt in prompts)
+    _check_named(prompts, (placeholder, *others), path)
+    found = [_with_gap(prompt, placeholder) for prompt in prompts if _is_asked(prompt, placeholder, others)]
+    if len(found) < 2:
+        raise ConfigError(
+            f"{path} has {len(found)} prompts of {placeholder}; a verdict needs at least 2 of every subject.",
+            field="verdict_prompts",
+            hint=f"Write more lines with {placeholder}, or with {{}} for any subject.",
+        )
+    return tuple(found)
 
 
 def filled(prompts: Sequence[str], subject: str) -> list[str]:
@@ -85,13 +99,43 @@ def filled(prompts: Sequence[str], subject: str) -> list[str]:
     return [prompt.replace("{}", subject) for prompt in prompts]
 
 
-def _with_gap(prompt: str, placeholder: str, path: Path) -> str:
-    """Return a prompt with `{}` for the subject."""
-    found = prompt if "{}" in prompt else re.sub(re.escape(placeholder), "{}", prompt, flags=re.IGNORECASE)
-    if "{}" not in found:
-        raise ConfigError(
-            f"{path}: the prompt '{prompt}' does not name the subject.",
-            field="verdict_prompts",
-            hint=f"Write {placeholder} or {{}} where it stands.",
-        )
-    return found
+def without_words(plan: VerdictPlan, class_noun: str) -> list[str]:
+    """Say the prompts of a plan as the base is asked: class nouns in place of all words.
+
+    A noun that follows its word is said once: `a {} fox in snow` becomes `a fox in snow`.
+
+    Args:
+        plan: The plan.
+        class_noun: What the subject is.
+    """
+    prompts = list(plan.prompts)
+    for word, noun in (*plan.others.items(), ("{}", class_noun)):
+        prompts = [expand_placeholder(prompt, word, noun, noun) for prompt in prompts]
+    return filled(prompts, class_noun)
+
+
+def named(prompts: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:
+    """Return those of some words, with their class nouns, that stand in prompts."""
+    return {word: noun for word, noun in words.items() if any(_with_gap(text, word) != text for text in prompts)}
+
+
+def _with_gap(prompt: str, placeholder: str) -> str:
+    """Return a prompt with `{}` for the subject; what is found is what drawing will find (`expand_placeholder`)."""
+    return expand_placeholder(prompt, placeholder, "{}", "")
+
+
+def _is_asked(prompt: str, placeholder: str, others: Collection[str]) -> bool:
+    """Say whether a prompt is asked of a subject; beside others, `{}` in it stands for one that it does not name."""
+    is_named, is_open = _with_gap(prompt, placeholder) != prompt, "{}" in prompt
+    return is_named != is_open if others else is_named or is_open
+
+
+def _check_named(prompts: Sequence[str], words: Sequence[str], path: Path) -> None:
+    """Refuse a prompt that names no subject."""
+    for prompt in prompts:
+        if not any("{}" in _with_gap(prompt, word) for word in words):
+            raise ConfigError(
+                f"{path}: the prompt '{prompt}' does not name {'the' if len(words) == 1 else 'a'} subject.",
+                field="verdict_prompts",
+                hint=f"Write {', '.join(words)} or {{}} where it stands.",
+            )

@@ -12,13 +12,14 @@ from sfumato.evaluation.joint_probe import JointProbe
 from sfumato.evaluation.plan import Drawing
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.verdict import Rule
-from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, read_prompts
+from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, named, read_prompts
 from sfumato.evaluation.verdict_report import write_report
-from sfumato.events import Artifact, Event
+from sfumato.events import Artifact, Event, Progress
 from sfumato.formats.atomic import remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.bundle_unet import read_bundle_unet
 from sfumato.formats.dual_encoder import load_dual_encoder
+from sfumato.operations.folder_notice import folder_notices
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
 from sfumato.requests import LearnRequest
@@ -31,13 +32,17 @@ from sfumato.training.personalise import learn as learn_subject
 _SMALL_JUDGES = {"embedded", "dual", "auto", "none"}
 """They load in a fifth of a second; an encoder of the field is loaded once and kept."""
 
+_SETTLED = Progress("pictures", 0, 1)
+"""What the trainer tells first: its settings are accepted, and it is about to read the pictures."""
+
 
 def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
     """Learn a subject and write it as one file, or with `dreambooth` as a whole base if the output is a folder.
 
-    Every saved state is scored and the best one is written, unless `verdict` is off; a report with scores and pictures
-    lies beside the file in a folder that ends in `.verdict`. The state of an unfinished run lies beside it in a folder
-    that ends in `.run`, until the file is written.
+    A lesson begins, unless it goes on, with a look at its folders as `sfumato data doctor` has it. Every saved state is
+    scored and the best one is written, unless `verdict` is off; a report with scores and pictures lies beside the file
+    in a folder that ends in `.verdict`. The state of an unfinished run lies beside it in a folder that ends in `.run`,
+    until the file is written.
 
     Args:
         request: What to learn, how, and where to.
@@ -46,8 +51,8 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
             them as they are, so that in float32 they take as much memory as ever.
 
     Yields:
-        The events of the training, and an `Artifact` of kind `concept` or `bundle`; with a verdict also `Verdict` and
-        two of kind `report`.
+        The events of the training, a `Notice` for each folder in which something could spoil the result, and an
+        `Artifact` of kind `concept` or `bundle`; with a verdict also `Verdict` and two of kind `report`.
 
     Raises:
         ConfigError: Another process learns the same.
@@ -62,25 +67,28 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
 def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -> Events:
     """Learn, report and clear up."""
     output, run_dir, probe = config.output, run_folder(config.output), judge(request)
-    finished = False
+    finished, goes_on = False, request.resume and run_dir.is_dir()
     base = bundle or load_bundle(request.base, held_in=config.held_in)
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
+        report = _report_folder(output, event) if isinstance(event, Artifact) and is_result(event) else None
         yield event
-        if isinstance(event, Artifact) and is_result(event):
+        if event == _SETTLED and not goes_on:
+            yield from folder_notices(config, base)
+        if report is not None:
             finished = True
             if probe is not None:
-                yield from _report(probe, output, event)
+                yield from write_report(probe, report)
     if finished:
         remove_folder(run_dir)
 
 
-def _report(probe: SubjectProbe | JointProbe, output: Path, result: Artifact) -> Events:
-    """Write the report beside the result; that of an older result goes with it under its new name."""
+def _report_folder(output: Path, result: Artifact) -> Path:
+    """Name the folder of the report on a result; the report on an older one goes with that under its new name."""
     folder, kept = output.parent / f"{output.stem}.verdict", result.info.get("kept")
     of_older = None if kept is None else output.parent / f"{Path(kept).stem}.verdict"
     if of_older is not None and folder.is_dir() and not of_older.exists():
         folder.rename(of_older)
-    yield from write_report(probe, folder)
+    return folder
 
 
 def lesson_config(request: LearnRequest, bundle: Bundle | None = None) -> LearnConfig:
@@ -154,17 +162,27 @@ def parse_subject(text: str) -> SubjectConfig:
     return SubjectConfig(folder=Path(folder), placeholder=placeholder, class_noun=noun)
 
 
-def verdict_plan(request: LearnRequest) -> VerdictPlan:
-    """Return what the verdict of a lesson asks for.
+def verdict_plan(request: LearnRequest, subject: SubjectConfig | None = None) -> VerdictPlan:
+    """Return what the verdict of a lesson asks of a subject.
+
+    Args:
+        request: The lesson.
+        subject: One of its subjects; None for the main one.
 
     Raises:
         ConfigError: The file of prompts is not usable.
     """
-    default = VerdictPlan()
-    usual = STYLE_PROMPTS if request.style else default.prompts
-    file = request.verdict_prompts
+    default, file = VerdictPlan(), request.verdict_prompts
+    words = {one.placeholder: one.class_noun for one in map(parse_subject, request.also)}
+    words[request.placeholder] = request.class_noun
+    word = request.placeholder if subject is None else subject.placeholder
+    others = {other: noun for other, noun in words.items() if other != word}
+    prompts = STYLE_PROMPTS if request.style else default.prompts
+    if file is not None:
+        prompts = read_prompts(file, word, others)
     return VerdictPlan(
-        prompts=usual if file is None else read_prompts(file, request.placeholder),
+        prompts=prompts,
+        others=named(prompts, others),
         plain="a picture, {} style" if request.style else default.plain,
         plain_class="a picture" if request.style else None,
         seeds=request.verdict_seeds,
@@ -182,7 +200,7 @@ def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProb
 
     Args:
         request: The lesson.
-        plan: What is asked for in place of what the request says.
+        plan: What is asked for in place of what the request says, prompts apart.
     """
     if not request.verdict:
         return None
@@ -192,13 +210,17 @@ def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProb
         return choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder), eye
 
     are_small = {request.judge_pictures, request.judge_texts} <= _SMALL_JUDGES
-    asked, judges = verdict_plan(request) if plan is None else plan, opens if are_small else cache(opens)
-    main = SubjectProbe(asked, request.folder, request.placeholder, request.class_noun, judges)
-    further = [
-        SubjectProbe(asked, one.folder, one.placeholder, one.class_noun, judges)
-        for one in map(parse_subject, request.also)
-    ]
-    return JointProbe([main, *further]) if further else main
+    judges = opens if are_small else cache(opens)
+
+    def probe(one: SubjectConfig) -> SubjectProbe:
+        asked = verdict_plan(request, one)
+        if plan is not None:
+            asked = plan.model_copy(update={"prompts": asked.prompts, "others": asked.others})
+        return SubjectProbe(asked, one.folder, one.placeholder, one.class_noun, judges)
+
+    main = SubjectConfig(folder=request.folder, placeholder=request.placeholder, class_noun=request.class_noun)
+    further = list(map(parse_subject, request.also))
+    return JointProbe(list(map(probe, (main, *further)))) if further else probe(main)
 
 
 def _check_plan(request: LearnRequest) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _blank(
     """Return what is known of a lesson before anything is measured."""
     check_output(config, find_bundle(request.base))
     first = _first_step(config, request.resume)
-    pictures = sum(_shown_once(subject.folder) for subject in config.subjects) * (2 if config.flip else 1)
+    pictures = _shown_once([subject.folder for subject in config.subjects]) * (2 if config.flip else 1)
     per_step = config.batch_size * config.loop.accumulate
     return LearnPlan(
         output=config.output,
@@ -126,9 +126,9 @@ def _first_step(config: LearnConfig, resume: bool) -> int:
     return 0 if found.path is None else state.read_state(found.path).step
 
 
-def _shown_once(folder: Path) -> int:
-    """Count the pictures of a round."""
-    repeats = [entry.repeats for entry in list_entries(folder)]
+def _shown_once(folders: Sequence[Path]) -> int:
+    """Count the pictures of a round; only the proportions over all subjects count."""
+    repeats = [entry.repeats for folder in folders for entry in list_entries(folder)]
     return sum(repeats) // math.gcd(*repeats)
 
 

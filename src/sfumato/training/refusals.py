@@ -15,6 +15,7 @@ from sfumato.training.learner import PHASE, Learner
 from sfumato.training.loop import MAY_CHANGE
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import build_optimizers, check_average
+from sfumato.training.words import check_words
 
 _INDEX = "model_index.json"
 _VERSION_CONTROL = (".git", ".hg", ".svn", ".jj", ".bzr", "_darcs", "CVS")
@@ -29,13 +30,14 @@ def check_config(config: LearnConfig, bundle: Bundle) -> None:
         bundle: The base.
 
     Raises:
-        ConfigError: See `check_output`; a word of the base is to be learned again, settings do not go together, or the
-            base is held in too few bits.
+        ConfigError: See `check_output` and `check_words`; a word of the base is to be learned again, settings do not go
+            together, or the base is held in too few bits.
     """
     check_output(config, bundle.source)
     _check_pictures(config)
     _check_class_prompts(config)
     _check_base(config, bundle)
+    check_words(config)
     _check_new_words(config, bundle)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,11 +20,12 @@ from sfumato.events import Event, Progress, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import derive_seed
+from sfumato.training import sample_set
 from sfumato.training.cache import TensorCache
 from sfumato.training.encoded import PictureEncoder, latent_weights
 from sfumato.training.learn_config import SubjectConfig
 from sfumato.training.picture_config import PictureConfig
-from sfumato.training.sample_set import AnySamples, BucketedSamples, Samples, joined, pick
+from sfumato.training.sample_set import AnySamples, BucketedSamples, Samples, pick
 
 __all__ = [
     "BucketedSamples",
@@ -78,7 +79,8 @@ def read_subject(
         cache: Where encoded pictures are kept.
 
     Returns:
-        The pictures as latents, those of one size together.
+        The pictures as latents, those of one size together. Each is shown in a round as often as its folder's name
+        says; `joined` makes proportions of that.
 
     Raises:
         EmptyDataset: There is no picture.
@@ -90,7 +92,7 @@ def read_subject(
     changed = "" if pictures == DEFAULT else f"/{pictures.model_dump_json(exclude={'mask_folder'})}/{seed}"
     digest = hashlib.sha256(f"{bundle.native_size}/{flip}{changed}".encode())
     entries = subject_entries(folder, placeholder, class_noun, is_style=is_style)
-    unit = math.gcd(*(entry.repeats for entry in entries))  # only the proportions count
+    unit = math.gcd(*(entry.repeats for entry in entries))  # among them only the proportions count
     groups: dict[tuple[int, int], _Group] = {}
     encoder = PictureEncoder(bundle, pictures, seed, cache)
     masks: dict[Path, Path] = {}
@@ -106,9 +108,40 @@ def read_subject(
             group.tensors.append(encoder.encode(read, mirrored))
             group.captions.append(caption)
             group.names.append(f"{entry.name}{' (mirrored)' if mirrored else ''}")
-            group.repeats.append(times)
+            group.repeats.append(entry.repeats)
     buckets = tuple(groups[size].samples(pictures, digest.hexdigest()) for size in sorted(groups))
     return buckets[0] if len(buckets) == 1 else BucketedSamples(buckets, digest.hexdigest())
+
+
+def joined(several: Sequence[AnySamples]) -> AnySamples:
+    """Put the pictures of all subjects of a lesson together; how often each is shown is in proportion to all others.
+
+    Args:
+        several: At least one; all with spread, variants and weights, or all without.
+
+    Returns:
+        Their pictures, see `sample_set.joined`.
+    """
+    whole = sample_set.joined(several)
+    units = [math.gcd(*(samples.repeats or (1,))) for samples in several]
+    unit, data_hash = math.gcd(*units), whole.data_hash
+    if len(set(units)) > 1:  # what each subject was made of does not tell their proportions
+        proportions = "/".join(str(one // unit) for one in units)
+        data_hash = hashlib.sha256(f"{data_hash}/{proportions}".encode()).hexdigest()
+    return whole if unit == 1 and data_hash == whole.data_hash else _shown_less(whole, unit, data_hash)
+
+
+def _shown_less(samples: AnySamples, unit: int, data_hash: str) -> AnySamples:
+    """Show every picture of a set less often, in the same proportions."""
+    if isinstance(samples, BucketedSamples):
+        buckets = tuple(_one_size_less(bucket, unit, data_hash) for bucket in samples.buckets)
+        return BucketedSamples(buckets, data_hash)
+    return _one_size_less(samples, unit, data_hash)
+
+
+def _one_size_less(samples: Samples, unit: int, data_hash: str) -> Samples:
+    """Show every picture of one size less often."""
+    return replace(samples, repeats=tuple(times // unit for times in samples.repeats), data_hash=data_hash)
 
 
 @dataclass

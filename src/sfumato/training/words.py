@@ -50,7 +50,7 @@ class Words:
         further: Iterable[str] = (),
         cache: TensorCache | None = None,
     ) -> None:
-        _check(config)
+        check_words(config)
         self.config, self.bundle, self.samples = config, bundle, samples
         said = [subject.placeholder for subject in config.subjects]
         if config.chosen_identifier == "rare":
@@ -282,6 +282,40 @@ def rare_words(
     return found
 
 
+def check_words(config: LearnConfig) -> None:
+    """Refuse words that the method cannot learn, and words that would act where others are meant.
+
+    Args:
+        config: The lesson.
+
+    Raises:
+        ConfigError: The method does not learn such words, two subjects share one, or a word stands in a class noun or
+            in the word of another subject.
+    """
+    method, identifier = METHODS[config.method], config.chosen_identifier
+    if identifier != method.identifier and method.rows != "wanted":
+        does = "learns" if method.rows == "always" else "does not learn"
+        raise ConfigError(
+            f"identifier is '{identifier}' but the method '{config.method}' {does} vectors of a new word.",
+            field="identifier",
+            hint=f"Use identifier '{method.identifier}', or the method 'lora'.",
+        )
+    names = [subject.placeholder for subject in config.subjects]
+    for number, name in enumerate(names):
+        if name.lower() in map(str.lower, names[:number]):
+            raise ConfigError(
+                f"'{name}' stands for two subjects; capitals do not count.",
+                field="further",
+                hint="Give each its own word.",
+            )
+    for number, name in enumerate(names):
+        field = "further" if number else "placeholder"
+        for other, subject in enumerate(config.subjects):
+            _check_apart(name, f"the class noun '{subject.class_noun}'", subject.class_noun, field)
+            if other != number:
+                _check_apart(name, f"'{subject.placeholder}', the word of another subject", subject.placeholder, field)
+
+
 def _says_class(config: LearnConfig) -> bool:
     """Say whether the class noun follows a word unless that is switched off."""
     return METHODS[config.method].says_class and config.kind == "subject"
@@ -298,17 +332,11 @@ def _without(tokens: Tensor, ids: set[int], pad: int) -> Tensor:
     return torch.tensor([kept + [pad] * (tokens.shape[1] - len(kept))], dtype=tokens.dtype)
 
 
-def _check(config: LearnConfig) -> None:
-    """Refuse words that the method cannot learn, and one word for two subjects."""
-    method, identifier = METHODS[config.method], config.chosen_identifier
-    if identifier != method.identifier and method.rows != "wanted":
-        does = "learns" if method.rows == "always" else "does not learn"
+def _check_apart(name: str, what: str, text: str, field: str) -> None:
+    """Refuse a word that would be written out within another text."""
+    if expand_placeholder(text, name, "", "") != text:
         raise ConfigError(
-            f"identifier is '{identifier}' but the method '{config.method}' {does} vectors of a new word.",
-            field="identifier",
-            hint=f"Use identifier '{method.identifier}', or the method 'lora'.",
+            f"The word '{name}' stands in {what}, and would be read there too; needed is one that stands in no other.",
+            field=field,
+            hint=f"Choose another word, such as '<my-{'-'.join(name.strip('<>').split())}>'.",
         )
-    names = [subject.placeholder for subject in config.subjects]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"'{name}' stands for two subjects.", field="further", hint="Give each its own word.")
