@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from drawn_primer import drawn_primer
 from sfumato.data.backgrounds import Background
@@ -79,6 +80,16 @@ def test_resume_gives_the_same_bytes(tmp_path: Path, primer: Path, sights: Path,
     assert set(tensor_bytes(last_checkpoint(whole))) >= {"dual_encoder.safetensors", "ema.safetensors"}
     shown = {event.phase for event in rest if isinstance(event, Progress)}
     assert shown == {"scenes"}, "a resumed run looks at nothing again"
+
+
+def test_an_optimizer_that_averages_ships_its_average(tmp_path: Path, primer: Path, sights: Path) -> None:
+    pytest.importorskip("schedulefree")
+    given = recipe(primer, sights, **{"optim.name": "schedule-free", "optim.lr": 1e-2, "ema.decay": 0.0})
+    events = list(train_dual_encoder(given, tmp_path))
+    assert "ema.safetensors" not in tensor_bytes(last_checkpoint(events))
+    made, learned = load_dual_encoder(folder=tmp_path), start_weights(tmp_path, "dual_encoder")
+    name = "text_projection.weight"
+    assert not torch.equal(made.network.state_dict()[name], learned[name].half().float())
 
 
 def artifact(events: list[Event]) -> Artifact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import time
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sfumato.data.folder import FolderSampler
 from sfumato.data.shapes import ShapeSampler
-from sfumato.errors import CaptionMissing, ConfigError
+from sfumato.errors import CaptionMissing, ConfigError, DataError
 from sfumato.training.latents import LatentPool, LatentPoolConfig
 from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, fingerprint, open_source
 from sfumato.training.sheets import psnr, save_sheet, to_pixels
@@ -148,6 +149,48 @@ def test_the_fingerprint_of_a_folder_follows_its_files(photos: Path) -> None:
     (photos / "60.CAPTION").write_text("a cat")
     found = [one["files"] for one in (before, more, other, captioned, changed, kohyas, fingerprint(config))]
     assert len(set(found)) == 7
+
+
+def test_a_bitmap_is_told_apart_by_any_of_its_pixels(photos: Path) -> None:
+    config = DataConfig(kind="folder", folder=photos, size=8)
+    pixels = np.zeros((256, 256, 3), np.uint8)  # 196,662 bytes: its middle is neither at the beginning nor at the end
+    found = []
+    for name in ("61.bmp", "61.png"):  # what counts is what the file holds
+        for shade in (0, 1):
+            pixels[128, 128] = shade
+            Image.fromarray(pixels).save(photos / name, "BMP")
+            found.append(fingerprint(config)["files"])
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize(("name", "method"), [("05.png", "open"), ("00.txt", "read_bytes")])
+def test_a_file_that_the_system_does_not_open_is_refused_by_name(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str
+) -> None:
+    original = getattr(Path, method)
+
+    def refuse(self: Path, *options: Any, **named: Any) -> Any:
+        if self.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return original(self, *options, **named)
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(DataError) as refused:
+        fingerprint(DataConfig(kind="folder", folder=photos, size=8))
+    assert refused.value.message == f"{photos / name}: cannot be opened: Permission denied."
+    assert refused.value.field == "data.folder" and refused.value.hint == "Check its permissions and the disk."
+
+
+def test_every_picture_of_a_folder_is_read_in_whatever_split(photos: Path) -> None:
+    held_out = FolderSampler(photos, 0, 8, split="held_out").files[0]
+    held_out.write_bytes(b"no picture")
+    (photos / "00.caption").write_text("white")
+    for split in ("train", "held_out", "all"):
+        sampler = FolderSampler(photos, 0, 8, split=split)
+        faults = dict(zip(sampler.listed, sampler.faults(), strict=True))
+        assert len(faults) == 60 and {path for path, fault in faults.items() if fault} == {held_out, photos / "00.png"}
+        assert f"{held_out} is not a readable picture" in str(faults[held_out])
+        assert "two captions that differ" in str(faults[photos / "00.png"])
 
 
 class Slow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 
 from sfumato.data.caption_files import caption_files, read_caption
 from sfumato.data.images import list_images, load_image, resize
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, DataError
 from sfumato.runtime.seeding import derive_seed
 
 HELD_OUT_SHARE = 0.05
@@ -39,6 +40,10 @@ class FolderSampler:
         flip: Mirror half of the pictures.
         split: `train`, `held_out` or `all`. A folder too small for a held-out picture shows all in every split.
 
+    Attributes:
+        listed: All pictures of the folder, sorted by name.
+        files: Those of the split.
+
     Raises:
         ConfigError: Unknown split.
         DataError: The folder does not exist.
@@ -57,14 +62,14 @@ class FolderSampler:
     ) -> None:
         if split not in SPLITS:
             raise ConfigError(f"split is {split!r}; needed: one of {', '.join(SPLITS)}.", field="split")
-        files = list_images(folder)
+        self.listed = files = list_images(folder)
         held_out = [path for path in files if derive_seed(0, path.name) % 1000 < 1000 * HELD_OUT_SHARE]
         if split == "all" or not held_out or len(held_out) == len(files):
             self.files = files
         else:
             chosen = set(held_out)
             self.files = [path for path in files if (path in chosen) == (split == "held_out")]
-        self._texts = caption_files(self.files)
+        self._texts = caption_files(self.listed)
         self._seed, self._size, self._caption, self._flip = seed, size, caption, flip
         self._round: tuple[int, list[int]] | None = None
 
@@ -85,3 +90,18 @@ class FolderSampler:
         if self._flip and derive_seed(self._seed, "data/flip", index) % 2:
             image = np.ascontiguousarray(image[:, ::-1])
         return FolderPicture(image, read_caption(path, self._texts.get(path, ()), self._caption))
+
+    def faults(self) -> Iterator[str | None]:
+        """Read every picture of `listed` and its caption once, whatever the split.
+
+        Yields:
+            What keeps each from being learned from, in the order of `listed`; `None` where nothing does.
+        """
+        for path in self.listed:
+            try:
+                load_image(path)
+                read_caption(path, self._texts.get(path, ()), self._caption)
+            except DataError as error:
+                yield error.message
+            else:
+                yield None

@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 from sfumato.errors import ConfigError
 
+_AT_LEAST_1 = (
+    "in_channels",
+    "out_channels",
+    "blocks_per_level",
+    "num_heads",
+    "head_width",
+    "context_dim",
+    "num_classes",
+    "vector_width",
+    "norm_groups",
+)
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -34,7 +46,7 @@ class UNetConfig:
         norm_groups: Groups of every GroupNorm; less than 32 only for small models.
 
     Raises:
-        ConfigError: The values contradict one another.
+        ConfigError: A value is out of range, or the values contradict one another.
     """
 
     in_channels: int
@@ -57,6 +69,7 @@ class UNetConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
+        self._check_ranges()
         if (self.num_heads is None) == (self.head_width is None):
             raise ConfigError(
                 f"num_heads is {self.num_heads} and head_width is {self.head_width}: exactly one is needed.",
@@ -79,6 +92,22 @@ class UNetConfig:
                 field="transformer_depth",
                 hint="Give one number, or one for every entry of channels.",
             )
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers that no network has."""
+        needed = dict.fromkeys(_AT_LEAST_1, 1) | {"concat_channels": 0}
+        for field, least in needed.items():
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ConfigError(f"{field} is {value}; needed: at least {least}.", field=field)
+        if any(depth < 0 for depth in self.depths):
+            raise ConfigError(
+                f"transformer_depth is {self.transformer_depth}; needed: at least 0.", field="transformer_depth"
+            )
+        for field in ("dropout", "transformer_dropout"):
+            value = getattr(self, field)
+            if not 0 <= value < 1:
+                raise ConfigError(f"{field} is {value}; needed: at least 0 and below 1.", field=field)
 
     @property
     def depths(self) -> tuple[int, ...]:

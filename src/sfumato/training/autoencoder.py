@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from sfumato.models.posterior import measure_scaling
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Images, PerRow
-from sfumato.training.ema import Ema
+from sfumato.training.ema import Ema, EmaConfig
 from sfumato.training.loop import train
 from sfumato.training.parts import load_autoencoder, load_weights, save_autoencoder, seeded, start_weights
-from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
+from sfumato.training.pictures import PictureBatch, PictureBatches, check_pictures, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, defaults_of, settings_of
 from sfumato.training.sheets import psnr, save_sheet
+from sfumato.training.state import checkpoints_of, has_checkpoints
 from sfumato.training.stream import Prefetched
 from sfumato.training.task import LossReport, Phase, Task
 
@@ -32,24 +34,78 @@ _ENCODE_BATCH = 32
 _PREVIEW_PICTURES = 8
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, run_dir: Path, resume: bool = False) -> Iterator[Event]:
+def train_autoencoder(
+    recipe: AutoencoderRecipe, run_dir: Path, resume: bool = False, *, are_read: bool = False
+) -> Iterator[Event]:
     """Train an autoencoder; at the end measure the scale of its latents and write it to `run_dir/autoencoder`.
 
     Args:
         recipe: Everything that decides the run.
         run_dir: Folder for checkpoints, previews, events and the result.
         resume: Go on from the newest checkpoint.
+        are_read: The pictures have been checked.
 
     Yields:
-        The events of `loop.train`, and an `Artifact` for the finished folder.
+        The events of `loop.train`, `Progress` while the pictures of a folder are checked, and an `Artifact` for the
+        finished folder.
 
     Raises:
         SfumatoError: See `loop.train`; or the data cannot be opened.
     """
-    settings = settings_of(recipe, data=fingerprint(recipe.data))
     trainer = AutoencoderTrainer(recipe)
-    defaults = defaults_of(recipe)
-    yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
+    if not (are_read or has_checkpoints(run_dir)):
+        yield from check_pictures(recipe.data)
+    settings, defaults = settings_of(recipe, data=fingerprint(recipe.data)), defaults_of(recipe)
+    task = trainer.task()
+    task.ema = task.ema or kept_average(run_dir, {"autoencoder": trainer.autoencoder}, recipe.ema)
+    yield from train(task, recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
+
+
+def kept_average(run_dir: Path, modules: Mapping[str, nn.Module], config: EmaConfig | None) -> Ema | None:
+    """Build the average of decay 0 that a run begun by an earlier version keeps in its checkpoints; nothing takes it.
+
+    Why: a run goes on only with the parts that it was saved with.
+
+    Args:
+        run_dir: Folder of the run.
+        modules: What would be averaged, by name.
+        config: Decay and warm-up.
+
+    Returns:
+        The average, or `None` where the newest checkpoint has none.
+    """
+    newest = next((folder for _, folder in checkpoints_of(run_dir)), None)
+    if config is None or newest is None or not (newest / "ema.safetensors").is_file():
+        return None
+    return Ema(modules, config)
+
+
+def without_shift(autoencoder: Autoencoder) -> Autoencoder:
+    """Return an autoencoder of the same latents and pictures whose shift is 0.
+
+    Why: what diffusers draws with Stable Diffusion is decoded from `latents / scaling_factor`; `shift_factor` is never
+    read there. The shift s goes into the 1×1 convolutions beside the latents: z' = z - s is a bias less s before them
+    (and a codebook less s), and W z + b = W z' + (b + W s) a bias more W s behind them.
+
+    Args:
+        autoencoder: It stays as it is.
+
+    Returns:
+        A copy; the same object where there is no shift, or a convolution is missing.
+    """
+    config, shift = autoencoder.config, autoencoder.config.shift_factor
+    if not (shift and config.quant_conv and config.post_quant_conv):
+        return autoencoder
+    made = copy.deepcopy(autoencoder)
+    before, after = made.quant_conv, made.post_quant_conv
+    assert before is not None and before.bias is not None and after is not None and after.bias is not None
+    with torch.no_grad():
+        before.bias[: config.denoiser_channels].sub_(shift)  # of a Gaussian the mean, and not the logarithm beside it
+        after.bias.add_(after.weight.sum((1, 2, 3)), alpha=shift)
+        if made.quantize is not None:
+            made.quantize.embedding.weight.sub_(shift)
+    made.set_scaling(config.scaling_factor)
+    return made
 
 
 @dataclass
@@ -81,7 +137,8 @@ class AutoencoderTrainer:
         for module in (self.autoencoder, self.discriminator, self.perceptual):
             if module is not None:
                 module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = None if recipe.ema is None else Ema({"autoencoder": self.autoencoder}, recipe.ema)
+        average = recipe.ema if recipe.ema is not None and recipe.ema.decay else None
+        self.ema = None if average is None else Ema({"autoencoder": self.autoencoder}, average)
         self.pictures = Prefetched(PictureBatches(recipe.data, recipe.batch_size), recipe.data.workers)
         self._seen: _Seen | None = None
         self._fixed: Images | None = None
@@ -168,10 +225,12 @@ class AutoencoderTrainer:
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Measure the scale of the latents and write the autoencoder."""
         with self._shipped(), torch.no_grad():
-            if self.recipe.learns == "all":
+            made = self.autoencoder
+            if self.recipe.learns == "all":  # else the very encoder that a denoiser knows is kept, shift and all
                 self._measure_scale()
-            folder = save_autoencoder(self.autoencoder, run_dir / "autoencoder", self._validation_images().shape[-1])
-        config = self.autoencoder.config
+                made = without_shift(made)
+            folder = save_autoencoder(made, run_dir / "autoencoder", self._validation_images().shape[-1])
+        config = made.config
         info = {"scaling_factor": config.scaling_factor, "shift_factor": config.shift_factor, **self.validate(step)}
         yield Artifact(folder, "autoencoder", info)
 

@@ -15,7 +15,7 @@ from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Metric, Notice, Preview, Progress
 from sfumato.formats.bundle import Bundle, save_bundle
-from sfumato.models.autoencoder import Autoencoder
+from sfumato.models.autoencoder import Autoencoder, AutoencoderConfig
 from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import TextEncoder
 from sfumato.models.tokenizer import Tokenizer
@@ -24,14 +24,15 @@ from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context, Images, Latents, PerRow, Times
 from sfumato.training.alignment import Aligner, build_projector
-from sfumato.training.autoencoder import train_autoencoder
+from sfumato.training.autoencoder import train_autoencoder, without_shift
 from sfumato.training.denoiser_checks import check_fit, check_recipe
+from sfumato.training.denoiser_start import check_latents, check_start
 from sfumato.training.ema import Ema
 from sfumato.training.latents import LatentPool, Shard
 from sfumato.training.loop import MAY_CHANGE, train
 from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
 from sfumato.training.parts import encoder_hash, load_autoencoder, load_weights, seeded, start_weights
-from sfumato.training.pictures import PictureBatch, PictureBatches, fingerprint
+from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, check_pictures, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, defaults_of, load_recipe, settings_of
 from sfumato.training.samples import sample_images
 from sfumato.training.sheets import save_sheet
@@ -55,22 +56,28 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
         The events of `loop.train`, `Progress` while parts are prepared, and an `Artifact` for the bundle.
 
     Raises:
-        SfumatoError: See `check_recipe` and `loop.train`; or a part cannot be read or does not fit the others.
+        SfumatoError: See `check_recipe`, `check_start` and `loop.train`; or a part cannot be read or does not fit the
+            others.
     """
     check_recipe(recipe)
-    place = recipe.autoencoder
-    if recipe.autoencoder_recipe is not None:
-        place = run_dir / "autoencoder"
-        yield from _first_stage(recipe.autoencoder_recipe, place)
-        if not (place / "autoencoder").is_dir():
-            return
+    nested = recipe.autoencoder_recipe
+    first = None if nested is None else load_recipe(nested, AutoencoderRecipe)
+    place = recipe.autoencoder if first is None else run_dir / "autoencoder"
     if place is None:
         raise ConfigError(
             "Neither autoencoder nor autoencoder_recipe is given; a denoiser works on an autoencoder's latents.",
             field="autoencoder",
             hint="Name the folder that `sfumato train autoencoder` wrote.",
         )
+    check_fit(recipe, load_autoencoder(place).config if first is None else first.autoencoder)
+    yield from _beginning(recipe, run_dir)
+    if first is not None:
+        yield from _first_stage(first, place, recipe.data)
+        if not (place / "autoencoder").is_dir():
+            return
     autoencoder = load_autoencoder(place)
+    check_fit(recipe, autoencoder.config)
+    check_latents(recipe, autoencoder)
     yield Progress("tokenizer", 0, 1)
     tokenizer = learned_tokenizer(recipe, run_dir)
     yield Progress("tokenizer", 1, 1)
@@ -79,23 +86,41 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
     yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
 
 
-def _first_stage(recipe_file: Path, run_dir: Path) -> Iterator[Event]:
+def _beginning(recipe: DenoiserRecipe, run_dir: Path) -> Iterator[Event]:
+    """Check the weights to start from, and for a run that has saved nothing, nor its first stage, the pictures."""
+    difference = check_start(recipe)
+    if has_checkpoints(run_dir):
+        return
+    if difference is not None:
+        yield Notice(0, difference)
+    if not has_checkpoints(run_dir / "autoencoder"):
+        yield from check_pictures(recipe.data)
+
+
+def _first_stage(recipe: AutoencoderRecipe, run_dir: Path, read: DataConfig) -> Iterator[Event]:
     """Train the autoencoder that the denoiser's recipe names, unless that is done; `Done` only if it was stopped.
+
+    Args:
+        recipe: Everything that decides its run.
+        run_dir: Folder of its run.
+        read: Pictures that have been checked.
 
     Raises:
         CannotResume: It was trained by another recipe.
     """
-    recipe = load_recipe(recipe_file, AutoencoderRecipe)
     found = latest(run_dir).path
     if (run_dir / "autoencoder").is_dir():
         if found is not None:
             now = {**settings_of(recipe), "facts": {}}
             check_settings({**read_state(found).settings, "facts": {}}, now, MAY_CHANGE, defaults_of(recipe))
         return
-    for event in train_autoencoder(recipe, run_dir, resume=has_checkpoints(run_dir)):
+    are_read = (recipe.data.kind, recipe.data.folder) == (read.kind, read.folder)
+    for event in train_autoencoder(recipe, run_dir, has_checkpoints(run_dir), are_read=are_read):
         if isinstance(event, Metric):
             yield Progress("autoencoder", event.step, recipe.loop.steps)
-        elif isinstance(event, Notice) or (isinstance(event, Done) and not (run_dir / "autoencoder").is_dir()):
+        elif isinstance(event, Notice | Progress) or (
+            isinstance(event, Done) and not (run_dir / "autoencoder").is_dir()
+        ):
             yield event
 
 
@@ -116,7 +141,6 @@ class DenoiserTrainer:
         self.device = torch.device(recipe.device)
         self.schedule = Schedule(recipe.schedule)
         self.autoencoder = autoencoder.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        check_fit(recipe, autoencoder)
         self.unet = seeded(recipe.seed, "unet", lambda: UNet(recipe.unet))
         self.unet.gradient_checkpointing = recipe.gradient_checkpointing
         self.text_encoder = self._text_encoder()
@@ -140,6 +164,7 @@ class DenoiserTrainer:
         folder = recipe.latents.folder or run_dir / "latents"
         self.pool = LatentPool(recipe.latents, folder, identity, self._pictures, self._encode, recipe.seed)
         self.settings = settings_of(recipe, **facts, tokenizer=tokenizer and tokenizer_hash(run_dir / "tokenizer"))
+        self._told_readers = False
         if recipe.compile:
             self.unet.compile()
 
@@ -150,6 +175,7 @@ class DenoiserTrainer:
             self.modules,
             self.recipe.seed,
             self.ema,
+            can_save_memory=not self.recipe.gradient_checkpointing,
             before_step=self.pool.move_to,
             validate=self.validate,
             preview=self.preview,
@@ -217,8 +243,9 @@ class DenoiserTrainer:
         if self.text_encoder is None or self.tokenizer is None:
             yield Notice(step, "A denoiser without text has no bundle; its weights are in the checkpoint.")
             return
+        autoencoder = without_shift(self.autoencoder)
         bundle = Bundle(
-            self.autoencoder,
+            autoencoder,
             self.unet,
             self.text_encoder,
             self.tokenizer,
@@ -229,6 +256,10 @@ class DenoiserTrainer:
         )
         with self._shipped():
             save_bundle(bundle, run_dir / "bundle")
+        reason = _unread(autoencoder.config)
+        if reason is not None and not self._told_readers:
+            self._told_readers = True
+            yield Notice(step, f"'{run_dir / 'bundle'}' is for sfumato alone: {reason}.")
         yield Artifact(run_dir / "bundle", "bundle", {"step": step})
 
     def _samples(self, prompt: str) -> Images:
@@ -337,3 +368,13 @@ class DenoiserTrainer:
         if table is None or tokenizer is None:
             return None
         return seeded(self.recipe.seed, "text_encoder", lambda: TextEncoder(text_encoder_config(table, tokenizer)))
+
+
+def _unread(autoencoder: AutoencoderConfig) -> str | None:
+    """Say why diffusers cannot draw with a bundle that has this autoencoder; `None` where it can."""
+    if autoencoder.kind == "vq":
+        return "the pipeline of diffusers for Stable Diffusion cannot decode with its VQModel"
+    if autoencoder.shift_factor:
+        shift = f"shift_factor of {autoencoder.shift_factor:g}"
+        return f"the pipeline of diffusers for Stable Diffusion never adds its {shift}"
+    return None

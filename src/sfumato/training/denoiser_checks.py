@@ -6,9 +6,11 @@ import torch
 
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError
-from sfumato.formats.diffusers_config import write_autoencoder_config
 from sfumato.formats.diffusers_unet import write_unet_config
-from sfumato.models.autoencoder import Autoencoder
+from sfumato.models.autoencoder import AutoencoderConfig
+from sfumato.models.unet import UNet
+from sfumato.nn.attention import check_heads
+from sfumato.runtime.empty_weights import empty_weights
 from sfumato.training.recipe_file import DenoiserRecipe
 
 
@@ -19,39 +21,67 @@ def check_recipe(recipe: DenoiserRecipe) -> None:
         recipe: The recipe.
 
     Raises:
-        ConfigError: A text encoder is to learn alone but is not there, or has nothing that understands it; or at one of
-            the times no loss can be computed.
+        ConfigError: A text encoder is to learn alone but is not there, or has nothing that understands it; at one of
+            the times no loss can be computed; or the U-Net cannot be built, needs more than a text, or texts of another
+            width.
+        UnknownFormat: The U-Net is one that no model folder can express.
     """
     _check_what_learns(recipe)
     _check_levels(recipe)
+    _check_conditions(recipe)
+    if recipe.text_encoder is not None:
+        check_heads(recipe.text_encoder.width, recipe.text_encoder.heads)
+        write_unet_config(recipe.unet, 1)  # what ends as a model folder must be one that can be written
+    with empty_weights():
+        UNet(recipe.unet)
 
 
-def check_fit(recipe: DenoiserRecipe, autoencoder: Autoencoder) -> None:
-    """Refuse parts that do not fit one another.
+def check_fit(recipe: DenoiserRecipe, autoencoder: AutoencoderConfig) -> None:
+    """Refuse a U-Net that does not fit the latents.
 
     Args:
-        recipe: Says what the U-Net and the text encoder are.
-        autoencoder: The first stage.
+        recipe: Says what the U-Net and the pictures are.
+        autoencoder: What the first stage is made of.
 
     Raises:
-        ConfigError: The U-Net has another number of channels than the latents, or another width than the texts.
-        UnknownFormat: A part is one that no model folder can express.
+        ConfigError: The U-Net has another number of channels than the latents, or halves them too often.
     """
-    needed = {
-        "in_channels": autoencoder.config.denoiser_channels,
-        "out_channels": autoencoder.config.denoiser_channels,
-        "context_dim": None if recipe.text_encoder is None else recipe.text_encoder.width,
-    }
-    for key, value in needed.items():
-        if getattr(recipe.unet, key) != value:
+    for key in ("in_channels", "out_channels"):
+        _check_number(recipe, key, autoencoder.denoiser_channels)
+    side, f, halvings = recipe.data.side, autoencoder.downsample_factor, len(recipe.unet.channels) - 1
+    multiple = f * recipe.unet.downsample_factor
+    if side % multiple:
+        other_size = "" if recipe.data.kind == "primer" else f", or set data.size to a multiple of {multiple}"
+        raise ConfigError(
+            f"The pictures are {side} × {side} pixels; the autoencoder makes them {f} times smaller and the U-Net "
+            f"halves that {halvings} time{'' if halvings == 1 else 's'}; needed: a multiple of {multiple}.",
+            field="unet.channels",
+            hint=f"Give unet.channels fewer entries{other_size}.",
+        )
+
+
+def _check_number(recipe: DenoiserRecipe, key: str, needed: int | None) -> None:
+    """Refuse a number of the U-Net that the other parts do not have."""
+    given = getattr(recipe.unet, key)
+    if given != needed:
+        raise ConfigError(
+            f"unet.{key} is {given}; the autoencoder and the text encoder need {needed}.",
+            field=f"unet.{key}",
+            hint="Change it in the recipe, or name the autoencoder that belongs to it.",
+        )
+
+
+def _check_conditions(recipe: DenoiserRecipe) -> None:
+    """Refuse a U-Net that needs what its training does not give it."""
+    for key, none in (("num_classes", None), ("vector_width", None), ("concat_channels", 0)):
+        given = getattr(recipe.unet, key)
+        if given != none:
             raise ConfigError(
-                f"unet.{key} is {getattr(recipe.unet, key)}; the autoencoder and the text encoder need {value}.",
+                f"unet.{key} is {given}, but a denoiser learns from pictures and their captions, and nothing else.",
                 field=f"unet.{key}",
-                hint="Change it in the recipe, or name the autoencoder that belongs to it.",
+                hint="Leave it out.",
             )
-    if recipe.text_encoder is not None:  # what ends as a model folder must be one that can be written
-        write_unet_config(recipe.unet, 1)
-        write_autoencoder_config(autoencoder.config, 1)
+    _check_number(recipe, "context_dim", None if recipe.text_encoder is None else recipe.text_encoder.width)
 
 
 def _check_what_learns(recipe: DenoiserRecipe) -> None:

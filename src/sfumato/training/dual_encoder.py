@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from sfumato.models.eye import Eye, Sights
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import derive_seed, generator
+from sfumato.training.autoencoder import kept_average
 from sfumato.training.ema import Ema
 from sfumato.training.loop import train
 from sfumato.training.objectives import contrastive_loss
@@ -57,8 +59,9 @@ def train_dual_encoder(recipe: DualEncoderRecipe, run_dir: Path, resume: bool = 
     assert tokenizer is not None, "the recipe has a text encoder"
     trainer = DualEncoderTrainer(recipe, run_dir, tokenizer)
     yield from trainer.prepare()
-    settings, defaults = trainer.settings, defaults_of(recipe)
-    yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
+    settings, defaults, task = trainer.settings, defaults_of(recipe), trainer.task()
+    task.ema = task.ema or kept_average(run_dir, task.saved, recipe.ema)
+    yield from train(task, recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class DualEncoderTrainer:
             "new_pictures": SceneSource(kept, recipe.sights, "validation"),
         }
         self._facts: dict[int, Facts] = {}
+        self.ema: Ema | None = None
         facts: dict[str, Any] = {"data": fingerprint(recipe.data), "tokenizer": tokenizer_hash(run_dir / "tokenizer")}
         self.settings = settings_of(recipe, **facts)
 
@@ -121,7 +125,7 @@ class DualEncoderTrainer:
     def task(self) -> Task:
         """Return what the loop needs; `prepare` comes first."""
         modules = {"dual_encoder": self.network}
-        self.ema = Ema(modules, self.recipe.ema)
+        self.ema = Ema(modules, self.recipe.ema) if self.recipe.ema.decay else None
         return Task(
             [Phase("dual_encoder", modules, self.loss, self.recipe.optim)],
             modules,
@@ -153,17 +157,21 @@ class DualEncoderTrainer:
         `validation/…` are new scenes of known pictures; `new_pictures/…` show icons and people that were never learned.
         """
         self.network.eval()
-        with self.ema.applied():
+        with self._shipped():
             measured = {name: self._measure(fixed) for name, fixed in self._fixed.items()}
         self.network.train()
         return {f"{name}/{key}": value for name, values in measured.items() for key, value in values.items()}
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
-        """Write the averaged weights, tokenizer and configuration as one folder."""
+        """Write the weights that are shipped, tokenizer and configuration as one folder."""
         values = self.validate(step)
-        with self.ema.applied():
+        with self._shipped():
             folder = save_dual_encoder(self.network, self.tokenizer, run_dir / "dual-encoder")
         yield Artifact(folder, "dual-encoder", {"step": step, **values})
+
+    def _shipped(self) -> AbstractContextManager[None]:
+        """Use the weights that are shipped inside the block."""
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     def _measure(self, fixed: _Fixed) -> dict[str, float]:
         """Measure one set of fixed scenes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from sfumato.errors import CheckpointError, StorageError
+from sfumato.errors import CheckpointError, ConfigError, StorageError
 from sfumato.events import Event, Notice, Progress
 from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
 from sfumato.runtime.seeding import generator
@@ -48,6 +49,19 @@ class LatentPoolConfig(Section):
     rotate_every: int = Field(default=0, ge=0)
     encode_batch: int = Field(default=32, ge=1)
     keep: Literal["window", "all"] = "window"
+
+    @model_validator(mode="after")
+    def _check(self) -> LatentPoolConfig:
+        """Refuse a shard that whole batches do not fill: what is left of the last would be encoded and never shown."""
+        size, batch = self.shard_size, self.encode_batch
+        if size % batch:
+            whole = max(1, size // batch) * batch
+            raise ConfigError(
+                f"latents.shard_size is {size} and latents.encode_batch {batch}; needed: a multiple of it.",
+                field="latents.shard_size",
+                hint=f"Set latents.shard_size={whole} or latents.encode_batch={math.gcd(size, batch)}.",
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +15,24 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sfumato.data.backgrounds import SIZE
 from sfumato.data.caption_files import caption_files
+from sfumato.data.findings import refusal, unopened
 from sfumato.data.folder import FolderSampler
 from sfumato.data.images import list_images
 from sfumato.data.primer.library import Primer
 from sfumato.data.scenes import SceneConfig, SceneSampler
 from sfumato.data.shapes import ShapeSampler
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, DataError
+from sfumato.events import Event, Progress
 from sfumato.runtime.seeding import derive_seed
 from sfumato.tensors import Images
 from sfumato.training.section import Section, checked_keys
 
+_BITMAP = b"BM"
 _END_BYTES = 65_536
+_FAULTS_NAMED = 10
+_TOLD_EVERY = 32
 
 
 class DataConfig(Section):
@@ -53,6 +60,11 @@ class DataConfig(Section):
     caption: str = ""
     flip: bool = False
     workers: int = Field(default=1, ge=0, le=16)
+
+    @property
+    def side(self) -> int:
+        """Height and width of the pictures, in pixels."""
+        return SIZE if self.kind == "primer" else self.size
 
 
 @runtime_checkable
@@ -126,6 +138,40 @@ def open_source(config: DataConfig, purpose: str = "") -> Source:
     return SceneSampler(Primer.open(config.folder), seed, config.split, config.scenes)
 
 
+def check_pictures(config: DataConfig) -> Iterator[Event]:
+    """Open the pictures, and read all of a folder with their captions: a broken one would end the run in its midst.
+
+    Args:
+        config: Which pictures.
+
+    Yields:
+        `Progress` in pictures of a `folder`.
+
+    Raises:
+        SfumatoError: See `open_source`; or the folder cannot be opened.
+        DataError: Some of its pictures cannot be learned from; the first ten are named.
+    """
+    source = open_source(config)
+    if not isinstance(source, FolderSampler):
+        return
+    total, faults = len(source.listed), list[str]()
+    yield Progress("pictures", 0, total)
+    for done, fault in enumerate(source.faults(), 1):
+        if fault is not None:
+            faults.append(fault.rstrip("."))
+        if done % _TOLD_EVERY == 0 or done == total:
+            yield Progress("pictures", done, total)
+    if not faults:
+        return
+    named = "; ".join(faults[:_FAULTS_NAMED])
+    more = f"; and {len(faults) - _FAULTS_NAMED} more" if len(faults) > _FAULTS_NAMED else ""
+    raise DataError(
+        f"{len(faults)} of {total} pictures in {config.folder} cannot be learned from: {named}{more}.",
+        field="data.folder",
+        hint=f"Mend them or take them out; `sfumato data doctor {config.folder}` says what to do about each.",
+    )
+
+
 def fingerprint(config: DataConfig) -> Mapping[str, Any]:
     """Return what identifies the pictures, wherever the folder lies."""
     only_for_folders = {"caption": config.caption, "flip": config.flip}
@@ -143,20 +189,34 @@ def _hash_of_pictures(folder: Path) -> str:
     """Hash a folder: names and sizes of all pictures, their first and last bytes, and captions.
 
     Reading a hundred thousand pictures whole would take minutes at every start; packed pictures that differ do so at
-    their ends or in size.
+    their ends or in size. A bitmap is not packed: it is hashed whole.
+
+    Raises:
+        DataError: A file cannot be opened.
     """
     digest = hashlib.sha256()
     pictures = list_images(folder)
     texts = caption_files(pictures)
     for path in pictures:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode() + file.read(_END_BYTES))
-            file.seek(max(_END_BYTES, size - _END_BYTES))
+        with _opening(path), path.open("rb") as file:
+            size, head = path.stat().st_size, file.read(_END_BYTES)
+            digest.update(f"{path.name} {size}\n".encode() + head)
+            if not head.startswith(_BITMAP):
+                file.seek(max(_END_BYTES, size - _END_BYTES))
             digest.update(file.read())
         for caption in texts.get(path, ()):
-            digest.update(b"\n" + hashlib.sha256(caption.read_bytes()).digest())
+            with _opening(caption):
+                digest.update(b"\n" + hashlib.sha256(caption.read_bytes()).digest())
     return digest.hexdigest()
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file within the block into a refusal that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(unopened(path, error), "data.folder") from error
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from sfumato.diffusion.parameterization import Prediction
@@ -28,6 +28,7 @@ from sfumato.training.loop import LoopConfig
 from sfumato.training.objectives import AutoencoderObjective, DenoisingConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.pictures import DataConfig
+from sfumato.training.recipe_checks import check_first_stage, usable_device
 from sfumato.training.section import Section, checked_keys
 from sfumato.training.sights import SightsConfig
 
@@ -51,7 +52,7 @@ class Recipe(Section):
 
     name: str = Field(default="mine", min_length=1)
     seed: int = 0
-    device: str = "cpu"
+    device: Annotated[str, AfterValidator(usable_device)] = "cpu"
     precision: Precision = "fp32"
     batch_size: int = Field(default=16, ge=1)
     data: DataConfig = DataConfig()
@@ -67,14 +68,15 @@ class AutoencoderRecipe(Recipe):
         learns: `all`, or `decoder`: encoder and scale stay as in `init_from`, so that a denoiser trained on its latents
             still fits.
         latent_noise: Noise on the latents while the decoder learns, in units of their own standard deviation: a decoder
-            that forgives a denoiser's small mistakes. Each picture gets a share of it between 0 and 1.
+            that forgives a denoiser's small mistakes. Each picture gets a share of it between 0 and 1. Only for `kl`.
         objective: Its losses.
         optim: Its optimizer.
         discriminator_optim: The discriminator's optimizer.
         ema: Average of its weights; without it the trained weights are shipped.
         validation_pictures: Fixed pictures that reconstruction is measured on.
-        scaling_pictures: Pictures that the scale of the latents is measured on at the end.
-        shift: Measure and remove the latents' mean as well.
+        scaling_pictures: Pictures that the scale of the latents is measured on at the end; a decoder that learns alone
+            keeps the scale that it is given.
+        shift: Measure and remove the latents' mean as well; it ends in the biases of the 1×1 convolutions.
     """
 
     kind: Literal["autoencoder"]
@@ -89,6 +91,12 @@ class AutoencoderRecipe(Recipe):
     validation_pictures: int = Field(default=64, ge=1)
     scaling_pictures: int = Field(default=512, ge=1)
     shift: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> AutoencoderRecipe:
+        """Refuse what would change nothing."""
+        check_first_stage(self.autoencoder, self.learns, self.latent_noise, self.shift)
+        return self
 
 
 class TokenizerTable(Section):
