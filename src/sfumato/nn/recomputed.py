@@ -93,6 +93,6 @@ class _Geglu(torch.autograd.Function):
         hidden, gate = projected.chunk(2, dim=-1)
         below = torch.empty_like(projected)
         for_hidden, for_gate = below.chunk(2, dim=-1)
-        torch.mul(grad, F.gelu(gate), out=for_hidden)
+        for_hidden.copy_(F.gelu(gate).mul_(grad))  # written with `out=` it would cut a compiled U-Net into pieces
         for_gate.copy_(torch.ops.aten.gelu_backward(grad * hidden, gate))
         return below
