@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.parameterization import Prediction
+from sfumato.errors import ConfigError
 from sfumato.events import Artifact, Metric, Step
 from sfumato.formats.bundle import Bundle, save_bundle
 from sfumato.formats.concept import load_concept
@@ -104,6 +105,13 @@ def test_a_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures:
     before = distance("a fox")
     with pipeline.using((load_concept(made), 1.0)):
         assert distance("a <fox>") < 0.7 * before
+
+
+def test_eps_at_pure_noise_is_refused_before_anything_is_drawn(pictures: Path, tmp_path: Path) -> None:
+    made = tiny_bundle(prediction="eps", zero_snr=True)
+    with pytest.raises(ConfigError, match="predicts eps, but its schedule ends in pure noise") as refused:
+        next(iter(learn(config(pictures, tmp_path / "fox.safetensors"), made, tmp_path / "run")))
+    assert refused.value.field == "base" and not (tmp_path / "run").exists()
 
 
 def test_a_word_alone_is_learned(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -193,7 +193,14 @@ def _check_class_prompts(config: LearnConfig) -> None:
 
 
 def _check_base(config: LearnConfig, bundle: Bundle) -> None:
-    """Refuse a base whose weights are held in fewer bits than the lesson needs."""
+    """Refuse a base whose weights are held in fewer bits than the lesson needs, or that has a time without a loss."""
+    if bundle.prediction == "eps" and bool((bundle.schedule.alphas_cumprod == 0).any()):
+        raise ConfigError(
+            f"Base '{bundle.name}' predicts eps, but its schedule ends in pure noise, where there is nothing to learn.",
+            field="base",
+            hint="In scheduler/scheduler_config.json set prediction_type to what it was trained for, probably "
+            "v_prediction, or rescale_betas_zero_snr to false.",
+        )
     fits = {"fp32": ("fp32",), "stored": ("fp32", "stored"), "bf16": ("fp32", "stored", "bf16")}[config.held_in]
     if bundle.held_in not in fits:
         raise ConfigError(
