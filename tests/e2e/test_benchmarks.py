@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("machine", "generate", "cold_start", "training_step", "unet_step", "lora_step", "kills")
+NAMES = ("machine", "generate", "cold_start", "waits", "training_step", "unet_step", "lora_step", "kills")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -40,5 +40,7 @@ def test_a_benchmark_runs_and_both_sides_agree(name: str) -> None:
     assert "DIFFER" not in done.stdout
     if name in ("generate", "training_step", "unet_step", "lora_step"):
         assert "results agree" in done.stdout and "ratio" in done.stdout
+    if name == "waits":
+        assert done.stdout.count(": holds\n") == 3
     if name == "kills":
         assert "3 kills, 3 exact resumes" in done.stdout
