@@ -88,7 +88,7 @@ def assert_report_is_whole(folder: Path, verdict: dict[str, Any]) -> None:
     assert sorted(path.name for path in folder.iterdir()) == FILES
     page = (folder / "report.html").read_text()
     assert f"Use step {verdict['step']}." in page and verdict["reason"].split("(")[0] in page
-    assert not re.search(r'(src|href)="(?!data:)', page) and page.count("data:image/png") == 11 + 2 * 14 + 3
+    assert not re.search(r'(src|href)="(?!data:)', page) and page.count("data:image/png") == 11 + 2 * 14 + 8 + 3
     with Image.open(folder / "report.png") as sheet:
         assert sheet.width == 2160 and sheet.height > 1000
     content = json.loads((folder / "scores.json").read_text())
