@@ -35,7 +35,8 @@ SAMPLER_TITLES = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
-_UNUSUAL_TITLES = {
+# What stands in a recipe where it is not the usual, so that all other pictures keep the bytes of versions without it.
+UNUSUAL_TITLES = {
     "spacing": "Schedule type",
     "eta": "Eta",
     "guidance_rescale": "CFG Rescale",
@@ -73,7 +74,7 @@ def parameters_text(recipe: Mapping[str, Any]) -> str:
     }
     if "init_image" in recipe:
         pairs["Denoising strength"] = f"{request['strength']:g}"
-    for key, title in _UNUSUAL_TITLES.items():
+    for key, title in UNUSUAL_TITLES.items():
         if key in request:
             pairs[title] = request[key]
     pairs["RNG"] = "CPU"

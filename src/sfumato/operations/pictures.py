@@ -18,7 +18,7 @@ from sfumato.errors import CheckpointError, ConfigError, ShapeError
 from sfumato.events import Event, Notice, Step
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.concept import Concept, load_concept
-from sfumato.formats.png_recipe import RECIPE_VERSION, encode_png, file_hash, place_picture
+from sfumato.formats.png_recipe import RECIPE_VERSION, UNUSUAL_TITLES, encode_png, file_hash, place_picture
 from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import GenerateRequest
@@ -26,8 +26,6 @@ from sfumato.runtime.file_stem import file_stem
 
 BLACK = (0, 0, 0)
 OF_ONE_PICTURE = ("prompt", "negative_prompt", "steps", "sampler", "guidance_scale")
-IF_UNUSUAL = ("guidance_rescale", "guidance_interval", "spacing", "eta")
-"""Recorded where they are not the usual ones: all other pictures keep the bytes of versions without these options."""
 _CUT = 0.02  # shares of a picture that nobody misses
 
 
@@ -235,7 +233,7 @@ def _recipe(request: GenerateRequest, pipeline: Pipeline, inputs: _Inputs) -> di
     values = request.model_dump(mode="json")
     width, height = _size(request, pipeline)
     bundle, fields = pipeline.bundle, GenerateRequest.model_fields
-    unusual = {key: values[key] for key in IF_UNUSUAL if getattr(request, key) != fields[key].default}
+    unusual = {key: values[key] for key in UNUSUAL_TITLES if getattr(request, key) != fields[key].default}
     recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
         "sfumato": __version__,

@@ -69,14 +69,18 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
             field="autoencoder",
             hint="Name the folder that `sfumato train autoencoder` wrote.",
         )
-    check_fit(recipe, load_autoencoder(place).config if first is None else first.autoencoder)
-    yield from _beginning(recipe, run_dir)
-    if first is not None:
+    if first is None:
+        autoencoder = load_autoencoder(place)
+        check_fit(recipe, autoencoder.config)
+        yield from _beginning(recipe, run_dir)
+    else:
+        check_fit(recipe, first.autoencoder)
+        yield from _beginning(recipe, run_dir)
         yield from _first_stage(first, place, recipe.data)
         if not (place / "autoencoder").is_dir():
             return
-    autoencoder = load_autoencoder(place)
-    check_fit(recipe, autoencoder.config)
+        autoencoder = load_autoencoder(place)
+        check_fit(recipe, autoencoder.config)
     check_latents(recipe, autoencoder)
     yield Progress("tokenizer", 0, 1)
     tokenizer = learned_tokenizer(recipe, run_dir)
