@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from sfumato.data.benchmark.schema import MOST_PICTURES, PICTURES
 from sfumato.requests import BaseName, Flag, LearnRequest, Request, choices_of
 
 PRIOR = "+prior"
@@ -62,6 +63,7 @@ class CharactersDataRequest(Request):
     seed: Annotated[int, Field(ge=0, description="Decides who is chosen and what is asked.")] = 0
     count: Annotated[int, Field(ge=0, le=420, description="Number of drawn people.")] = 10
     icons: Annotated[bool, Field(description="Take the five held-out icons too.")] = True
+    pictures: Annotated[int, Field(ge=1, le=MOST_PICTURES, description="Pictures of each to learn from.")] = PICTURES
     primer: Annotated[Path, Field(description="Folder written by `sfumato data primer`."), Flag(metavar="DIR")] = Path(
         "runs/primer"
     )

@@ -48,8 +48,9 @@ def primer(tmp_path_factory: pytest.TempPathFactory) -> Primer:
     return Primer.open(build_tiny_primer(tmp_path_factory.mktemp("data")))
 
 
-def build(out: Path, primer: Primer, seed: int = 0, count: int = 3, icons: bool = True) -> Benchmark:
-    events = list(build_benchmark(out, primer, seed=seed, count=count, icons=icons, packages=out, draw=paint_people))
+def build(out: Path, primer: Primer, seed: int = 0, count: int = 3, icons: bool = True, pictures: int = 4) -> Benchmark:
+    settings = {"seed": seed, "count": count, "icons": icons, "pictures": pictures}
+    events = list(build_benchmark(out, primer, **settings, packages=out, draw=paint_people))
     artifact = next(event for event in events if isinstance(event, Artifact))
     assert artifact.path == out and artifact.info["subjects"] == count + (5 if icons else 0)
     return open_benchmark(out)
@@ -99,6 +100,17 @@ def test_one_seed_one_benchmark(primer: Primer, tmp_path: Path) -> None:
     one, two = build(tmp_path / "one", primer), build(tmp_path / "two", primer)
     assert one == two and files(tmp_path / "one") == files(tmp_path / "two")
     assert build(tmp_path / "three", primer, seed=1) != one
+
+
+@pytest.mark.parametrize("pictures", [1, 2, 5])
+def test_one_to_five_pictures_to_learn_from(primer: Primer, tmp_path: Path, pictures: int) -> None:
+    benchmark = build(tmp_path / "out", primer, pictures=pictures)
+    for subject in benchmark.subjects:
+        assert len(subject.pictures) == pictures
+        contents = {(tmp_path / "out" / picture.file).read_bytes() for picture in subject.pictures}
+        assert len(contents) == len({picture.ground for picture in subject.pictures}) == pictures
+        asked = {prompt.text for prompt in subject.prompts}
+        assert all(picture.ground not in text for picture in subject.pictures for text in asked)
 
 
 def test_what_is_written(primer: Primer, tmp_path: Path) -> None:

@@ -29,5 +29,6 @@ def characters_data(request: CharactersDataRequest) -> Events:
         seed=request.seed,
         count=request.count,
         icons=request.icons,
+        pictures=request.pictures,
         packages=request.packages,
     )

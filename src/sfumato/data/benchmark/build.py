@@ -17,7 +17,7 @@ from PIL import Image
 from sfumato.data.benchmark.icons import make_icons
 from sfumato.data.benchmark.people import Drawings, PersonPlan, drawn_record, make_person, not_drawn, plan_people
 from sfumato.data.benchmark.pictures import Made, Pixels
-from sfumato.data.benchmark.schema import FILE, Benchmark, Licence
+from sfumato.data.benchmark.schema import FILE, PICTURES, Benchmark, Licence
 from sfumato.data.images import png_bytes
 from sfumato.data.primer.attributes import IdentitySpec, Variant
 from sfumato.data.primer.characters import render_variants
@@ -37,6 +37,7 @@ def build_benchmark(
     seed: int = 0,
     count: int = 10,
     icons: bool = True,
+    pictures: int = PICTURES,
     packages: Path | None = None,
     draw: Draw = render_variants,
 ) -> Generator[Event, None, Benchmark]:
@@ -51,6 +52,7 @@ def build_benchmark(
         seed: Decides who is chosen and what is asked.
         count: Drawn people, 0 or more.
         icons: Take the held-out icons too.
+        pictures: How many pictures of each subject there are to learn from, 1 to `MOST_PICTURES`.
         packages: A `node_modules` folder with the DiceBear packages; `None` takes the cache, and installs there.
         draw: Draws people.
 
@@ -72,12 +74,12 @@ def build_benchmark(
         raise ConfigError(
             f"'{out}' exists and is not empty; needed: a new folder.", field="output", hint="Nothing was changed."
         )
-    plans = plan_people(primer, count, seed)
+    plans = plan_people(primer, count, seed, pictures)
     made: list[Made] = []
     with tempfile.TemporaryDirectory() as folder:
         drawn = yield from _draw_missing(Path(folder), not_drawn(primer, plans), packages, draw)
         made = yield from _make_people(plans, Drawings(primer, drawn))
-    made += make_icons(primer, seed) if icons else []
+    made += make_icons(primer, seed, pictures) if icons else []
     entries = [subject.files() for subject in made]
     benchmark = Benchmark(
         seed=seed,
@@ -85,11 +87,11 @@ def build_benchmark(
         subjects=tuple(entry for entry, _ in entries),
         licences=_licences(primer, made),
     )
-    pictures = {file: pixels for _, files in entries for file, pixels in files.items()}
+    written = {file: pixels for _, files in entries for file, pixels in files.items()}
     captions = {p.file: p.caption for subject in benchmark.subjects for p in subject.pictures}
-    _write(out, benchmark, pictures, captions)
+    _write(out, benchmark, written, captions)
     kinds = Counter(prompt.kind for subject in benchmark.subjects for prompt in subject.prompts)
-    info: dict[str, Any] = {"subjects": len(made), "prompts": dict(kinds), "pictures": len(pictures)}
+    info: dict[str, Any] = {"subjects": len(made), "prompts": dict(kinds), "pictures": len(written)}
     yield Artifact(out, "dataset", info)
     yield Done(time.monotonic() - begun, info)
     return benchmark

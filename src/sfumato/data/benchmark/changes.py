@@ -6,12 +6,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sfumato.data.benchmark.schema import PromptKind
+from sfumato.data.benchmark.schema import PICTURES, PromptKind
 from sfumato.data.primer.attributes import IdentitySpec, Variant, attributes, conflict, draw_variant
 from sfumato.data.primer.looks import VARIANT_SLOTS, find_style
-
-PICTURES = 4
-"""Pictures that a subject is learned from ([ruiz2023]: 3 to 5, best with 4)."""
 
 PER_KIND = 2
 _TRIES = 200
@@ -36,26 +33,29 @@ class Change:
     reads: tuple[str, ...] = field(default=())
 
 
-def training_variants(identity: IdentitySpec, existing: Sequence[Variant], rng: random.Random) -> list[Variant]:
+def training_variants(
+    identity: IdentitySpec, existing: Sequence[Variant], rng: random.Random, count: int = PICTURES
+) -> list[Variant]:
     """Choose how a person is shown to the learner: expressions and garments differ as far as they can.
 
     Args:
         identity: The person.
         existing: Ways in which pictures of it exist; the first shows it without glasses and hat.
         rng: Draws further ways where there are too few.
+        count: How many.
 
     Returns:
-        `PICTURES` different ways, the plainest first.
+        That many different ways, the plainest first.
     """
     found = [variant for number, variant in enumerate(existing) if variant not in existing[:number]]
     for number in range(_TRIES):
-        if len(found) >= PICTURES:
+        if len(found) >= count:
             break
         variant = draw_variant(identity, rng, plain=number == 0 and not found)
         if variant not in found:
             found.append(variant)
     chosen = [min(found, key=lambda variant: len(_extras(variant)))]
-    while len(chosen) < min(PICTURES, len(found)):
+    while len(chosen) < min(count, len(found)):
         rest = [variant for variant in found if variant not in chosen]
         chosen.append(max(rest, key=lambda variant: _novelty(variant, chosen)))
     return chosen

@@ -11,7 +11,7 @@ import numpy as np
 from sfumato.data.backgrounds import Background
 from sfumato.data.benchmark.grounds import asked_ground, new_ground, training_grounds
 from sfumato.data.benchmark.pictures import Made, MadePrompt, made_prompt, made_training
-from sfumato.data.benchmark.schema import PromptKind
+from sfumato.data.benchmark.schema import PICTURES, PromptKind
 from sfumato.data.captions import describe_fully, describe_ground, with_article
 from sfumato.data.compose import Scene, compose, compose_pair
 from sfumato.data.facts import PlaceName, Relation, SizeName
@@ -35,6 +35,7 @@ _SHOWN: tuple[tuple[SizeName, PlaceName], ...] = (
     ("medium", "left"),
     ("medium", "top right"),
     ("small", "bottom"),
+    ("small", "top"),
 )
 _PLACES: tuple[PlaceName, ...] = ("top left", "bottom right", "right", "bottom left")
 _RELATIONS: tuple[Relation, ...] = ("left of", "above", "right of", "below")
@@ -42,12 +43,13 @@ _PER_KIND = 2
 Option = TypeVar("Option")
 
 
-def make_icons(primer: Primer, seed: int) -> list[Made]:
+def make_icons(primer: Primer, seed: int, pictures: int = PICTURES) -> list[Made]:
     """Compose the pictures of every held-out concept and write its prompts.
 
     Args:
         primer: The training set.
         seed: Decides styles, grounds, places and neighbours.
+        pictures: How many pictures of each there are to learn from, at most `MOST_PICTURES`.
 
     Raises:
         DataError: The set has no icon of a held-out concept.
@@ -60,21 +62,21 @@ def make_icons(primer: Primer, seed: int) -> list[Made]:
                 f"{primer.folder} has no icon of the held-out concept '{concept}'.",
                 hint="Build the set again with 'sfumato data primer'.",
             )
-        made.append(_make(primer, concept, styles, derive_seed(seed, f"benchmark/{concept}")))
+        made.append(_make(primer, concept, styles, derive_seed(seed, f"benchmark/{concept}"), pictures))
     return made
 
 
-def _make(primer: Primer, concept: str, styles: Sequence[str], seed: int) -> Made:
+def _make(primer: Primer, concept: str, styles: Sequence[str], seed: int, pictures: int) -> Made:
     """Make one subject."""
     rng = np.random.default_rng(seed)
     style = styles[int(rng.integers(len(styles)))]
     noun, description = WORDS[concept]
     hidden = primer.sprite(primer.icon(concept, style).file).hidden_by
     asked = asked_ground(hidden)
-    grounds = training_grounds(rng, hidden, asked, len(_SHOWN))
+    grounds = training_grounds(rng, hidden, asked, pictures)
     plain = _alone(primer, concept, style, asked, seed)
     training = []
-    for number, ((size, place), ground) in enumerate(zip(_SHOWN, grounds, strict=True)):
+    for number, ((size, place), ground) in enumerate(zip(_SHOWN, grounds, strict=False)):
         scene = compose(primer, concept, style, background=ground, size=size, place=place, seed=seed + number)
         training.append(made_training(replace(scene, caption=_called(scene, noun)), ground))
     prompts: list[MadePrompt] = []

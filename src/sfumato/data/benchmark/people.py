@@ -13,6 +13,7 @@ from sfumato.data.backgrounds import Background
 from sfumato.data.benchmark.changes import Change, changes, training_variants
 from sfumato.data.benchmark.grounds import asked_ground, new_ground, training_grounds
 from sfumato.data.benchmark.pictures import Made, made_prompt, made_training
+from sfumato.data.benchmark.schema import PICTURES
 from sfumato.data.captions import MAX_WORDS, count_words, describe_ground
 from sfumato.data.compose import Scene, compose_person
 from sfumato.data.primer.attributes import IdentitySpec, Variant
@@ -24,7 +25,7 @@ from sfumato.errors import DataError
 from sfumato.runtime.seeding import derive_seed
 
 CLASS_NOUN = "person"
-_SIDES = (0.95, 0.8, 0.88, 1.0)
+_SIDES = (0.95, 0.8, 0.88, 1.0, 0.84)
 _TRUTH_SIDE = 1.0  # leaves no room to move, so that pictures with and without a change lie over each other
 
 Record = Mapping[str, Any]
@@ -60,13 +61,14 @@ class PersonPlan:
         return shown + [(change.identity, change.variant) for change in self.asked]
 
 
-def plan_people(primer: Primer, count: int, seed: int) -> list[PersonPlan]:
+def plan_people(primer: Primer, count: int, seed: int, pictures: int = PICTURES) -> list[PersonPlan]:
     """Choose held-out people, styles in turn, and what is asked of each.
 
     Args:
         primer: The training set that they are held out from.
         count: How many.
         seed: Decides who, and what.
+        pictures: How many pictures of each there are to learn from, at most `MOST_PICTURES`.
 
     Raises:
         DataError: The set holds out fewer people.
@@ -91,7 +93,8 @@ def plan_people(primer: Primer, count: int, seed: int) -> list[PersonPlan]:
     while len(chosen) < count:
         for style, names in order.items():
             if turn < len(names) and len(chosen) < count:
-                chosen.append(_plan(by_style[style][names[turn]], derive_seed(seed, f"benchmark/{names[turn]}")))
+                own = derive_seed(seed, f"benchmark/{names[turn]}")
+                chosen.append(_plan(by_style[style][names[turn]], own, pictures))
         turn += 1
     return chosen
 
@@ -133,14 +136,14 @@ def make_person(plan: PersonPlan, find: Find) -> Made:
     return Made(plan.identity.name, "character", style.key, CLASS_NOUN, class_prompt, style.key, training, prompts)
 
 
-def _plan(records: Sequence[Record], seed: int) -> PersonPlan:
+def _plan(records: Sequence[Record], seed: int, pictures: int) -> PersonPlan:
     """Plan one person."""
     identity = identity_of(records[0])
     rng = random.Random(seed)
     existing = [
         Variant({slot: name for slot, name in record["looks"].items() if slot in VARIANT_SLOTS}) for record in records
     ]
-    seen = training_variants(identity, existing, rng)
+    seen = training_variants(identity, existing, rng, pictures)
     return PersonPlan(identity, tuple(seen), tuple(changes(identity, seen, rng)), seed)
 
 

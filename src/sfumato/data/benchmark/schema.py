@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from sfumato.errors import DataError
 
 FILE = "benchmark.json"
+PICTURES, MOST_PICTURES = 4, 5
+"""Pictures that a subject is learned from unless told, and at most ([ruiz2023]: 3 to 5, best with 4)."""
 PromptKind = Literal["expression", "accessory", "garment", "property", "background", "place", "beside", "style"]
 _HINT = "Build it again with 'sfumato data characters'."
 
