@@ -15,7 +15,7 @@ BySubject = Mapping[str, Sequence[float]]
 """Values of one column by subject, in an order that all rows of a table share."""
 
 FEWEST = 5
-"""Pairs below which an interval says nothing."""
+"""Subjects below which an interval says nothing of others."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Difference:
     Attributes:
         mean: Mean over subjects, each counting the same.
         interval: 95 % bootstrap interval, subjects drawn first and then the pairs of each.
+        subjects: How many.
         pairs: Pairs of pictures that share subject, prompt and seed (of prompts, where a prompt has one value).
         slack: How far below it may lie and still count as no lower.
     """
 
     mean: float
     interval: Interval
+    subjects: int
     pairs: int
     slack: float = 0.0
 
@@ -38,7 +40,7 @@ class Difference:
     def verdict(self) -> Verdict:
         """Whether it lies above, surely does not, or chance alone might explain the difference."""
         low, high = self.interval
-        if self.pairs < FEWEST:
+        if self.subjects < FEWEST:
             return "within chance"
         if low > -self.slack:
             return "found"
@@ -66,7 +68,7 @@ def difference(upper: BySubject, lower: BySubject, slack: float = 0.0, seed: int
         raise ValueError(f"The subjects differ: {sorted(upper)} and {sorted(lower)}.")
     pairs = [[a - b for a, b in zip(upper[name], lower[name], strict=True)] for name in upper]
     mean = float(np.mean([np.mean(of_subject) for of_subject in pairs]))
-    return Difference(mean, nested_interval(pairs, seed), sum(map(len, pairs)), slack)
+    return Difference(mean, nested_interval(pairs, seed), len(pairs), sum(map(len, pairs)), slack)
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:

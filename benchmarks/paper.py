@@ -26,7 +26,7 @@ from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader
-from sfumato.evaluation.trial import BASELINE, Trial, by_subject, spread
+from sfumato.evaluation.trial import BASELINE, Trial, by_subject, in_turns
 from sfumato.events import Artifact, Done, Event, Notice, Progress, Table
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import load_bundle
@@ -45,7 +45,7 @@ _TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_im
 _READ = (
     "Found: the 95 % bootstrap interval of the difference (of pictures that share subject, prompt and seed; subjects "
     "are drawn first, then the pictures of each) lies on the side that the paper reports. Not found: it lies on the "
-    "other side. Within chance: it holds both, or there are fewer than 5 pairs.",
+    "other side. Within chance: it holds both, or there are fewer than 5 subjects.",
     f"A loss of subject fidelity is small up to {SLACK:g} of the way from the base in words to the truth.",
     "The rows of DreamBooth draw with the file of low-rank factors that is nearest to the change of all weights.",
     "All ranks have the alpha of the usual one, as in the paper; rank 8 is the plain lora.",
@@ -70,7 +70,7 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     """
     started = time.perf_counter()
     benchmark = open_benchmark(request.folder)
-    cases = spread(cases_of(request.folder, benchmark), request.subjects)
+    cases = in_turns(cases_of(request.folder, benchmark), request.subjects)
     bundle = load_bundle(request.base)
     experiments = [EXPERIMENTS[name](Setup(request, benchmark, cases, bundle.unet.config.widest)) for name in names]
     scorer = scorer_of(request, benchmark)
@@ -101,7 +101,11 @@ def _measured(scorer: Scorer, trials: Sequence[Trial]) -> Generator[Event, None,
 
 def _notes() -> list[str]:
     """Return the notes of `evaluate characters` on columns that this table has too."""
-    return [note for note in NOTES if note.startswith(("Truth", "Subject fidelity", "Change made", "Drift", "DIV"))]
+    return [
+        note
+        for note in NOTES
+        if note.startswith(("Truth", "Subject fidelity", "Prompt fidelity", "Change made", "Drift", "DIV"))
+    ]
 
 
 def _written(report: PaperReport, request: BenchmarkRequest) -> Generator[Event, None, None]:

@@ -10,7 +10,7 @@ from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.data.benchmark.schema import Benchmark
 from sfumato.data.listing import Entry, list_entries
 from sfumato.errors import ConfigError
-from sfumato.evaluation.trial import Case, spread
+from sfumato.evaluation.trial import Case
 from sfumato.formats.atomic import atomic_write_bytes, remove_folder
 from sfumato.operations.trials import PLACEHOLDER, Arm
 from sfumato.runtime.suggestions import did_you_mean
@@ -21,7 +21,9 @@ SUBJECT, TEXT, PRES, DIV = "subject", "text", "pres", "div"
 _LORA = Arm("lora", {"method": "lora"})
 _DREAMBOOTH = Arm("dreambooth", {"method": "dreambooth"})
 _WORD = Arm("textual-inversion", {"method": "textual-inversion"})
-_RANKS, _RATES, _MOST = (1, 4, 8, 64), (1e-4, 1e-3, 5e-3, 2e-2), 5
+_RANKS, _RATES = (1, 4, 8, 64), (1e-4, 1e-3, 5e-3, 2e-2)
+_BEST, _MOST = 4, 5
+"""Pictures from which the paper gains no more, and the most that it tries."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,13 @@ def pictures(setup: Setup) -> Experiment:
         folders = {case.name: {"folder": _fewer(case, count, setup.request.output)} for case in setup.cases}
         arms[title] = Arm(title, _LORA.settings, folders)
     titles = list(arms)
-    links = tuple(Link(titles[place + 1], titles[place], SUBJECT) for place in range(len(titles) - 1))
-    claims = (Claim(f"subject fidelity: {' > '.join(map(str, reversed(counts)))}", links),)
+    rising = titles[:_BEST]
+    links = [Link(rising[place + 1], rising[place], SUBJECT) for place in range(len(rising) - 1)]
+    text = f"subject fidelity: {' > '.join(map(str, reversed(counts[:_BEST])))}"
+    if most > _BEST:
+        links.append(Link(titles[_BEST], titles[_BEST - 1], SUBJECT, is_close=True))
+        text += f", and {most} as near as {_BEST}"
+    claims = (Claim(text, tuple(links)),)
     return Experiment("pictures", "number of pictures (DreamBooth supplement, table 5)", arms, claims)
 
 
@@ -263,7 +270,7 @@ def _fewer(case: Case, count: int, output: Path) -> Path:
     entries = list_entries(case.folder)
     if count >= len(entries):
         return case.folder
-    chosen = spread(entries, count)
+    chosen = [entries[place * len(entries) // count] for place in range(count)]
     return _write(chosen, [entry.caption("") for entry in chosen], output / "subjects" / f"{case.name}-{count}")
 
 

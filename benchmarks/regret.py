@@ -21,7 +21,7 @@ class Lesson:
 
     Attributes:
         subject: Its name.
-        method: How it was learned.
+        method: How it was learned, as `--methods` has it.
         in_words: Mean distance from the truth of what the base draws, the subject described in words, by column.
         steps: The same of what each saved step draws: by step and column.
         candidates: The scores that the rule sees.

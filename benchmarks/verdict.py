@@ -25,10 +25,10 @@ from benchmarks.regret import DISTANCES, DRIFT_BOUNDS, Lesson, by_bounds, choice
 from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.data.benchmark.schema import open_benchmark
 from sfumato.data.images import to_pixels
-from sfumato.errors import TrainingError
+from sfumato.errors import ConfigError, TrainingError
 from sfumato.evaluation.characters import Scorer, cases_of
 from sfumato.evaluation.probe import SubjectProbe
-from sfumato.evaluation.trial import BASELINE, Case, Trial, spread
+from sfumato.evaluation.trial import BASELINE, Case, Trial, in_turns
 from sfumato.events import Artifact, Done, Event, Metric, Notice, Table, Verdict
 from sfumato.formats.atomic import atomic_write_bytes
 from sfumato.formats.bundle import Bundle, load_bundle
@@ -133,13 +133,16 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
         The events of lessons, the tables, the files and `Done`.
 
     Raises:
+        ConfigError: Fewer than one saved step is asked for.
         SfumatoError: The benchmark, the base or a lesson is not usable.
         TrainingError: It was told to stop.
     """
     started = time.perf_counter()
+    if saves < 1:
+        raise ConfigError(f"--saves: given {saves}; needed a whole number from 1.", field="saves")
     check_methods(request)
     benchmark = open_benchmark(request.folder)
-    cases = spread(cases_of(request.folder, benchmark), request.subjects)
+    cases = in_turns(cases_of(request.folder, benchmark), request.subjects)
     bundle, scorer = load_bundle(request.base), scorer_of(request, benchmark)
     wanted = {"verdict": True, "early_stop": False, "verdict_prompts": kept_prompts}
     arms = [Arm.of_method(name, request) for name in request.methods]
@@ -150,9 +153,9 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
         for arm in arms:
             with TemporaryDirectory() as folder:
                 lesson = lesson_of(request, case, arm, Path(folder) / "concept.safetensors")
-                every = max(1, lesson_config(lesson, bundle).loop.steps // saves)
+                every = -(-lesson_config(lesson, bundle).loop.steps // saves)
                 lesson = lesson.model_copy(update={"save_every": every})
-                lessons.append((yield from _judged(request, case, lesson, bundle, scorer)))
+                lessons.append((yield from _judged(request, case, arm, lesson, bundle, scorer)))
             yield Notice(0, _line(lessons[-1]))
     facts = facts_of(request, bundle, {"seed": benchmark.seed, "primer": benchmark.primer})
     yield from _written(lessons, facts, request.output)
@@ -160,7 +163,7 @@ def verdict(request: BenchmarkRequest, saves: int, kept_prompts: Path | None) ->
 
 
 def _judged(
-    request: BenchmarkRequest, case: Case, lesson: LearnRequest, bundle: Bundle, scorer: Scorer
+    request: BenchmarkRequest, case: Case, arm: Arm, lesson: LearnRequest, bundle: Bundle, scorer: Scorer
 ) -> Generator[Event, None, Lesson]:
     """Run one lesson and compare every saved step with the truth."""
     probe = judge(lesson)
@@ -184,7 +187,7 @@ def _judged(
     }
     in_words = measured.pop(BASELINE)
     steps = {int(name): values for name, values in measured.items()}
-    return Lesson(case.name, lesson.method, in_words, steps, probe.candidates(), probe.leader())
+    return Lesson(case.name, arm.label, in_words, steps, probe.candidates(), probe.leader())
 
 
 def _line(lesson: Lesson) -> str:
@@ -228,7 +231,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the options."""
     made = parser("verdict", __doc__)
     offer_budget(made, _OFFERED)
-    made.add_argument("--saves", type=int, default=5, help="saved steps of each lesson (default: 5)")
+    made.add_argument("--saves", type=int, default=5, help="most saved steps of each lesson (default: 5)")
     made.add_argument("--verdict-prompts", type=Path, metavar="FILE", help="prompts of the verdict, one a line")
     return made.parse_args(words)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import SfumatoError
+from sfumato.errors import ConfigError, SfumatoError
 from sfumato.events import Artifact
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.concept import Concept
@@ -14,7 +14,7 @@ from sfumato.operations.concept_uses import concept_uses
 from sfumato.operations.learn import is_result
 from sfumato.operations.learn import learn as learn_subject
 from sfumato.operations.learn_plan import LearnPlan
-from sfumato.operations.pictures import Picture, draw
+from sfumato.operations.pictures import Picture, check_choices, draw
 from sfumato.operations.plan_lesson import plan_lesson
 from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Pipeline
@@ -63,10 +63,17 @@ def generate(
         ConfigError: An option is unknown or out of range, a concept is not that of a file, or the pipeline is busy.
         SfumatoError: A file or the base is not usable.
     """
+    if "output" in options:
+        raise ConfigError(
+            "output was given; `generate` writes no files.",
+            field="output",
+            hint="Save each picture with `picture.save(path)`, or write all with `sfumato.run(GenerateRequest(...))`.",
+        )
     pipeline = base if isinstance(base, Pipeline) else None
     name = str(base) if pipeline is None else recorded_base(pipeline.bundle)
     given = {"prompt": prompt, "base": name, "concepts": concept_uses(concepts), **options}
     request = resolve(GenerateRequest, flags=given).request
+    check_choices(request)
     return [event for event in draw(request, pipeline) if isinstance(event, Picture)]
 
 

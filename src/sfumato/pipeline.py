@@ -120,13 +120,16 @@ class Pipeline:
     Args:
         bundle: The base. Its networks are used as they are; adapters may be attached.
         claim: The claim on the U-Net within which it draws, such as that of a lesson; None for a pipeline of its own.
+
+    Attributes:
+        concepts: Those that are switched on.
     """
 
     def __init__(self, bundle: Bundle, claim: Claim | None = None) -> None:
         keep_freed_memory()  # not before the weights are there: what loading them frees should go back to the system
         self.bundle = bundle
         self._use, self._owner = in_use(bundle.unet), claim or self
-        self._concepts: list[Concept] = []
+        self.concepts: list[Concept] = []
         self._contexts: Recent[tuple[int, str], Context] = Recent(MOST_TEXTS)
         self._same_bits: dict[tuple[int, tuple[int, int, int], bool, int], bool] = {}
 
@@ -166,7 +169,7 @@ class Pipeline:
 
     def expand(self, prompt: str) -> str:
         """Return the text that the tokenizer sees: placeholders written out."""
-        learned = (word for concept in self._concepts for word in concept.words)
+        learned = (word for concept in self.concepts for word in concept.words)
         return expand_words(prompt, chain(learned, self.bundle.words))
 
     @torch.no_grad()
@@ -186,7 +189,7 @@ class Pipeline:
 
         def encoded() -> Context:
             tokens = self.bundle.tokenizer.encode([self.expand(prompt)])
-            words = (word for concept in self._concepts for word in concept.words)
+            words = (word for concept in self.concepts for word in concept.words)
             rows = [word.rows for word in words if word.rows is not None]
             return self.bundle.encode(tokens, torch.cat(rows) if rows else None).context
 
@@ -237,7 +240,7 @@ class Pipeline:
 
     def _switch_on(self, stack: ExitStack, concept: Concept, strength: float) -> None:
         """Merge one concept in and let its placeholder be understood, until the stack closes."""
-        concept.check_words(self._concepts)
+        concept.check_words(self.concepts)
         concept.check_strength(strength)
         for lora in concept.adapters(self.bundle).values():
             lora.strength = strength
@@ -246,8 +249,8 @@ class Pipeline:
             if word.rows is not None:
                 self.bundle.tokenizer.add_placeholder(word.placeholder, len(word.rows))
                 stack.callback(self.bundle.tokenizer.remove_placeholder, word.placeholder)
-        self._concepts.append(concept)
-        stack.callback(self._concepts.pop)
+        self.concepts.append(concept)
+        stack.callback(self.concepts.pop)
 
     def _plan(
         self,
@@ -279,10 +282,8 @@ class Pipeline:
         )
         shape = (channels, height // factor, width // factor)
         keep = None if mask is None else kept_latents(mask, count, (height, width), shape[1:])
-        if init_image is not None:
-            init_image = init_image.expand(count, -1, -1, -1)
-        if mask is not None:
-            mask = mask.clamp(0, 1).expand(count, -1, -1, -1)
+        init_image = None if init_image is None else init_image.expand(count, -1, -1, -1)
+        mask = None if mask is None else mask.clamp(0, 1).expand(count, -1, -1, -1)
         return _Job(settings, prompts, contexts, list(seeds), levels, shape, init_image, original, mask, keep)
 
     def _size(self, settings: Settings, init_image: Pictures | None) -> tuple[int, int]:
@@ -359,8 +360,7 @@ class Pipeline:
         if len(rows) == 1:
             return together
         alone = [self._bound(job, range(row, row + 1)) for row in rows]
-        settings = job.settings
-        low, high = settings.guidance_interval
+        settings, (low, high) = job.settings, job.settings.guidance_interval
 
         def split(x_t: Tensor, level: Level) -> Tensor:
             return torch.cat([one(row[None], level) for one, row in zip(alone, x_t, strict=True)])

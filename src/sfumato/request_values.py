@@ -84,8 +84,14 @@ def _parse_interval(value: object) -> object:
     return {"low": low, "high": high}
 
 
+def _exactly(level: float) -> str:
+    """Write a noise level as short as it can be read back."""
+    short = f"{level:g}"
+    return short if float(short) == level else repr(level)
+
+
 Interval = Annotated[
     NoiseInterval,
     BeforeValidator(_parse_interval),
-    PlainSerializer(lambda levels: f"{levels.low:g}:{levels.high:g}", return_type=str),
+    PlainSerializer(lambda levels: f"{_exactly(levels.low)}:{_exactly(levels.high)}", return_type=str),
 ]

@@ -32,7 +32,9 @@ BaseName = Annotated[
     Field(description="Base model: 'primer' (ships with sfumato) or a folder in diffusers layout."),
     Flag(metavar="NAME|PATH"),
 ]
-Seed = Annotated[int, Field(ge=0, le=2**53 - 1, description="Seed; one seed, one picture.")]
+MOST_SEED = 2**53 - 1
+"""Largest seed: whole numbers up to here survive every reader of JSON."""
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED, description="Seed; one seed, one picture.")]
 
 
 class GenerateRequest(Request):

@@ -130,7 +130,9 @@ def test_full_disk(sfumato: Run, base: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_output_in_the_way(sfumato: Run, base: Path) -> None:
     Path("file").write_text("x")
-    refused(sfumato(*GENERATE, "--base", base, "-o", "file"), "file")
+    refused(sfumato(*GENERATE, "--base", base, "-o", "file"), "cannot be written to 'file'", "a file is in the way")
+    answer = sfumato(*GENERATE, "--base", base, "-o", "file/new", "--json")
+    assert answer.code == 2 and '"event": "step"' not in answer.out, "it is found before anything is drawn"
     recipe = Path(__file__).parents[2] / "recipes" / "tiny.toml"
     refused(sfumato("train", "denoiser", recipe, "-o", "file"), "Could not write 'file")
     assert Path("file").read_text() == "x"

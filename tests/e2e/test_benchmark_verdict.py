@@ -109,3 +109,5 @@ def test_it_ends_when_a_lesson_is_told_to_stop(
 def test_bad_input(characters: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--characters", str(characters), "--base", str(base), "--methods", "lorra"]) == 2
     assert "--methods: given 'lorra'" in capsys.readouterr().err
+    assert main(["--characters", str(characters), "--base", str(base), "--saves", "0"]) == 2
+    assert "--saves: given 0; needed a whole number from 1" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -125,6 +126,9 @@ def test_how_steps_and_guidance_go_can_be_chosen_and_replayed(
     [
         (("--guidance", 1, "--guidance-rescale", 0.7), ("--guidance-rescale 0.7", "switches guidance off")),
         (("--guidance", 1, "--guidance-interval", "0.2:0.9"), ("--guidance-interval 0.2:0.9", "above 1")),
+        (("--guidance", 1, "--negative", "blue"), ("--negative blue was given with --guidance 1",)),
+        (("--guidance", 0, "--guidance-rescale", 0.7), ("--guidance-rescale 0.7 was given with --guidance 0",)),
+        (("--seed", 2**53 - 2, "-n", 3), ("with 3 pictures ends at seed 9007199254740992",)),
         (("--eta", 0.5), ("dpm++2m has no option eta",)),
         (("--guidance-interval", "0.9:0.2"), ("--guidance-interval", "the lower one first")),
         (("--guidance-interval", "0.9"), ("--guidance-interval: given '0.9'", "as 0.2:0.9")),
@@ -229,6 +233,27 @@ def test_replay_finds_files_that_have_moved(sfumato: Run, base: Path, photo: Pat
     Image.new("RGB", (9, 9)).save("elsewhere/here.png")
     other = sfumato("replay", "out/a-red-fox-0.png", "--search", "elsewhere")
     assert other.code == 2 and "init_image differs: 'elsewhere/here.png' has SHA-256 " in other.err
+
+
+def test_replay_passes_by_what_it_may_not_look_at(
+    sfumato: Run, base: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a picture that was drawn by somebody else, whose folder is closed, and whose file lies beside it."""
+    Path("closed").mkdir()
+    photo.rename("closed/here.png")
+    answer = sfumato("generate", PROMPT, "--base", base, "--steps", 2, "--init-image", "closed/here.png")
+    assert answer.code == 0, answer.err
+    shutil.copy("closed/here.png", "out/here.png")
+    looked = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    answer = sfumato("replay", "out/a-red-fox-0.png")
+    assert answer.code == 0, answer.err
 
 
 def test_replay_finds_a_base_that_has_moved(sfumato: Run, base: Path) -> None:

@@ -86,6 +86,13 @@ def test_a_concept_that_no_recipe_could_name_is_refused(pipeline: Pipeline, file
         draws(pipeline, fox)
 
 
+def test_a_concept_that_stands_in_no_recipe_is_refused(pipeline: Pipeline, file: Path) -> None:
+    with pipeline.using((load_concept(file), 1.0)), pytest.raises(ConfigError, match="inside of `using`") as caught:
+        sfumato.generate(FOX, base=pipeline, steps=1)
+    assert caught.value.field == "concepts"
+    assert not pipeline.concepts and len(sfumato.generate("a fox", base=pipeline, steps=1)) == 1
+
+
 @pytest.mark.parametrize(
     "given", [3, None, [3], [None], ["a.safetensors", 3.0, "b"], [("a", 1.0, 2.0)], {"a": 1}.items]
 )
@@ -102,6 +109,8 @@ def test_events_of_a_loaded_pipeline(pipeline: Pipeline, base: Path, tmp_path: P
     recipe = read_recipe(artifact.path)
     assert recipe["base"] == {"path": base.as_posix(), "name": "tiny", "hash": pipeline.bundle.base_hash}
     list(sfumato.run(sfumato.ReplayRequest(picture=artifact.path)))
+    with pytest.raises(ConfigError, match="output was given; `generate` writes no files"):
+        sfumato.generate("a fox", base=pipeline, output=tmp_path)
     lesson = sfumato.LearnRequest(folder=tmp_path, placeholder="<fox>", class_noun="fox")
     with pytest.raises(
         ConfigError, match="^A pipeline was given with a LearnRequest; only a GenerateRequest"

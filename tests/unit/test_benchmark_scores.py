@@ -33,7 +33,7 @@ from sfumato.evaluation.likeness import (
 )
 from sfumato.evaluation.reading import Reader, fit_reader, place_of
 from sfumato.evaluation.scoreboard import Column, Entry, Scoreboard
-from sfumato.evaluation.trial import BASELINE, NOUN_BASELINE, Asked, Cost, Picture, Trial, in_turns, spread
+from sfumato.evaluation.trial import BASELINE, NOUN_BASELINE, Asked, Cost, Picture, Trial, in_turns
 
 numbers = st.lists(st.floats(-3, 3).filter(lambda x: abs(x) > 0.01), min_size=3, max_size=3)
 rows = st.lists(numbers, min_size=1, max_size=5).map(torch.tensor)
@@ -292,7 +292,8 @@ def test_a_prompt_with_the_class_noun_alone() -> None:
 
 
 def test_budgets_take_a_bit_of_everything() -> None:
-    assert spread(range(15), 3) == [0, 5, 10] and spread("ab", None) == spread("ab", 9) == ["a", "b"]
     asked = [Asked(f"{kind}-{n}", kind, "{}", "x") for kind in "abc" for n in (1, 2)]
     assert [item.name for item in in_turns(asked, 4)] == ["a-1", "a-2", "b-1", "c-1"]
-    assert in_turns(asked, None) == tuple(asked)
+    assert in_turns(asked, None) == in_turns(asked, 99) == tuple(asked)
+    for fewer in range(1, 6):
+        assert set(in_turns(asked, fewer)) < set(in_turns(asked, fewer + 1)), "a larger budget holds the smaller"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -125,6 +126,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "run", run)
     with pytest.raises(ZeroDivisionError):
         main(["generate", "a"])
+
+
+def test_a_path_that_may_not_be_looked_at_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(request: Request, sources: Mapping[str, str]) -> Iterator[Event]:
+        yield Progress("reading", 0, 1)
+        raise PermissionError(errno.EACCES, "Permission denied", "closed/fox.png")
+
+    monkeypatch.setattr(operations, "run", run)
+    assert main(["generate", "a"]) == 2
+    assert capsys.readouterr().err == "sfumato: 'closed/fox.png': Permission denied.\n"
 
 
 def test_json_lines_hold_no_nan() -> None:

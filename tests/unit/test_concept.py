@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sfumato.adapters.config import LoRAConfig
@@ -89,6 +90,15 @@ def test_round_trip_and_equal_bytes(bundle: Bundle, tmp_path: Path) -> None:
     save_concept(load_concept(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
     assert same(load_concept(tmp_path / "a.safetensors"), given)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_pictures_whose_names_are_not_utf8_cost_no_lesson(bundle: Bundle, tmp_path: Path) -> None:
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    given = replace(concept(bundle), lineage={"pictures": [name]})
+    save_concept(given, tmp_path / "a.safetensors")
+    assert load_concept(tmp_path / "a.safetensors").lineage["pictures"] == [name]
+    with safe_open(tmp_path / "a.safetensors", "pt") as opened:
+        assert "pictures" in opened.metadata()["sfumato.concept"]
 
 
 def test_keys_and_header_follow_the_published_dialect(bundle: Bundle, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.errors import CheckpointError, ConfigError, MissingKeys, UnknownFormat
+from sfumato.errors import CheckpointError, ConfigError, DataError, MissingKeys, UnknownFormat
 from sfumato.evaluation.encoders import (
     NamedEncoder,
     PictureEncoder,
     TextEncoder,
+    check_readable,
     choose_encoders,
     choose_judges,
     without_ground,
@@ -216,3 +217,12 @@ def test_plain_grounds_are_painted_white_and_others_stay() -> None:
     striped[::4] = (255, 255, 255)
     striped[1::4] = (255, 255, 255)
     assert without_ground(striped) is striped
+
+
+def test_texts_that_a_judge_cannot_read_are_refused_before_the_time_is_spent() -> None:
+    texts = choose_encoders("embedded", "dual", dual=load_dual_encoder).texts
+    check_readable(texts, ["a fox on a blue background"])
+    check_readable(None, ["word " * 90])
+    with pytest.raises(DataError, match="The judge of texts, dual encoder, cannot read") as caught:
+        check_readable(texts, ["a fox", "a cobblestone street with sunflowers and autumn leaves " * 3])
+    assert caught.value.field == "judge_texts" and "--judge-texts none" in str(caught.value.hint)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.killed_lesson import PHASES, Lesson, Moment, clear, learn_killed, learn_whole, moments
-from benchmarks.kills import lessons, shares
+from benchmarks.kills import lessons, main, shares
 
 from sfumato.training.methods import METHODS
 
@@ -78,6 +78,11 @@ def test_moments_come_in_order_and_reach_every_phase(tmp_path: Path) -> None:
         assert [moment.place for moment in later] == sorted(moment.place for moment in later)
         assert {moment.phase for moment in chosen} == set(PHASES)
         assert all(moment.delay_s <= whole.gaps[moment.place].seconds for moment in chosen)
+
+
+@pytest.mark.parametrize("words", [["--only", "loar"], ["--kills", "0"]])
+def test_nothing_to_kill_is_no_success(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2 and "No lesson begins with" in capsys.readouterr().err
 
 
 def test_every_method_is_killed() -> None:

@@ -49,9 +49,9 @@ def test_pairs_cancel_what_both_rows_share() -> None:
     assert spread > 0.3 and difference(moved(0.03), LOW).verdict == "found"
 
 
-def test_few_pairs_prove_nothing() -> None:
-    assert Difference(0.5, (0.4, 0.6), 4).verdict == "within chance"
-    assert Difference(0.5, (0.4, 0.6), 5).verdict == "found"
+def test_few_subjects_prove_nothing() -> None:
+    assert Difference(0.5, (0.4, 0.6), 4, 400).verdict == "within chance"
+    assert Difference(0.5, (0.4, 0.6), 5, 5).verdict == "found"
     same = difference(LOW, LOW)
     assert same.verdict == "within chance" and same.interval == (0.0, 0.0)
 

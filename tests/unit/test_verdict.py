@@ -112,6 +112,14 @@ def test_the_front() -> None:
     assert pareto_front([at(1, 0.5), at(2, 0.5)]) == [1, 2]
 
 
+def test_a_step_out_of_bounds_is_no_alternative() -> None:
+    early = replace(at(50, 0.79), fidelity=[0.85, 0.74, 0.83, 0.74])
+    steps = [early, at(100, 0.80), at(150, 0.795, drift=0.8)]
+    assert "Step 50 cannot be told from it" in reason(steps, RULE) and "150" not in reason(steps, RULE)
+    assert "cannot be told" not in reason(steps[1:], RULE), "nothing else keeps the bounds"
+    assert "Step 150 is nearer to the subject, but out by drift" in reason([*steps[:2], at(150, 0.9, drift=0.8)], RULE)
+
+
 def test_a_run_ends_when_two_steps_are_lost() -> None:
     lost = [at(50, 0.5), at(100, 0.8), at(150, 0.79, drift=0.8), at(200, 0.8, drift=0.9)]
     assert settled(lost, RULE) == (

@@ -6,6 +6,7 @@ Start-up counts, so a command imports only what it needs: `--help` and complaint
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from sfumato import __version__
 from sfumato.benchmark_requests import CharactersDataRequest, EvaluateCharactersRequest, EvaluateDreamBenchRequest
 from sfumato.cli.render import Renderer, make_renderer
 from sfumato.concept_requests import ExportRequest
-from sfumato.errors import ConfigError, SfumatoError
+from sfumato.errors import ConfigError, SfumatoError, StorageError
 from sfumato.events import Done
 from sfumato.operations.learn_plan import LearnPlan
 from sfumato.requests import (
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keeps its traceback (1).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
     renderer = make_renderer(json_lines="--json" in words)
     try:
         return _run(words, renderer)
@@ -91,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_OK
+    except OSError as error:  # of a path that may not be looked at, or is too long: what each command expects is named
+        where = "" if error.filename is None else f"'{error.filename}': "
+        renderer.problem(StorageError(f"{where}{error.strerror or error}."))
+        return EXIT_PROBLEM
 
 
 def _run(words: list[str], renderer: Renderer) -> int:

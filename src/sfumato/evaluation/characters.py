@@ -45,6 +45,8 @@ NOTES = (
     "change; the picture of a method that ignores the prompt is not.",
     "Change read back: share of pictures in which a classifier, fitted to real pictures, reads what the prompt asked "
     "for; prompts without a classifier do not count.",
+    "Prompt fidelity: cosine of picture and prompt, the class noun alone in the place of the word: a picture gains by "
+    "what was asked of the subject, not by who it is.",
     "Drift: 1 - cosine of pictures of the class prompt before and after learning, seed by seed. PRES: mean cosine of "
     "those after with the pictures that were learned from.",
     "DIV: mean perceptual distance of pictures of one prompt.",
@@ -165,7 +167,8 @@ class Scorer:
             verdicts = self._reader.right(subject.style, prompts[name].expects, pictures)
             right += [float(verdict) for verdict in verdicts if verdict is not None]
             if self._text is not None:
-                words = self._text.embed_texts([prompts[name].words] * len(pictures))
+                asked = _asked(prompts[name]).with_noun(subject.class_noun)
+                words = self._text.embed_texts([asked] * len(pictures))
                 near += prompt_fidelity(self._text.embed_pictures(pictures).double(), words.double()).tolist()
         return {"prompt": right, "text": near}
 
@@ -182,7 +185,7 @@ def cases_of(folder: Path, benchmark: Benchmark) -> list[Case]:
             folder / subject.folder,
             subject.class_noun,
             subject.class_prompt,
-            tuple(Asked(prompt.name, prompt.kind, prompt.text, prompt.words) for prompt in subject.prompts),
+            tuple(map(_asked, subject.prompts)),
             f"{subject.kind}s",
         )
         for subject in benchmark.subjects
@@ -200,6 +203,11 @@ def wanted_attributes(benchmark: Benchmark, cases: Sequence[Case]) -> set[tuple[
         for attribute in prompt.expects
         if attribute not in ("ground", "place")
     }
+
+
+def _asked(prompt: Prompt) -> Asked:
+    """Take what is asked, without what is known of the answer."""
+    return Asked(prompt.name, prompt.kind, prompt.text, prompt.words)
 
 
 def _near(drawn: Tensor, learned: Tensor) -> list[float]:

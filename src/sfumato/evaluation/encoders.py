@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, DataError
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.grounds import border, ground_rgb, on_white
 from sfumato.evaluation.local_encoders import LocalEncoder, load_local
@@ -192,6 +192,28 @@ def _tell_apart(encoders: Sequence[LocalEncoder]) -> None:
         most = len(encoder.folder.parts)
         differs = (n for n in range(1, most) if encoder.named(n) not in {other.named(n) for other in others})
         encoder.name = encoder.named(next(differs, most))
+
+
+def check_readable(judge: TextEncoder | None, texts: Sequence[str]) -> None:
+    """Refuse texts that a judge cannot read, before the time is spent that leads to them.
+
+    Args:
+        judge: The encoder of texts; nothing is refused without one.
+        texts: Everything that it will be asked.
+
+    Raises:
+        DataError: A text is too long for it.
+    """
+    if judge is None:
+        return
+    try:
+        judge.embed_texts(texts)
+    except DataError as error:
+        raise DataError(
+            f"The judge of texts, {judge.name}, cannot read what pictures are compared with. {error.message}",
+            field="judge_texts",
+            hint="Shorten the text, judge by a folder with CLIP (--judge-texts DIR), or by none (--judge-texts none).",
+        ) from error
 
 
 def without_ground(picture: Picture) -> Picture:

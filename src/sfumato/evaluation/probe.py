@@ -19,7 +19,7 @@ from sfumato.data.images import load_tensor, to_pixels, to_tensor
 from sfumato.data.listing import list_entries
 from sfumato.errors import CannotResume, CheckpointError
 from sfumato.evaluation import fidelity as formulas
-from sfumato.evaluation.encoders import Encoders, without_ground
+from sfumato.evaluation.encoders import Encoders, check_readable, without_ground
 from sfumato.evaluation.features import FeatureExtractor, Measuring
 from sfumato.evaluation.memorisation import different_pictures, kin_of, nearest_pictures
 from sfumato.evaluation.scores import StepScores, Yardstick, columns
@@ -73,6 +73,7 @@ class SubjectProbe:
         self.placeholder, self.class_noun = placeholder, class_noun
         self.class_prompt = plan.plain_class or plan.plain.replace("{}", class_noun)
         judges, _ = opens()  # what cannot be loaded is told before anything is learned
+        check_readable(judges.texts, without_words(plan, class_noun))
         self._names = judges.pictures.name, None if judges.texts is None else judges.texts.name
         self.steps: dict[int, StepScores] = {}
         self.drawn: dict[int, list[Picture]] = {}
@@ -90,7 +91,8 @@ class SubjectProbe:
         side = pipeline.bundle.native_size
         entries = list_entries(self.folder)
         self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in entries]
-        self._files = tuple(entry.path.relative_to(self.folder).as_posix() for entry in entries)
+        names = (entry.path.relative_to(self.folder).as_posix() for entry in entries)
+        self._files = tuple(name.encode(errors="backslashreplace").decode() for name in names)
         self.drawn[0] = yield from self._draw(pipeline, None, "the base, for the verdict")
         self.yardstick = self._measured(self.drawn[0])
         hand_back_memory()

@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from sfumato.data.captions import with_article
 from sfumato.data.images import load_image
 
-T = TypeVar("T")
 Picture = UInt8[np.ndarray, "_H _W 3"]
 BASELINE = "base in words"
 """The untrained base, with the subject described."""
@@ -92,6 +91,9 @@ class Case:
     kind: str
 
 
+T = TypeVar("T", Asked, Case)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a lesson took: wall time in seconds, peak memory of its process and size of its file in bytes."""
@@ -128,31 +130,19 @@ def by_subject(trials: Iterable[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
-def spread(items: Sequence[T], wanted: int | None) -> list[T]:
-    """Choose items spread evenly over a list.
+def in_turns(items: Sequence[T], wanted: int | None) -> tuple[T, ...]:
+    """Take prompts or subjects so that every kind comes once before any comes again; more hold those of fewer.
 
     Args:
         items: All.
-        wanted: How many; `None`, or more than there are, takes all.
-    """
-    if wanted is None or wanted >= len(items):
-        return list(items)
-    return [items[place * len(items) // wanted] for place in range(wanted)]
-
-
-def in_turns(asked: Sequence[Asked], wanted: int | None) -> tuple[Asked, ...]:
-    """Take prompts so that every kind comes once before any comes again.
-
-    Args:
-        asked: All prompts.
         wanted: How many; `None` takes all.
 
     Returns:
         The chosen ones in their old order.
     """
-    turn = [sum(other.kind == item.kind for other in asked[:place]) for place, item in enumerate(asked)]
-    order = sorted(range(len(asked)), key=lambda place: (turn[place], place))[:wanted]
-    return tuple(asked[place] for place in sorted(order))
+    turn = [sum(other.kind == item.kind for other in items[:place]) for place, item in enumerate(items)]
+    order = sorted(range(len(items)), key=lambda place: (turn[place], place))[:wanted]
+    return tuple(items[place] for place in sorted(order))
 
 
 def cost_values(trial: Trial) -> dict[str, float]:

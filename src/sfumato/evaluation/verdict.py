@@ -220,6 +220,12 @@ def _rival(chosen: Judged, candidates: Sequence[Judged], rule: Rule) -> list[str
     if out and np.mean(nearer.fidelity) > np.mean(chosen.fidelity):
         whom = "the subjects in the mean" if isinstance(nearer, Joint) else "the subject"
         return [f"Step {nearer.step} is nearer to {whom}, but out by {', '.join(out)}."]
+    if out:
+        inside = [one for one in others if not excess(one, rule)]
+        if not inside:
+            return []
+        nearer = max(inside, key=lambda one: float(np.mean(one.fidelity)))
+        low, high = paired_difference(chosen.fidelity, nearer.fidelity)
     if low <= 0 <= high:
         return [
             f"Step {nearer.step} cannot be told from it in fidelity with this few pictures (difference "

@@ -322,7 +322,7 @@ def file_header(concept: Concept) -> dict[str, str]:
         "lineage": dict(concept.lineage),
     }
     return {
-        _HEADER: json.dumps(about, ensure_ascii=False, sort_keys=True),
+        _HEADER: json.dumps(about, sort_keys=True),  # escaped: names of pictures need not be UTF-8
         **({"lora_adapter_metadata": json.dumps(peft, sort_keys=True)} if peft or not concept.configs else {}),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": concept.main.placeholder,

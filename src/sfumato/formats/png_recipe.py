@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from sfumato.errors import ConfigError, UnreadableImage
+from sfumato.errors import ConfigError, StorageError, UnreadableImage
 from sfumato.formats.atomic import atomic_write_new
 
 RECIPE_VERSION = 1
@@ -144,6 +145,29 @@ def read_recipe(path: Path) -> dict[str, Any]:
             hint="Use the version of sfumato that wrote it.",
         )
     return dict(recipe)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a place where no picture could be written, before time is spent on one; nothing is made there.
+
+    Args:
+        folder: Where pictures are to go; it need not exist.
+
+    Raises:
+        StorageError: A file is in the way, or nothing may be written there.
+    """
+    try:
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+            return
+        problem = "nothing may be written there" if nearest.is_dir() else "a file is in the way"
+    except OSError as error:
+        nearest, problem = folder, error.strerror or str(error)
+    raise StorageError(
+        f"Pictures cannot be written to '{folder}': '{nearest}': {problem}.",
+        field="output",
+        hint="Name another folder with -o. Nothing was drawn.",
+    )
 
 
 def place_picture(folder: Path, stem: str, data: bytes) -> Path:

@@ -16,9 +16,10 @@ from sfumato.evaluation.characters import COLUMNS, DETAILS, NOTES, TRUTH, Scorer
 from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor, Measuring
 from sfumato.evaluation.likeness import PictureDistance
+from sfumato.evaluation.probes import check_available
 from sfumato.evaluation.reading import Reader, fit_reader
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import Trial, by_subject, spread
+from sfumato.evaluation.trial import Trial, by_subject, in_turns
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Notice, Progress
 from sfumato.formats.bundle import load_bundle
@@ -49,21 +50,21 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
     check_methods(request)
     benchmark = open_benchmark(request.folder)
     primer = None if request.primer is None else _primer(request.primer, benchmark)
-    cases = spread(cases_of(request.folder, benchmark), request.subjects)
+    cases = in_turns(cases_of(request.folder, benchmark), request.subjects)
     bundle = load_bundle(request.base)
     eye = FeatureExtractor(cache=None if request.primer is None else request.primer / "cache")
     judges = choose_encoders("embedded", request.judge_texts, eye=eye, dual=load_dual_encoder)
+    if primer is not None and wanted_attributes(benchmark, cases):
+        check_available()  # found before the first lesson
     trials = yield from run_trials(request, cases, bundle)
     reader, notes = Reader(), list(NOTES)
     if judges.texts is not None:
-        notes.append(
-            f"Prompt fidelity: cosine of pictures and the request in the base's words, by {judges.texts.name}."
-        )
+        notes.append(f"Prompt fidelity is judged by {judges.texts.name}.")
     wanted = wanted_attributes(benchmark, [trial.case for trial in trials])
     if primer is None and wanted:
         notes.append("Attributes of drawn people were not read: that needs the training set (--primer).")
         yield Notice(0, notes[-1])
-    elif primer is not None:
+    elif primer is not None and wanted:
         reader = yield from fit_reader(primer, eye, wanted)
     scorer = Scorer(request.folder, benchmark, judges.pictures, PictureDistance(), reader, judges.texts)
     entries = yield from _scored(scorer, trials)

@@ -10,10 +10,10 @@ from sfumato.data.dreambooth_folder import read_dreambooth
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
 from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, score_dream
-from sfumato.evaluation.encoders import Seeing, choose_judges
+from sfumato.evaluation.encoders import Seeing, check_readable, choose_judges
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.scoreboard import Entry, Scoreboard
-from sfumato.evaluation.trial import BASELINE, Trial, by_subject, spread
+from sfumato.evaluation.trial import BASELINE, Trial, by_subject, in_turns
 from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Progress
 from sfumato.formats.bundle import load_bundle
@@ -44,10 +44,10 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     started = time.perf_counter()
     check_methods(request)
     subjects = read_dreambooth(request.folder, request.live)
-    cases = dream_cases(subjects)
-    cases = spread(cases, request.subjects)
+    cases = in_turns(dream_cases(subjects), request.subjects)
     bundle = load_bundle(request.base)
     judges, text = choose_judges(request.judge_pictures, request.judge_texts, dual=load_dual_encoder)
+    check_readable(text, [asked.words for case in cases for asked in case.asked])
     encoders: dict[str, Seeing] = {judge.name: judge for judge in judges}
     trials = yield from run_trials(request, cases, bundle, bases=(BASELINE,))  # its words are the class noun alone
     entries: list[Entry] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from sfumato.events import Artifact, Done
-from sfumato.formats.png_recipe import place_picture
-from sfumato.operations.pictures import Picture, draw
+from sfumato.formats.png_recipe import check_folder, place_picture
+from sfumato.operations.pictures import Picture, check_choices, draw
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
 from sfumato.requests import GenerateRequest
@@ -23,9 +23,13 @@ def generate(request: GenerateRequest, pipeline: Pipeline | None = None) -> Even
         What `draw` tells but for the pictures, an `Artifact` for every picture, `Done`.
 
     Raises:
-        SfumatoError: See `draw`; or a picture cannot be written.
+        ConfigError: See `check_choices`.
+        StorageError: Nothing can be written there; found before anything is drawn.
+        SfumatoError: See `draw`.
     """
     started = time.perf_counter()
+    check_choices(request)
+    check_folder(request.output)
     for event in draw(request, pipeline):
         if isinstance(event, Picture):
             path = place_picture(request.output, event.stem, event.to_png())

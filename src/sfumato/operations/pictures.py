@@ -21,7 +21,7 @@ from sfumato.formats.concept import Concept, load_concept
 from sfumato.formats.png_recipe import RECIPE_VERSION, UNUSUAL_TITLES, encode_png, file_hash, place_picture
 from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Drawn, Pipeline, Settings
-from sfumato.requests import GenerateRequest
+from sfumato.requests import MOST_SEED, GenerateRequest, flag_of
 from sfumato.runtime.file_stem import file_stem
 
 BLACK = (0, 0, 0)
@@ -72,6 +72,26 @@ class Picture(Event):
         return place_picture(path.parent, path.stem, self.to_png())
 
 
+def check_choices(request: GenerateRequest) -> None:
+    """Refuse what would change nothing, before anything is loaded.
+
+    Args:
+        request: What is to be drawn.
+
+    Raises:
+        ConfigError: A mask or a strength without an initial picture, a value that only guidance uses without guidance,
+            or more pictures than there are seeds.
+    """
+    _check_starts_from_a_picture(request)
+    _check_is_guided(request)
+    last = request.seed + request.count - 1
+    if last > MOST_SEED:
+        raise ConfigError(
+            f"--seed {request.seed} with {request.count} pictures ends at seed {last}; needed: at most {MOST_SEED}.",
+            field="seed",
+        )
+
+
 def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generator[Notice | Step | Picture, None, None]:
     """Draw the pictures of a request.
 
@@ -86,8 +106,12 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
     Raises:
         SfumatoError: A file cannot be read, the base or a concept is not usable, or values do not fit together.
     """
-    _check_starts_from_a_picture(request)
-    _check_is_guided(request)
+    if pipeline is not None and pipeline.concepts:
+        raise ConfigError(
+            "The pipeline draws with concepts inside of `using`; no recipe could name these.",
+            field="concepts",
+            hint="Give concepts=, or draw with `Pipeline.images`, which writes no recipe.",
+        )
     inputs = _Inputs.read(request)
     concepts = [(load_concept(use.path), use.strength) for use in request.concepts]
     pipeline = pipeline or Pipeline(load_bundle(request.base))
@@ -111,13 +135,14 @@ def _check_starts_from_a_picture(request: GenerateRequest) -> None:
 
 def _check_is_guided(request: GenerateRequest) -> None:
     """Refuse what only changes guidance where there is none."""
-    if request.guidance_scale != 1:
-        return
-    for key in ("guidance_rescale", "guidance_interval"):
-        if getattr(request, key) != GenerateRequest.model_fields[key].default:
+    unused = {1.0: ("negative_prompt", "guidance_rescale", "guidance_interval"), 0.0: ("guidance_rescale",)}
+    fields = GenerateRequest.model_fields
+    for key in unused.get(request.guidance_scale, ()):
+        if getattr(request, key) != fields[key].default:
             given = request.model_dump(mode="json")[key]
             raise ConfigError(
-                f"--{key.replace('_', '-')} {given} was given with --guidance 1, which switches guidance off.",
+                f"{flag_of(key, fields[key]).names[-1]} {given} was given with --guidance {request.guidance_scale:g}, "
+                "which switches guidance off.",
                 field=key,
                 hint="Give --guidance above 1, or leave the other out.",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sfumato import __version__
-from sfumato.errors import ConfigError, NotReproduced
+from sfumato.errors import ConfigError, NotReproduced, SfumatoError
 from sfumato.events import Artifact, Done
-from sfumato.formats.png_recipe import file_hash, place_picture, read_recipe
+from sfumato.formats.png_recipe import check_folder, file_hash, place_picture, read_recipe
 from sfumato.operations.pictures import Picture, draw
 from sfumato.operations.recorded_base import load_recorded
 from sfumato.operations.stream import Events
@@ -41,6 +41,8 @@ def replay(request: ReplayRequest) -> Events:
     recipe = read_recipe(request.picture)
     places = (Path(), request.picture.parent, *request.search)
     wanted = _request(recipe, request.picture, places)
+    if request.output is not None:
+        check_folder(request.output)
     pipeline = Pipeline(load_recorded(recipe["base"], places, request.base))
     again: Picture | None = None
     for event in draw(wanted, pipeline):
@@ -80,15 +82,15 @@ def _request(recipe: Mapping[str, Any], picture: Path, places: Sequence[Path]) -
 def _found(role: str, record: Mapping[str, str], places: Sequence[Path]) -> Path:
     """Find a file of the recipe by its name and check that it is the same file."""
     recorded = Path(record["path"])
-    candidates = [place / name for place in places for name in dict.fromkeys((recorded, Path(recorded.name)))]
-    present = [path for path in candidates if path.is_file()]
-    for path in present:
-        if file_hash(path) == record["hash"]:
+    name = PureWindowsPath(record["path"]).name  # takes both kinds of separators
+    candidates = [place / path for place in places for path in dict.fromkeys((recorded, Path(name)))]
+    present = {path: found for path in candidates if (found := _hash_of(path)) is not None}
+    for path, found in present.items():
+        if found == record["hash"]:
             return path
-    if present:
+    for path, found in present.items():
         raise NotReproduced(
-            f"{role} differs: '{present[0]}' has SHA-256 {file_hash(present[0])[:12]}, the recipe needs "
-            f"{record['hash'][:12]}.",
+            f"{role} differs: '{path}' has SHA-256 {found[:12]}, the recipe needs {record['hash'][:12]}.",
             field=role,
             hint="Name the folder with the right file with --search.",
         )
@@ -97,6 +99,14 @@ def _found(role: str, record: Mapping[str, str], places: Sequence[Path]) -> Path
         field=role,
         hint="Name the folder it lies in with --search.",
     )
+
+
+def _hash_of(path: Path) -> str | None:
+    """Return the hash of a file; `None` where there is none, or none that may be read."""
+    try:
+        return file_hash(path) if path.is_file() else None
+    except (OSError, SfumatoError):
+        return None
 
 
 def _with_recorded_paths(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:

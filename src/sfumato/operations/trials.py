@@ -203,16 +203,16 @@ def _trial(
         folder = concept.parent.name
     texts = texts_of(case, label if concept is None else None)
     settings = drawing_of(request)
-    plan = _hash([pipeline.bundle.base_hash, key, case.name, texts, request.pictures, request.seed, repr(settings)])
+    plan = _hash([pipeline.bundle.base_hash, key, case.name, request.seed, repr(settings)])
     place = request.output / "pictures" / folder / f"{case.name}-{plan[:8]}"
-    files = {name: [place / f"{name}-{number}.png" for number in range(request.pictures)] for name in texts}
-    missing = [name for name, paths in files.items() if not all(path.is_file() for path in paths)]
-    if missing:
+    stems = {name: f"{name}-{_hash(text)[:6]}" for name, text in texts.items()}
+    files = {name: [place / f"{stems[name]}-{number}.png" for number in range(request.pictures)] for name in texts}
+    if not all(path.is_file() for paths in files.values() for path in paths):
         used: AbstractContextManager[None] = nullcontext()
         if concept is not None:
             used = pipeline.using((load_concept(concept), 1.0))
         with used:
-            yield from _draw(request, case, {name: texts[name] for name in missing}, files, pipeline, settings)
+            yield from _draw(request, case, texts, files, pipeline, settings)
     pictures = {name: PictureFiles(files[name]) for name in texts}
     shown = pictures.pop(CLASS)
     return Trial(case, label, pictures, shown, cost)
@@ -316,8 +316,10 @@ def _draw(
     pipeline: Pipeline,
     settings: Settings,
 ) -> Generator[Event, None, None]:
-    """Draw the pictures of some prompts; each has the same seed whatever the method."""
-    jobs, seeds = jobs_of(request, case, texts)
+    """Draw the pictures that are missing; each has the same seed whatever the method."""
+    both = zip(*jobs_of(request, case, texts), strict=True)
+    missing = [((name, number), seed) for (name, number), seed in both if not files[name][number].is_file()]
+    jobs, seeds = zip(*missing, strict=True)
     for event in pipeline.generate([texts[name] for name, _ in jobs], seeds, settings):
         if isinstance(event, Step):
             yield event

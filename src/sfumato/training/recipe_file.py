@@ -67,8 +67,10 @@ class AutoencoderRecipe(Recipe):
         autoencoder: The network.
         learns: `all`, or `decoder`: encoder and scale stay as in `init_from`, so that a denoiser trained on its latents
             still fits.
-        latent_noise: Noise on the latents while the decoder learns, in units of their own standard deviation: a decoder
-            that forgives a denoiser's small mistakes. Each picture gets a share of it between 0 and 1. Only for `kl`.
+        latent_noise: Noise on the latents before they are decoded, in units of their own standard deviation; each
+            picture gets a share of it between 0 and 1. A decoder alone learns to forgive a denoiser's small mistakes;
+            where the encoder learns too, it puts what matters into latents that survive noise ([yang2025]). Only for
+            `kl`.
         objective: Its losses.
         optim: Its optimizer.
         discriminator_optim: The discriminator's optimizer.
