@@ -73,7 +73,7 @@ def test_every_subject_is_asked_what_names_it(file: Path) -> None:
 
 def test_a_probe_draws_and_judges_by_these_sentences(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = NamedEncoder("grid", Grid())
-    monkeypatch.setattr("sfumato.operations.learn.choose_encoders", lambda *_, **__: Encoders(grid, grid))
+    monkeypatch.setattr("sfumato.operations.learn.choose_encoders", lambda *_, **__: Encoders(grid))
     shorter = VerdictPlan(drawing=Drawing(steps=1))
     for plan in (None, shorter):
         joint = judge(asked(file, also=(CAT,)), plan)
