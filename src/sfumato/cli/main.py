@@ -94,9 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_OK
-    except OSError as error:  # of a path that may not be looked at, or is too long: what each command expects is named
-        where = "" if error.filename is None else f"'{error.filename}': "
-        renderer.problem(StorageError(f"{where}{error.strerror or error}."))
+    except OSError as error:  # a path that may not be looked at, or is too long; anything else is a bug
+        if error.filename is None:
+            raise
+        renderer.problem(StorageError(f"'{error.filename}': {error.strerror or error}."))
         return EXIT_PROBLEM
 
 

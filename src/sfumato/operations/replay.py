@@ -82,8 +82,9 @@ def _request(recipe: Mapping[str, Any], picture: Path, places: Sequence[Path]) -
 def _found(role: str, record: Mapping[str, str], places: Sequence[Path]) -> Path:
     """Find a file of the recipe by its name and check that it is the same file."""
     recorded = Path(record["path"])
-    name = PureWindowsPath(record["path"]).name  # takes both kinds of separators
-    candidates = [place / path for place in places for path in dict.fromkeys((recorded, Path(name)))]
+    alone = (recorded.name, PureWindowsPath(record["path"]).name)  # recorded here, or there
+    names = dict.fromkeys((recorded, *map(Path, alone)))
+    candidates = [place / name for place in places for name in names]
     present = {path: found for path in candidates if (found := _hash_of(path)) is not None}
     for path, found in present.items():
         if found == record["hash"]:
