@@ -9,13 +9,11 @@ from typing import Literal
 import numpy as np
 
 from sfumato.evaluation.measures import Interval, nested_interval
+from sfumato.evaluation.scoreboard import FEWEST
 
 Verdict = Literal["found", "not found", "within chance"]
 BySubject = Mapping[str, Sequence[float]]
 """Values of one column by subject, in an order that all rows of a table share."""
-
-FEWEST = 5
-"""Subjects below which an interval says nothing of others."""
 
 
 @dataclass(frozen=True)

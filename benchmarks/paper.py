@@ -26,6 +26,7 @@ from sfumato.evaluation.encoders import choose_encoders
 from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.likeness import PictureDistance
 from sfumato.evaluation.reading import Reader
+from sfumato.evaluation.scoreboard import FEWEST
 from sfumato.evaluation.trial import BASELINE, Trial, by_subject, in_turns
 from sfumato.events import Artifact, Done, Event, Notice, Progress, Table
 from sfumato.formats.atomic import atomic_write_bytes
@@ -45,7 +46,7 @@ _TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_im
 _READ = (
     "Found: the 95 % bootstrap interval of the difference (of pictures that share subject, prompt and seed; subjects "
     "are drawn first, then the pictures of each) lies on the side that the paper reports. Not found: it lies on the "
-    "other side. Within chance: it holds both, or there are fewer than 5 subjects.",
+    f"other side. Within chance: it holds both, or there are fewer than {FEWEST} subjects.",
     f"A loss of subject fidelity is small up to {SLACK:g} of the way from the base in words to the truth.",
     "The rows of DreamBooth draw with the file of low-rank factors that is nearest to the change of all weights.",
     "All ranks have the alpha of the usual one, as in the paper; rank 8 is the plain lora.",

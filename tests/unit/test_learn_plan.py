@@ -167,7 +167,7 @@ def test_a_plan_without_a_verdict_has_no_looks_and_a_cache_stays(folder: Path, t
 
 
 def test_too_little_room_on_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfumato.operations.plan_lesson._free_bytes", lambda output: 5000)
+    monkeypatch.setattr("sfumato.operations.plan_lesson.free_bytes", lambda output: 5000)
     plan, _ = plan_of(asked(folder), lambda _: rehearsed())
     assert plan.fits_memory and not plan.fits_disk and not plan.is_possible
     assert "5.00 KB are free — too little" in plan_text(plan)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.data.benchmark.schema import Benchmark, Prompt, PromptKind, Subject
+from sfumato.data.benchmark.schema import Benchmark, Prompt, PromptKind
 from sfumato.data.images import load_image, resize
 from sfumato.evaluation.encoders import Dual, Seeing
 from sfumato.evaluation.fidelity import prompt_fidelity, subject_fidelity
@@ -110,15 +110,21 @@ class Scorer:
         truths = {asked.name: [self._read(f) for f in prompts[asked.name].truths] for asked in case.asked}
         learned = self._eye.embed_pictures([self._read(picture.file) for picture in subject.pictures])
         before = class_before(trials, self._eye)
+        said = {asked.name: asked.with_noun(case.class_noun) for asked in case.asked}
         found: dict[str, Rows] = {}
         for trial in trials:
             drawn = {name: [_fitted(p, truths[name][0]) for p in pictures] for name, pictures in trial.drawn.items()}
-            rows = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(subject, prompts, drawn)
+            rows = self._of_subject(drawn, truths, learned, prompts) | self._of_prompts(
+                subject.style, said, prompts, drawn
+            )
             found[trial.method] = rows | side_rows(
                 replace(trial, drawn=drawn), self._eye, learned, before, self._distance
             )
         best = self._eye.embed_pictures([p for group in truths.values() for p in group])
-        return {**found, TRUTH: {"subject": _near(best, learned), **self._of_prompts(subject, prompts, truths)}}
+        return {
+            **found,
+            TRUTH: {"subject": _near(best, learned), **self._of_prompts(subject.style, said, prompts, truths)},
+        }
 
     def _of_subject(
         self,
@@ -158,17 +164,20 @@ class Scorer:
         }
 
     def _of_prompts(
-        self, subject: Subject, prompts: Mapping[str, Prompt], drawn: Mapping[str, Sequence[Picture]]
+        self,
+        style: str,
+        said: Mapping[str, str],
+        prompts: Mapping[str, Prompt],
+        drawn: Mapping[str, Sequence[Picture]],
     ) -> Rows:
         """Measure whether pictures show what was asked for."""
         right: list[float] = []
         near: list[float] = []
         for name, pictures in drawn.items():
-            verdicts = self._reader.right(subject.style, prompts[name].expects, pictures)
+            verdicts = self._reader.right(style, prompts[name].expects, pictures)
             right += [float(verdict) for verdict in verdicts if verdict is not None]
             if self._text is not None:
-                asked = _asked(prompts[name]).with_noun(subject.class_noun)
-                words = self._text.embed_texts([asked] * len(pictures))
+                words = self._text.embed_texts([said[name]] * len(pictures))
                 near += prompt_fidelity(self._text.embed_pictures(pictures).double(), words.double()).tolist()
         return {"prompt": right, "text": near}
 
@@ -185,7 +194,7 @@ def cases_of(folder: Path, benchmark: Benchmark) -> list[Case]:
             folder / subject.folder,
             subject.class_noun,
             subject.class_prompt,
-            tuple(map(_asked, subject.prompts)),
+            tuple(Asked(prompt.name, prompt.kind, prompt.text, prompt.words) for prompt in subject.prompts),
             f"{subject.kind}s",
         )
         for subject in benchmark.subjects
@@ -203,11 +212,6 @@ def wanted_attributes(benchmark: Benchmark, cases: Sequence[Case]) -> set[tuple[
         for attribute in prompt.expects
         if attribute not in ("ground", "place")
     }
-
-
-def _asked(prompt: Prompt) -> Asked:
-    """Take what is asked, without what is known of the answer."""
-    return Asked(prompt.name, prompt.kind, prompt.text, prompt.words)
 
 
 def _near(drawn: Tensor, learned: Tensor) -> list[float]:

@@ -15,8 +15,8 @@ from sfumato.evaluation.trial import BASES, NOUN_BASELINE
 from sfumato.runtime.json_values import json_value
 
 Learned = Literal["learned", "learned in part", "not shown"]
-_FEWEST = 5
-"""Subjects below which an interval says nothing."""
+FEWEST = 5
+"""Subjects below which an interval says nothing of others."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Comparison:
     @property
     def is_sure(self) -> bool:
         """Whether more than chance explains the difference."""
-        return self.count >= _FEWEST and (self.interval[0] > 0 or self.interval[1] < 0)
+        return self.count >= FEWEST and (self.interval[0] > 0 or self.interval[1] < 0)
 
     @property
     def is_better(self) -> bool:

@@ -216,20 +216,18 @@ def _rival(chosen: Judged, candidates: Sequence[Judged], rule: Rule) -> list[str
     others = [one for one in candidates if one.step != chosen.step]
     nearer = max(others, key=lambda one: float(np.mean(one.fidelity)))
     out = excess(nearer, rule)
-    low, high = paired_difference(chosen.fidelity, nearer.fidelity)
     if out and np.mean(nearer.fidelity) > np.mean(chosen.fidelity):
         whom = "the subjects in the mean" if isinstance(nearer, Joint) else "the subject"
         return [f"Step {nearer.step} is nearer to {whom}, but out by {', '.join(out)}."]
-    if out:
-        inside = [one for one in others if not excess(one, rule)]
-        if not inside:
-            return []
-        nearer = max(inside, key=lambda one: float(np.mean(one.fidelity)))
-        low, high = paired_difference(chosen.fidelity, nearer.fidelity)
+    inside = [one for one in others if not excess(one, rule)]
+    if not inside:
+        return []
+    rival = max(inside, key=lambda one: float(np.mean(one.fidelity)))
+    low, high = paired_difference(chosen.fidelity, rival.fidelity)
     if low <= 0 <= high:
         return [
-            f"Step {nearer.step} cannot be told from it in fidelity with this few pictures (difference "
-            f"{_two(float(np.mean(chosen.fidelity) - np.mean(nearer.fidelity)))}, 95 % interval {_two(low)} to "
+            f"Step {rival.step} cannot be told from it in fidelity with this few pictures (difference "
+            f"{_two(float(np.mean(chosen.fidelity) - np.mean(rival.fidelity)))}, 95 % interval {_two(low)} to "
             f"{_two(high)})."
         ]
     return []

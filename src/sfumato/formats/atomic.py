@@ -178,10 +178,23 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(stage, ignore_errors=True)
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return a path, or the nearest of the folders above it that is there."""
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes on the disk that holds a path, or would hold it."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
 def storage_error(error: OSError, path: Path, needed_bytes: int) -> StorageError:
     """Say in one message why a write to `path` failed, with needed and free bytes when the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = _free_bytes(path)
+        free = free_bytes(path)
         limit = "disk quota is used up" if error.errno == errno.EDQUOT else "disk is full"
         return StorageError(
             f"Could not write '{path}': the {limit}. At least {needed_bytes:,} bytes are needed, {free:,} are free.",
@@ -268,11 +281,3 @@ def _fsync_folder(path: Path) -> None:
 def _folder_bytes(folder: Path) -> int:
     """Sum the sizes of the files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-
-
-def _free_bytes(path: Path) -> int:
-    """Free bytes on the disk that holds the nearest existing parent of `path`."""
-    place = Path(path).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free

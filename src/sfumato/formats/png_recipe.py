@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import ConfigError, StorageError, UnreadableImage
-from sfumato.formats.atomic import atomic_write_new
+from sfumato.formats.atomic import atomic_write_new, nearest_existing
 
 RECIPE_VERSION = 1
 
@@ -157,7 +157,7 @@ def check_folder(folder: Path) -> None:
         StorageError: A file is in the way, or nothing may be written there.
     """
     try:
-        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        nearest = nearest_existing(folder)
         if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
             return
         problem = "nothing may be written there" if nearest.is_dir() else "a file is in the way"

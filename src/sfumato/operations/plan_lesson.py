@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from sfumato.data.listing import list_entries
 from sfumato.errors import CannotResume
 from sfumato.events import Event, Notice
+from sfumato.formats.atomic import free_bytes
 from sfumato.formats.bundle import find_bundle
 from sfumato.operations.effective_settings import effective_settings
 from sfumato.operations.learn import lesson_config, run_folder
@@ -94,7 +94,7 @@ def _blank(
         limit_bytes=limit,
         available_bytes=available_memory_bytes(),
         disk=(),
-        free_bytes=_free_bytes(config.output),
+        free_bytes=free_bytes(config.output.absolute().parent),
         notes=tuple(_notes(request, config)),
     )
 
@@ -130,14 +130,6 @@ def _shown_once(folders: Sequence[Path]) -> int:
     """Count the pictures of a round; only the proportions over all subjects count."""
     repeats = [entry.repeats for folder in folders for entry in list_entries(folder)]
     return sum(repeats) // math.gcd(*repeats)
-
-
-def _free_bytes(output: Path) -> int:
-    """Return the free room on the disk that holds the nearest existing folder of a path."""
-    place = output.absolute().parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def _filled(plan: LearnPlan, request: LearnRequest, config: LearnConfig, found: Rehearsed | OutOfRoom) -> LearnPlan:

@@ -317,14 +317,14 @@ def _draw(
     settings: Settings,
 ) -> Generator[Event, None, None]:
     """Draw the pictures that are missing; each has the same seed whatever the method."""
-    both = zip(*jobs_of(request, case, texts), strict=True)
-    missing = [((name, number), seed) for (name, number), seed in both if not files[name][number].is_file()]
-    jobs, seeds = zip(*missing, strict=True)
-    for event in pipeline.generate([texts[name] for name, _ in jobs], seeds, settings):
+    jobs, seeds = jobs_of(request, case, texts)
+    missing = [place for place, (name, number) in enumerate(jobs) if not files[name][number].is_file()]
+    prompts = [texts[jobs[place][0]] for place in missing]
+    for event in pipeline.generate(prompts, [seeds[place] for place in missing], settings):
         if isinstance(event, Step):
             yield event
         elif isinstance(event, Drawn):
-            name, number = jobs[event.index]
+            name, number = jobs[missing[event.index]]
             atomic_write_bytes(files[name][number], png_bytes(Image.fromarray(to_pixels(event.image))))
 
 
