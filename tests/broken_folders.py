@@ -46,7 +46,7 @@ class Broken:
         kind: The finding.
         severity: How grave it is.
         where: The file it names, below the folder.
-        found: The beginning of what it says.
+        found: A part of what it says.
         build: Breaks a good folder of four pictures.
     """
 
@@ -111,6 +111,32 @@ def _near(folder: Path) -> None:
     photo(0).resize((96, 96), Image.Resampling.LANCZOS).save(folder / "x.jpg", quality=80)
 
 
+def _solid_where(folder: Path, *solid: tuple[int, int, int, int]) -> None:
+    """Give the pictures of a good folder an alpha channel that is solid in a box."""
+    for number, box in enumerate(solid):
+        alpha = Image.new("L", (SIDE, SIDE))
+        alpha.paste(255, box)
+        picture = photo(number)
+        picture.putalpha(alpha)
+        picture.save(folder / f"{number}.png")
+
+
+def _wide_and_see_through(folder: Path) -> None:
+    """Add a wide picture that is solid at its left edge alone."""
+    alpha = Image.new("L", (SIDE * 3 // 2, SIDE))
+    alpha.paste(255, (0, 0, SIDE // 4, SIDE))
+    picture = photo(9, SIDE * 3 // 2)
+    picture.putalpha(alpha)
+    picture.save(folder / "x.png")
+
+
+def _labels(folder: Path) -> None:
+    """Write a mask of 0 and 1."""
+    mask = Image.new("L", (SIDE, SIDE))
+    mask.paste(1, (0, 0, SIDE // 2, SIDE))
+    mask.save(folder / "0.mask.png")
+
+
 def _outside(folder: Path) -> None:
     photo(9, SIDE * 3 // 2).save(folder / "x.png")
     mask = Image.new("L", (SIDE * 3 // 2, SIDE))
@@ -153,11 +179,51 @@ def _emptied(*texts: str) -> Callable[[Path], object]:
 
 BROKEN = (
     Broken("undecodable", "error", "x.png", "0 bytes", lambda f: (f / "x.png").write_bytes(b"")),
-    Broken("undecodable", "error", "x.png", "", _damaged),
-    Broken("truncated", "error", "cut.jpg", "", lambda f: _cut_as(f, ".jpg")),
-    Broken("truncated", "error", "cut.png", "", lambda f: _cut_as(f, ".png")),
-    Broken("truncated", "error", "cut.webp", "", lambda f: _cut_as(f, ".webp")),
-    Broken("truncated", "error", "cut.bmp", "", lambda f: _cut_as(f, ".bmp")),
+    Broken("undecodable", "error", "x.png", "of PNG: ", _damaged),
+    Broken("truncated", "error", "cut.jpg", "the end of the JPEG is missing: ", lambda f: _cut_as(f, ".jpg")),
+    Broken("truncated", "error", "cut.png", "the end of the PNG is missing: ", lambda f: _cut_as(f, ".png")),
+    Broken("truncated", "error", "cut.webp", "the end of the WEBP is missing: ", lambda f: _cut_as(f, ".webp")),
+    Broken("truncated", "error", "cut.bmp", "the end of the BMP is missing: ", lambda f: _cut_as(f, ".bmp")),
+    Broken("truncated", "error", "cut.jfif", "the end of the JPEG is missing: ", lambda f: _cut_as(f, ".jfif")),
+    Broken("unread-format", "warning", "y", "ends in '' and is JPEG", lambda f: photo(9).save(f / "y", "JPEG")),
+    Broken(
+        "unread-format", "warning", "y.dng", "ends in '.dng' and is TIFF", lambda f: photo(9).save(f / "y.dng", "TIFF")
+    ),
+    Broken(
+        "unopened",
+        "error",
+        "x.png",
+        "a link to '/nowhere/x.png', which is not there",
+        lambda f: (f / "x.png").symlink_to("/nowhere/x.png"),
+    ),
+    Broken(
+        "mask-named", "warning", "0.mask.jpg", "a mask ends in .mask.png", lambda f: photo(9).save(f / "0.mask.jpg")
+    ),
+    Broken("mask-unusable", "warning", "0.mask.png", "nowhere white (its highest value is 1 of 255)", _labels),
+    Broken(
+        "alpha-missing",
+        "warning",
+        "1.png",
+        "3 of 4 have none, 1 are see-through",
+        lambda f: _solid_where(f, (0, 0, 32, SIDE)),
+    ),
+    Broken(
+        "alpha-outside", "warning", "x.png", "nothing solid in the middle 64 × 64 of 96 × 64", _wide_and_see_through
+    ),
+    Broken(
+        "metadata-unread",
+        "warning",
+        "Metadata.jsonl",
+        "it would have to be called 'metadata.jsonl'",
+        lambda f: (f / "Metadata.jsonl").write_text("{}"),
+    ),
+    Broken(
+        "metadata-missing-file",
+        "error",
+        "metadata.csv",
+        "line 3: 'gone.png' does not exist",
+        lambda f: (f / "metadata.csv").write_text("file_name,text\n0.png,a fox\ngone.png,a fox\n"),
+    ),
     Broken(
         "not-a-picture",
         "error",

@@ -313,6 +313,7 @@ class DoctorRequest(Request):
         str | None, Field(min_length=1, description="The lesson's word, to measure captions."), Flag(("--as",), "WORD")
     ] = None
     class_noun: Annotated[str | None, Field(min_length=1, description="Its noun."), Flag(("--class",), "NOUN")] = None
+    style: Annotated[bool, Field(description="The pictures share a style, as for learn.")] = False
     num_vectors: Annotated[int, Field(ge=1, le=32, description="Vectors of the word.")] = 1
     mask_folder: Annotated[Path | None, Field(description="Folder of masks, as for learn."), Flag(metavar="DIR")] = None
     fix: Annotated[Path | None, Field(description="New folder for a corrected copy."), Flag(metavar="OUT")] = None

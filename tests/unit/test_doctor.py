@@ -56,16 +56,16 @@ def test_every_kind_is_found_with_its_values(broken: Broken, tmp_path: Path) -> 
     (match,) = [item for item in found if item.kind == broken.kind]
     assert match.severity == broken.severity
     assert match.path == (folder / broken.where if broken.where else folder)
-    assert match.found.startswith(broken.found), match.found
+    assert broken.found and broken.found in match.found, match.found
     assert match.meaning.endswith(".") and match.advice.endswith(".") and not match.found.endswith(".")
 
 
 def test_every_kind_of_the_catalogue_has_a_broken_folder() -> None:
     assert set(KINDS) - {broken.kind for broken in BROKEN} == {
         "too-many-pixels",
-        "unopened",
         "unopened-folder",
         "bucket-small",
+        "caption-other-word",
     }  # below, in test_listing.py and in test_buckets.py
 
 

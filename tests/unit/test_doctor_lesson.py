@@ -96,6 +96,15 @@ def test_captions_are_measured_as_the_lesson_says_them(
     assert fits == sorted(fits, reverse=True) and {True, False} == set(fits)
 
 
+def test_a_style_is_measured_as_its_lesson_says_it(tokenizer: Tokenizer) -> None:
+    room = tokenizer.context_length - 2 - len(tokenizer.pieces(", <ink> style")) + len(tokenizer.pieces("<ink>")) - 1
+    fits, long = ones(room), ones(room + 1)
+    measure = caption_measure(asked(placeholder="<ink>", style=True), tokenizer)
+    assert measure(fits) is None
+    kind, what = measure(long) or ("", "")
+    assert kind == "caption-long" and "it is said as '1 1" in what
+
+
 def test_thirty_tokens_with_the_word_do_not_fit_with_the_noun(tokenizer: Tokenizer) -> None:
     caption = f"<fox> {ones(29)}"
     assert caption_measure(asked(**FOX), tokenizer)(caption) == (

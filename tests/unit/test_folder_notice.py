@@ -30,6 +30,7 @@ LEFT_OUT = {
     "mask-orphan": "refused where masks are files, not read elsewhere",
     "mask-unusable": "likewise",
     "mask-missing": "likewise",
+    "alpha-missing": "refused where masks are alpha",
 }
 """Warnings that a lesson need not repeat, and why."""
 
@@ -94,7 +95,8 @@ def test_every_warning_is_either_said_or_left_out_for_a_reason() -> None:
 def test_what_a_lesson_says_or_refuses_itself_is_not_said(broken: Broken, bundle: Bundle, tmp_path: Path) -> None:
     folder = good_folder(tmp_path / "data")
     broken.build(folder)
-    told = " ".join(said(bundle, folder, pictures={"masks": "file"} if broken.kind == "mask-outside" else {}))
+    masks = {"mask-outside": "file", "alpha-outside": "alpha"}.get(broken.kind, "none")
+    told = " ".join(said(bundle, folder, pictures={"masks": masks}))
     title = KINDS[broken.kind].title
     is_said = f"{title[0].upper()}{title[1:]}: " in told or f"{title} (" in told
     assert is_said == (broken.kind in GRAVEST_FIRST)
@@ -160,3 +162,16 @@ def test_the_command_looks_as_the_lesson_does(bundle: Bundle, tmp_path: Path) ->
     one, other = said(bundle, fox, further=further, num_vectors=2, batch_size=2)
     assert one.endswith(" --as '<fox>' --class fox --batch-size 2 --num-vectors 2")
     assert f"{cat}: 1 thing" in other and " --as '<my cat>' --class cat" in other
+
+
+def test_the_word_of_another_trainer_is_said(bundle: Bundle, tmp_path: Path) -> None:
+    folder = good_folder(tmp_path / "data")
+    for number, text in enumerate(("sks in snow", "a photo of [trigger], sks", "a <cat> with sks", "grass")):
+        (folder / f"{number}.txt").write_text(text)
+    (message,) = said(bundle, folder)
+    what = "Word of another trainer in captions: '0.txt' ('sks' stands in 3 of 4)"
+    assert what.replace(".txt", ".png") in message or what in message
+    assert "trigger" not in message and "<cat>" not in message
+    also = [{"folder": folder, "placeholder": "sks", "class_noun": "cat"}]
+    assert not any("another trainer" in told for told in said(bundle, folder, further=also)[:1])
+    assert said(bundle, folder, kind="style")[0].endswith("--style")

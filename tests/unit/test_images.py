@@ -27,6 +27,7 @@ from sfumato.data.images import (
     to_pixels,
     to_tensor,
 )
+from sfumato.data.inspection import inspect_picture
 from sfumato.errors import ConfigError, DataError, EmptyDataset, UnreadableImage
 
 
@@ -223,3 +224,43 @@ def test_a_crop_is_inside_and_central(width: int, height: int, aspect: float) ->
     assert abs(left - (width - right)) <= 1
     assert abs(top - (height - bottom)) <= 1
     assert right - left >= width - 1 or bottom - top >= height - 1
+
+
+def profile(name: str) -> bytes:
+    """Make an ICC profile of linear light in which red is sRGB's green and the other way round."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    told = name.encode() + b"\0"
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(told)) + told + bytes(12 + 67),
+        b"rXYZ": b"XYZ " + bytes(4) + fixed(0.3851, 0.7169, 0.0971),
+        b"gXYZ": b"XYZ " + bytes(4) + fixed(0.4361, 0.2225, 0.0139),
+        b"bXYZ": b"XYZ " + bytes(4) + fixed(0.1431, 0.0606, 0.7141),
+        b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1.0, 0.8249),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), b"curv" + bytes(8)),
+    }
+    table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for tag, data in tags.items():
+        table += tag + struct.pack(">II", start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    size = struct.pack(">I", start + len(body))
+    head = size + bytes(4) + b"\x02\x10\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)
+    return head + bytes(128 - len(head)) + table + body
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_converted_by_their_profile(mode: str, tmp_path: Path) -> None:
+    picture = Image.new(mode, (4, 4), (255, 0, 0) if mode == "RGB" else (255, 0, 0, 255))
+    picture.save(tmp_path / "a.png", icc_profile=profile("swapped"))
+    assert np.abs(load_image(tmp_path / "a.png").rgb.astype(int) - (0, 255, 0)).max() <= 2
+    facts, (found,) = inspect_picture(tmp_path / "a.png", 4)
+    assert facts is not None
+    assert (found.kind, found.found) == ("colour-mode", "colours by the profile 'swapped'")
+
+
+@pytest.mark.parametrize("icc", [b"no profile at all", profile("sRGB of somebody"), b""])
+def test_colours_stay_where_a_profile_says_nothing_else(icc: bytes, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), (200, 10, 20)).save(tmp_path / "a.png", icc_profile=icc)
+    assert (load_image(tmp_path / "a.png").rgb == (200, 10, 20)).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,3 +172,58 @@ def test_folders_that_cannot_be_opened_and_are_needed(tmp_path: Path, monkeypatc
     lock(monkeypatch, tmp_path.name, "is_dir")
     with pytest.raises(DataError, match="data: cannot be opened: Permission denied. Check its permissions"):
         require_folder(tmp_path / "data")
+
+
+def test_a_table_of_captions(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / name)
+    text = '\ufefffile_name,text,score\na.png,"a fox, asleep",3\nb.png,"one\nfox",\n'
+    (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
+    assert captions(tmp_path) == {"a.png": "a fox, asleep", "b.png": "one fox", "c.png": "a <fox>"}
+    (problem,) = scan_folder(tmp_path).problems
+    assert (problem.kind, problem.found) == ("metadata-unknown-key", "'score' in 2 lines")
+    metadata(tmp_path, **{"c.png": "by lines"})
+    assert captions(tmp_path) == {"a.png": "a <fox>", "b.png": "a <fox>", "c.png": "by lines"}
+
+
+def test_folders_that_are_links_are_seen_whole_and_loops_end(tmp_path: Path) -> None:
+    seen = picture(tmp_path / "elsewhere" / "a.png")
+    (seen.parent / "b.txt").write_text("a fox")
+    (seen.parent / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "2_fox").symlink_to(seen.parent)
+    assert [path.name for path in visible(tmp_path / "data")] == ["a.png", "b.txt"]
+    assert [entry.name for entry in list_entries(tmp_path / "data")] == ["2_fox/a.png"]
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"b\.png: cannot be opened: a link to '.*gone\.png', which is not there"):
+        list_entries(tmp_path)
+
+
+def test_what_lessons_have_written_is_no_data(tmp_path: Path) -> None:
+    picture(tmp_path / "2_fox" / "a.png")
+    for name in ("fox.verdict", "fox.run"):
+        picture(tmp_path / name / "report.png")
+    (tmp_path / "fox.verdict" / "scores.json").write_text("{}")
+    assert captions(tmp_path) == {"2_fox/a.png": "fox"}
+    assert [path.name for path in visible(tmp_path)] == ["a.png"]
+    (tmp_path / "fox.verdict" / "scores.json").unlink()
+    with pytest.raises(DataError, match="'fox.verdict' has no number of repeats in front"):
+        list_entries(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fox-condlabel.png", "fox-masklabel.png", "fox.mask.png"])
+def test_files_beside_pictures_are_none(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "fox.jfif")
+    picture(tmp_path / name)
+    assert captions(tmp_path) == {"fox.jfif": "a <fox>"}
+
+
+def test_a_numbered_folder_needs_a_name_that_can_be_a_caption(tmp_path: Path) -> None:
+    picture(tmp_path / "10_fox" / "a.png")
+    picture(tmp_path / os.fsdecode(b"10_gr\xf6\xdfe") / "a.png")
+    with pytest.raises(DataError, match="its name is not UTF-8, so it cannot be a caption"):
+        list_entries(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from broken_folders import photo
 from sfumato.data.caption_checks import read_captions
 from sfumato.data.listing import list_entries
-from sfumato.data.numbered_folders import check_subjects
+from sfumato.data.numbered_folders import Naming, check_subjects
 from sfumato.errors import DataError
 from sfumato.training.subject import plain_caption, subject_caption, subject_entries
 
@@ -122,7 +122,7 @@ def test_the_doctor_knows_no_class_and_looks_for_a_common_noun(
     names: tuple[str, ...], found: str | None, tmp_path: Path
 ) -> None:
     entries = list_entries(tree(tmp_path, *names))
-    findings = check_subjects(tmp_path, entries, read_captions(entries)[0])
+    findings = check_subjects(tmp_path, entries, read_captions(entries)[0], Naming())
     assert [(item.kind, item.path, item.found) for item in findings] == (
         [] if found is None else [("several-subjects", tmp_path, found)]
     )
@@ -132,4 +132,22 @@ def test_the_doctor_takes_captions_for_names_too(tmp_path: Path) -> None:
     folder = tree(tmp_path, "10_sks dog", "5_beach")
     (folder / "5_beach" / "a.txt").write_text("a dog on a beach")
     entries = list_entries(folder)
-    assert check_subjects(folder, entries, read_captions(entries)[0]) == []
+    assert check_subjects(folder, entries, read_captions(entries)[0], Naming()) == []
+
+
+def findings(folder: Path, naming: Naming) -> list[str]:
+    """Return what the doctor says of the subjects of a folder."""
+    entries = list_entries(folder)
+    return [one.found for one in check_subjects(folder, entries, read_captions(entries)[0], naming)]
+
+
+def test_with_word_and_noun_the_doctor_says_what_the_lesson_says(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "a", "10_rex indoors", "10_rex outdoors")
+    assert findings(folder, Naming()) == []
+    (found,) = findings(folder, Naming("<rex>", "dog"))
+    with pytest.raises(DataError, match=found):
+        subject_entries(folder, "<rex>", "dog")
+    assert findings(folder, Naming("<rex>", "dog", is_style=True)) == []
+    other = tree(tmp_path / "b", "10_sks", "20_sks closeup")
+    assert len(findings(other, Naming())) == 1
+    assert findings(other, Naming("sks", "dog")) == [] != subject_entries(other, "sks", "dog")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sfumato.data.backgrounds import COLOURS, Background, paint, pick
-from sfumato.data.captions import count_words, describe, describe_fully, with_article
+from sfumato.data.captions import count_words, describe, describe_fully, with_article, with_right_article
 from sfumato.data.facts import Box, Facts, Thing
 from sfumato.data.layout import size_name
 from sfumato.data.primer.library import Primer
@@ -258,3 +258,11 @@ def test_prompts_that_make_no_sense(primer: Primer, icons_only: Primer, tmp_path
     )
     with pytest.raises(DataError, match="has no second icon in style"):
         prompts(lonely, "pair", 1, 0)
+
+
+def test_the_article_follows_the_noun() -> None:
+    assert with_right_article("A octopus and a octopus in an octopus hat", "octopus") == (
+        "An octopus and an octopus in an octopus hat"
+    )
+    assert with_right_article("an fox beside an owl", "fox") == "a fox beside an owl"
+    assert with_right_article("a glasses", "glasses") == "a glasses"

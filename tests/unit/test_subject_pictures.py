@@ -96,6 +96,31 @@ def test_missing_and_useless_masks_are_named(tmp_path: Path) -> None:
         read_mask(picture, mask)
 
 
+def test_what_is_see_through_in_a_mask_marks_nothing(tmp_path: Path) -> None:
+    pixels = np.full((10, 20, 4), 255, np.uint8)
+    pixels[:, 5:, 3] = 0
+    picture, mask = load_image(save(tmp_path / "fox.png")), tmp_path / "fox.mask.png"
+    Image.fromarray(pixels).save(mask)
+    assert read_mask(picture, mask).mean() == pytest.approx(255 * 0.25)
+
+
+def test_a_mask_of_labels_is_named_and_one_of_half_shades_is_read(tmp_path: Path) -> None:
+    picture, mask = load_image(save(tmp_path / "fox.png")), tmp_path / "fox.mask.png"
+    save(mask, "L", colour=1)
+    with pytest.raises(DataError, match=r"fox\.mask\.png is nowhere white \(its highest value is 1 of 255\)"):
+        read_mask(picture, mask)
+    save(mask, "L", colour=128)
+    assert read_mask(picture, mask).mean() == 128
+
+
+def test_masks_of_pictures_that_are_not_read_do_not_matter(tmp_path: Path) -> None:
+    picture = save(tmp_path / "fox.jpg")
+    save(tmp_path / "fox.mask.png")
+    save(tmp_path / "old" / "dog.jpg")
+    save(tmp_path / "old" / "dog.mask.png")
+    assert find_masks(tmp_path, [picture]) == {picture: tmp_path / "fox.mask.png"}
+
+
 def test_a_folder_of_masks_needs_masks_from_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mask_folder is 'm' but masks is 'alpha', which reads no files"):
         PictureConfig(masks="alpha", mask_folder=Path("m"))
@@ -128,6 +153,14 @@ def test_cache_computes_once_and_again_when_an_entry_is_damaged(tmp_path: Path) 
     cache.get("latents", "another key", make)
     cache.get("texts", "key", make)
     assert len(calls) == 8
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    cache, made = TensorCache(tmp_path / "file"), []
+    for number in range(2):
+        tensors = cache.get("latents", "key", lambda: made.append(1) or {"mean": torch.ones(2)})  # type: ignore[func-returns-value]
+        assert torch.equal(tensors["mean"], torch.ones(2)) and len(made) == number + 1
 
 
 def test_without_a_folder_nothing_is_kept_or_hashed() -> None:

@@ -19,8 +19,16 @@ from torch import Tensor
 from sfumato.data.folder import FolderSampler
 from sfumato.data.shapes import ShapeSampler
 from sfumato.errors import CaptionMissing, ConfigError, DataError
+from sfumato.events import Notice
 from sfumato.training.latents import LatentPool, LatentPoolConfig
-from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, fingerprint, open_source
+from sfumato.training.pictures import (
+    DataConfig,
+    PictureBatch,
+    PictureBatches,
+    check_pictures,
+    fingerprint,
+    open_source,
+)
 from sfumato.training.sheets import psnr, save_sheet, to_pixels
 from sfumato.training.stream import Prefetched
 
@@ -333,3 +341,39 @@ def test_psnr_by_hand() -> None:
     assert psnr(zeros + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1), zeros).tolist() == pytest.approx(
         [20.0, 40.0], abs=1e-3
     )
+
+
+def test_captions_of_a_folder_come_from_its_metadata_too(photos: Path) -> None:
+    before = fingerprint(DataConfig(kind="folder", folder=photos, size=8))
+    lines = '{"file_name": "00.png", "text": "not read"}\n{"file_name": "01.png", "text": "dark"}'
+    (photos / "metadata.jsonl").write_text(lines)
+    sampler = FolderSampler(photos, 0, 8, caption="grey", split="all")
+    shown = Counter(sampler.scene(index).caption for index in range(60))
+    assert shown == {"black": 1, "dark": 1, "grey": 58} and sampler.uncaptioned == 58
+    assert before != fingerprint(DataConfig(kind="folder", folder=photos, size=8))
+    (photos / "metadata.jsonl").write_text(lines.replace("01.png", "gone.png"))
+    with pytest.raises(DataError, match=r"entry for a picture that is not there: line 2: 'gone\.png'") as caught:
+        FolderSampler(photos, 0, 8)
+    assert caught.value.field == "data.folder"
+
+
+def test_what_is_not_learned_of_a_folder_is_said(photos: Path) -> None:
+    (photos / "below").mkdir()
+    (photos / "00.png").rename(photos / "below" / "00.png")
+    config = DataConfig(kind="folder", folder=photos, size=8)
+
+    def said(config: DataConfig, *, are_captions_read: bool) -> list[str]:
+        events = check_pictures(config, are_captions_read=are_captions_read)
+        return [event.message for event in events if isinstance(event, Notice)]
+
+    below, bare = said(config, are_captions_read=True)
+    assert below == f"Pictures in folders below {photos} are not learned from: 1. Move them up."
+    assert bare.startswith("59 of 59 pictures have no caption and are learned with")
+    assert said(config, are_captions_read=False) == [below]
+    assert said(config.model_copy(update={"caption": "grey"}), are_captions_read=True) == [below]
+
+
+def test_names_that_are_not_utf8_are_learned_from(photos: Path) -> None:
+    (photos / "03.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    assert len(FolderSampler(photos, 0, 8, split="all").files) == 60
+    assert fingerprint(DataConfig(kind="folder", folder=photos, size=8))["files"]

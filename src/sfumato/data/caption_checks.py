@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from sfumato.data.caption_files import check_same, is_caption, short
 from sfumato.data.findings import finding
 from sfumato.data.images import is_picture
 from sfumato.data.listing import Entry
+from sfumato.data.metadata import METADATA, TABLE
 from sfumato.events import Finding
 
 Measure = Callable[[str], tuple[str, str] | None]
@@ -81,16 +82,19 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
     return captions, found
 
 
-def check_captions(entries: Sequence[Entry], captions: dict[Path, str], measure: Measure) -> list[Finding]:
+def check_captions(
+    entries: Sequence[Entry], captions: dict[Path, str], measure: Measure, words: Collection[str] = ()
+) -> list[Finding]:
     """Compare the captions with one another and with what the base reads.
 
     Args:
         entries: The pictures.
         captions: The captions that `read_captions` gave.
         measure: How long they may be.
+        words: Those of the lesson's subjects, where they are known.
 
     Returns:
-        Gaps, words that most captions have, repeated texts, long texts.
+        Gaps, words of other trainers, words that most captions have, repeated texts, long texts.
     """
     found: list[Finding] = []
     bare = [entry for entry in entries if entry.path not in captions and not entry.texts]
@@ -101,7 +105,7 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str], measure:
         ]
     of_folder = {entry.path: entry.folder_caption for entry in entries}
     own = {path: text for path, text in captions.items() if text != of_folder[path]}
-    found += _without_placeholder(own)
+    found += _other_words(own, words) if words else _without_placeholder(own)
     for text, count in Counter(own.values()).items():
         if count > 1:
             first = next(path for path, other in own.items() if other == text)
@@ -113,7 +117,7 @@ def check_captions(entries: Sequence[Entry], captions: dict[Path, str], measure:
 
 
 def check_other_files(files: Iterable[Path]) -> list[Finding]:
-    """Name captions without a picture.
+    """Name captions without a picture, and files with captions of many that are not read.
 
     Args:
         files: All files of the folder.
@@ -121,11 +125,41 @@ def check_other_files(files: Iterable[Path]) -> list[Finding]:
     files = list(files)
     stems = {(path.parent, path.stem) for path in files if is_picture(path)}
     captions = (path for path in files if is_caption(path) and path.stem.lower() not in _OTHER_TEXTS)
-    return [
+    orphans = [
         finding("caption-orphan", path, f"no picture is named '{path.stem}'")
         for path in captions
         if (path.parent, path.stem) not in stems
     ]
+    places = {path.parent for path in files if path.name == METADATA}
+    return orphans + [finding("metadata-unread", path, why) for path in files if (why := _why_unread(path, places))]
+
+
+def _why_unread(path: Path, places: Collection[Path]) -> str | None:
+    """Say why a file with the captions of many pictures is not read; `None` for other files, and for those that are.
+
+    Args:
+        path: The file.
+        places: Folders with a `metadata.jsonl`.
+    """
+    name = path.name.lower()
+    if path.name == TABLE:
+        return f"{METADATA} beside it is read in its place" if path.parent in places else None
+    if name in (METADATA, TABLE) and path.name != name:
+        return f"it would have to be called '{name}'"
+    if name == "metadata.parquet" or (path.suffix == ".json" and name.startswith("meta")):
+        return "its format is not read"
+    return None
+
+
+def _other_words(captions: dict[Path, str], words: Collection[str]) -> list[Finding]:
+    """Name words such as <cat>, [fox] or sks that at least half of the captions have and the lesson does not."""
+    counts = Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text)))
+    found: list[Finding] = []
+    for word, count in sorted(counts.items()):
+        if 2 * count >= len(captions) and word not in words:
+            first = next(path for path, text in captions.items() if word in PLACEHOLDER.findall(text))
+            found.append(finding("caption-other-word", first, f"{word!r} stands in {count} of {len(captions)}"))
+    return found
 
 
 def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:

@@ -161,6 +161,15 @@ def with_article(words: str) -> str:
     return f"{'an' if vowel else 'a'} {words}"
 
 
+def with_right_article(text: str, noun: str) -> str:
+    """Say the right one of `a` and `an` before a noun that was put in the place of another word."""
+    article = with_article(noun).removesuffix(noun).strip()
+    if not article:
+        return text
+    before = re.compile(rf"(?<!\w)(a)n?(?=\s+{re.escape(noun)}(?!\w))", re.IGNORECASE)
+    return before.sub(lambda said: said[1] + article[1:], text)
+
+
 def count_words(caption: str) -> int:
     """Count words and marks as a tokenizer sees them before it splits rare words."""
     return len(re.findall(r"[a-z0-9]+|[^\sa-z0-9]+", caption.lower()))

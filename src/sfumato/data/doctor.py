@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.data.caption_checks import Measure, check_captions, check_other_files, read_captions
+from sfumato.data.caption_files import is_caption, short
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import HASH_BITS, near_pairs
-from sfumato.data.images import is_picture, load_image
-from sfumato.data.inspection import Facts, inspect_picture
+from sfumato.data.images import is_beside, is_picture
+from sfumato.data.inspection import Facts, inspect_picture, name_content
 from sfumato.data.listing import Entry, scan_folder, visible
-from sfumato.data.masks import check_mask_folder, fault_of, is_outside, masks_of
-from sfumato.data.numbered_folders import check_subjects
+from sfumato.data.masks import check_mask_folder, fault_of, is_named_like_mask, load_mask, masks_of
+from sfumato.data.numbered_folders import Naming, check_subjects
+from sfumato.data.variants import misses_middle
 from sfumato.errors import UnreadableImage
 from sfumato.events import Finding, Progress
 
@@ -26,6 +28,10 @@ SHARP_SHARE = 0.1
 
 ENOUGH_TO_COMPARE = 4
 _UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".mp4", ".mov", ".webm")
+_UNREAD_CONTENT = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "HEIC", "PSD")
+"""What a file without the ending of a picture may be all the same; camera files are TIFF."""
+
+NOBODY = Naming()
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,13 @@ class Examined:
 
 
 def examine(
-    folder: Path, size: int, measure: Measure, mask_folder: Path | None = None, *, most: int | None = None
+    folder: Path,
+    size: int,
+    measure: Measure,
+    mask_folder: Path | None = None,
+    *,
+    naming: Naming = NOBODY,
+    most: int | None = None,
 ) -> Generator[Progress | Finding, None, list[Examined]]:
     """Examine a folder.
 
@@ -57,6 +69,7 @@ def examine(
         size: Side in pixels of the squares that would be learned.
         measure: How long captions may be.
         mask_folder: A folder of masks with the names of their pictures; `None` for masks beside the pictures.
+        naming: What the lesson calls the subject, where it is known.
         most: Megapixels to look into, where one that is smaller counts as one; pictures beyond are known by their names
             and captions alone. `None` for all.
 
@@ -77,18 +90,18 @@ def examine(
     yield from _unread(folder, files, listing.entries, listing.problems)
     captions, found = read_captions(listing.entries)
     yield from found
-    yield from check_subjects(folder, listing.entries, captions)
-    yield from check_captions(listing.entries, captions, measure)
+    yield from check_subjects(folder, listing.entries, captions, naming)
+    yield from check_captions(listing.entries, captions, measure, naming.words)
     yield from check_other_files(files)
     masks, found = masks_of(folder, [entry.path for entry in listing.entries], mask_folder)
     yield from found
     read = yield from _looked_into(listing.entries, size, most)
     usable = yield from _usable(masks, read, size, is_wanted=bool(masks) or mask_folder is not None)
+    if not masks and mask_folder is None:
+        yield from _about_alpha(read)
     yield from _blurred(read, size)
-    same_as = _duplicates(read, captions)
-    for entry, _ in read:
-        if entry.name in same_as:
-            yield finding("duplicate", entry.path, f"the same pixels as '{same_as[entry.name]}'")
+    same_as = _duplicates(read, captions, usable)
+    yield from _twins(read, same_as, captions)
     yield from _near_duplicates([item for item in read if item[0].name not in same_as])
     return [
         Examined(entry, facts, captions.get(entry.path, ""), usable.get(entry.path), same_as.get(entry.name))
@@ -135,12 +148,27 @@ def _unread(
     refused = {problem.path for problem in problems if problem.kind == "bad-repeats"}
     counts: dict[Path, int] = {}
     for path in files:
-        if is_picture(path) and path not in known and path.parent not in refused:
-            counts[path.parent] = counts.get(path.parent, 0) + 1
+        if is_picture(path):
+            if path not in known and path.parent not in refused:
+                counts[path.parent] = counts.get(path.parent, 0) + 1
+            elif is_named_like_mask(path, known):
+                yield finding("mask-named", path, "a mask ends in .mask.png")
         elif path.suffix.lower() in _UNREAD:
             yield finding("unread-format", path, f"ends in {path.suffix}")
+        elif not (is_beside(path) or is_caption(path)) and (kind := _picture_within(path)):
+            yield finding("unread-format", path, f"ends in '{path.suffix}' and is {kind}")
     for place, count in counts.items():
         yield finding("unread-folder", place, f"{count} picture{'s' if count > 1 else ''}")
+
+
+def _picture_within(path: Path) -> str | None:
+    """Name the kind of picture that a file holds whatever its name; `None` for other files."""
+    try:
+        with path.open("rb") as file:
+            kind = name_content(file.read(64))
+    except OSError:
+        return None
+    return kind if kind in _UNREAD_CONTENT else None
 
 
 def _files(folder: Path, mask_folder: Path | None) -> list[Path]:
@@ -175,7 +203,7 @@ def _usable(
                 yield finding("mask-missing", entry.path, f"{len(masks)} of {len(read)} pictures have one")
             continue
         try:
-            pixels = load_image(mask).rgb[..., 0]
+            pixels = load_mask(mask)
             fault = fault_of(pixels, facts.width, facts.height)
         except UnreadableImage as error:
             fault = error.message.removeprefix(f"{mask} is ").rstrip(".")
@@ -183,10 +211,22 @@ def _usable(
             yield finding("mask-unusable", mask, fault)
             continue
         usable[entry.path] = mask
-        if is_outside(pixels, size):
+        if misses_middle(pixels, size):
             side, whole = min(facts.width, facts.height), f"{facts.width} × {facts.height} pixels"
             yield finding("mask-outside", mask, f"nothing white in the middle {side} × {side} of {whole}")
     return usable
+
+
+def _about_alpha(read: list[tuple[Entry, Facts]]) -> Generator[Finding, None, None]:
+    """Say what would keep --masks alpha from being used, where pictures are see-through."""
+    count = sum(facts.is_see_through for _, facts in read)
+    without = [entry.path for entry, facts in read if not facts.has_alpha]
+    if count and without:
+        yield finding("alpha-missing", without[0], f"{len(without)} of {len(read)} have none, {count} are see-through")
+    for entry, facts in read:
+        if facts.is_outside:
+            side, whole = min(facts.width, facts.height), f"{facts.width} × {facts.height} pixels"
+            yield finding("alpha-outside", entry.path, f"nothing solid in the middle {side} × {side} of {whole}")
 
 
 def _blurred(read: list[tuple[Entry, Facts]], size: int) -> Generator[Finding, None, None]:
@@ -201,8 +241,8 @@ def _blurred(read: list[tuple[Entry, Facts]], size: int) -> Generator[Finding, N
         yield finding("blurred", entry.path, text)
 
 
-def _duplicates(read: list[tuple[Entry, Facts]], captions: dict[Path, str]) -> dict[str, str]:
-    """Find pictures with the same pixels; of each group the first with a caption stays.
+def _duplicates(read: list[tuple[Entry, Facts]], captions: dict[Path, str], masks: dict[Path, Path]) -> dict[str, str]:
+    """Find pictures with the same pixels; of each group the one that says most of itself stays, of equals the first.
 
     Returns:
         For the name of each of the others the name of the one that stays.
@@ -210,10 +250,28 @@ def _duplicates(read: list[tuple[Entry, Facts]], captions: dict[Path, str]) -> d
     groups: dict[str, list[Entry]] = {}
     for entry, facts in read:
         groups.setdefault(facts.digest, []).append(entry)
-    kept = {digest: next((e for e in group if e.path in captions), group[0]) for digest, group in groups.items()}
+
+    def said(entry: Entry) -> tuple[bool, bool, bool]:
+        return entry.path in masks, bool(entry.texts or entry.metadata), entry.path in captions
+
+    kept = {digest: max(group, key=said) for digest, group in groups.items()}
     return {
         entry.name: kept[digest].name for digest, group in groups.items() for entry in group if entry != kept[digest]
     }
+
+
+def _twins(
+    read: list[tuple[Entry, Facts]], same_as: dict[str, str], captions: dict[Path, str]
+) -> Generator[Finding, None, None]:
+    """Name pictures with the same pixels as another, and what only their captions say."""
+    texts = {entry.name: captions.get(entry.path, "") for entry, _ in read}
+    for entry, _ in read:
+        kept = same_as.get(entry.name)
+        if kept is None:
+            continue
+        own = texts[entry.name]
+        other = f", with another caption: '{short(own)}'" if own and own != texts[kept] else ""
+        yield finding("duplicate", entry.path, f"the same pixels as '{kept}'{other}")
 
 
 def _near_duplicates(read: Iterable[tuple[Entry, Facts]]) -> Generator[Finding, None, None]:

@@ -29,7 +29,7 @@ KINDS: dict[str, Kind] = {
         "error",
         "no pictures",
         "There is nothing to learn from.",
-        "Put pictures there that end in .png, .jpg, .jpeg, .webp or .bmp, or name the folder that holds them.",
+        "Put pictures there that end in .png, .jpg, .jpeg, .jfif, .webp or .bmp, or name the folder that holds them.",
     ),
     "bad-repeats": Kind(
         "error",
@@ -163,6 +163,12 @@ KINDS: dict[str, Kind] = {
         "sfumato puts the word of --as in; other programs leave the subject unnamed.",
         "Put it in where the subject is in the picture.",
     ),
+    "caption-other-word": Kind(
+        "warning",
+        "word of another trainer in captions",
+        "It would be learned beside the word of --as, and be needed in every prompt.",
+        "Put the word of --as in its place.",
+    ),
     "caption-repeated": Kind(
         "note",
         "same caption for several pictures",
@@ -212,9 +218,33 @@ KINDS: dict[str, Kind] = {
         "Learning with --masks file would stop at it.",
         "Paint one, named like the picture (beside it with .mask.png at the end).",
     ),
-    # ── metadata.jsonl
+    "mask-named": Kind(
+        "warning",
+        "picture named like the mask of another",
+        "It would be learned as a picture of the subject.",
+        "Save a mask as NAME.mask.png, and give a picture another name.",
+    ),
+    "alpha-missing": Kind(
+        "warning",
+        "picture without transparency beside others that have it",
+        "Learning with --masks alpha would stop at it.",
+        "Save it as PNG without its ground, or do not use --masks alpha.",
+    ),
+    "alpha-outside": Kind(
+        "warning",
+        "picture with nothing solid in its middle square",
+        "With --masks alpha only the ground would count, and with --unmasked-weight 0 learning would stop at it.",
+        "Cut it so that the subject stays in, or use --buckets, which cuts another part.",
+    ),
+    # ── metadata.jsonl and metadata.csv
     "metadata-encoding": Kind(
         "error", "metadata that is not UTF-8", "Learning would stop at it.", "Save it again as UTF-8."
+    ),
+    "metadata-unread": Kind(
+        "warning",
+        "captions in a file that is not read",
+        "They would not be learned.",
+        "Put them into metadata.jsonl, metadata.csv or a text file beside each picture.",
     ),
     "metadata-json": Kind(
         "error",

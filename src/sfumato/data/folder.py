@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sfumato.data.caption_files import caption_files, read_caption
+from sfumato.data.findings import refusal
 from sfumato.data.images import list_images, load_image, resize
+from sfumato.data.metadata import read_metadata
 from sfumato.errors import ConfigError, DataError
 from sfumato.runtime.seeding import derive_seed
 
@@ -36,17 +39,18 @@ class FolderSampler:
         folder: Pictures, with captions in text files of the same name, see `caption_files`.
         seed: Seed of the order and of the flips.
         size: Height and width of the squares, in pixels.
-        caption: Caption of pictures without a text file; `None` makes the file necessary.
+        caption: Caption of pictures that have none, in a text file or in `metadata.jsonl`; `None` makes one necessary.
         flip: Mirror half of the pictures.
         split: `train`, `held_out` or `all`. A folder too small for a held-out picture shows all in every split.
 
     Attributes:
         listed: All pictures of the folder, sorted by name.
         files: Those of the split.
+        uncaptioned: How many of all have no caption of their own.
 
     Raises:
         ConfigError: Unknown split.
-        DataError: The folder does not exist.
+        DataError: The folder does not exist, or its `metadata.jsonl` or `metadata.csv` is wrong.
         EmptyDataset: It holds no pictures.
     """
 
@@ -63,13 +67,14 @@ class FolderSampler:
         if split not in SPLITS:
             raise ConfigError(f"split is {split!r}; needed: one of {', '.join(SPLITS)}.", field="split")
         self.listed = files = list_images(folder)
-        held_out = [path for path in files if derive_seed(0, path.name) % 1000 < 1000 * HELD_OUT_SHARE]
+        held_out = [path for path in files if derive_seed(0, _hashable(path.name)) % 1000 < 1000 * HELD_OUT_SHARE]
         if split == "all" or not held_out or len(held_out) == len(files):
             self.files = files
         else:
             chosen = set(held_out)
             self.files = [path for path in files if (path in chosen) == (split == "held_out")]
-        self._texts = caption_files(self.listed)
+        self._texts, self._metadata = caption_files(self.listed), _captions(Path(folder))
+        self.uncaptioned = sum(path not in self._texts and path not in self._metadata for path in self.listed)
         self._seed, self._size, self._caption, self._flip = seed, size, caption, flip
         self._round: tuple[int, list[int]] | None = None
 
@@ -89,7 +94,7 @@ class FolderSampler:
         image = resize(load_image(path).rgb, self._size)
         if self._flip and derive_seed(self._seed, "data/flip", index) % 2:
             image = np.ascontiguousarray(image[:, ::-1])
-        return FolderPicture(image, read_caption(path, self._texts.get(path, ()), self._caption))
+        return FolderPicture(image, self._said_of(path))
 
     def faults(self) -> Iterator[str | None]:
         """Read every picture of `listed` and its caption once, whatever the split.
@@ -100,8 +105,30 @@ class FolderSampler:
         for path in self.listed:
             try:
                 load_image(path)
-                read_caption(path, self._texts.get(path, ()), self._caption)
+                self._said_of(path)
             except DataError as error:
                 yield error.message
             else:
                 yield None
+
+    def _said_of(self, path: Path) -> str:
+        """Read the caption of a picture."""
+        return read_caption(path, self._texts.get(path, ()), self._metadata.get(path, "") or self._caption)
+
+
+def _captions(folder: Path) -> dict[Path, str]:
+    """Read `metadata.jsonl` or `metadata.csv`; what is an error for a lesson is one here.
+
+    Raises:
+        DataError: Something is wrong with it.
+    """
+    captions, problems = read_metadata(folder)
+    for problem in problems:
+        if problem.severity == "error":
+            raise refusal(problem, "data.folder")
+    return captions
+
+
+def _hashable(name: str) -> str:
+    """Return a name as text that has a UTF-8 form, also where the file's name has none."""
+    return os.fsencode(name).decode(errors="backslashreplace")

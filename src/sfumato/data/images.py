@@ -15,15 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from sfumato.data.findings import refusal, unopened
 from sfumato.errors import ConfigError, DataError, EmptyDataset, UnreadableImage
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp")
 MASK_ENDINGS = (".mask.png", "-masklabel.png")
 """What follows the name of a picture in that of its mask: ours, and OneTrainer's."""
+
+_NO_PICTURES = (*MASK_ENDINGS, "-condlabel.png")
+"""Files beside pictures that are none of their own: masks, and what OneTrainer conditions on."""
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to any size."""
@@ -31,6 +34,8 @@ MAX_PIXELS = 100_000_000
 SCALE_DOWN = "Scale it down first."
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _WHITE = (255, 255, 255)
+_WITH_PROFILE = ("RGB", "RGBA", "CMYK")
+"""Colour modes that a profile is used for."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -77,12 +82,17 @@ def require_folder(folder: Path) -> None:
 
 def is_picture(path: Path) -> bool:
     """Say whether a file's name is that of a picture that is read; masks are no pictures."""
-    return path.suffix.lower() in EXTENSIONS and not is_mask(path)
+    return path.suffix.lower() in EXTENSIONS and not is_beside(path)
 
 
 def is_mask(path: Path) -> bool:
     """Say whether a file's name is that of a mask beside a picture."""
     return path.name.lower().endswith(MASK_ENDINGS)
+
+
+def is_beside(path: Path) -> bool:
+    """Say whether a file's name is that of something beside a picture that is none of its own, such as a mask."""
+    return path.name.lower().endswith(_NO_PICTURES)
 
 
 def list_images(folder: Path | str) -> list[Path]:
@@ -92,8 +102,8 @@ def list_images(folder: Path | str) -> list[Path]:
         folder: The folder.
 
     Returns:
-        Files that end in .png, .jpg, .jpeg, .webp or .bmp in upper or lower case; hidden files and masks are left
-        out.
+        Files that end in .png, .jpg, .jpeg, .jfif, .webp or .bmp in upper or lower case; hidden files and masks are
+        left out.
 
     Raises:
         DataError: The folder does not exist, is a file or cannot be read.
@@ -117,6 +127,8 @@ def list_images(folder: Path | str) -> list[Path]:
 
 def load_image(path: Path | str, fill: tuple[int, int, int] = _WHITE) -> Picture:
     """Read a picture, turned the way the camera was held.
+
+    Colours are those of sRGB: a picture with a profile of other colours, such as a telephone's, is converted by it.
 
     Why the alpha is kept: a subject on a transparent ground can be put before other grounds.
 
@@ -143,7 +155,7 @@ def load_image(path: Path | str, fill: tuple[int, int, int] = _WHITE) -> Picture
             )
         opened.load()
         turn = _UPRIGHT.get(orientation(opened))
-        image = opened if turn is None else opened.transpose(turn)
+        image = _in_srgb(opened if turn is None else opened.transpose(turn))
         if not image.has_transparency_data:
             return Picture(_to_rgb(image), None, path)
         solid = image.convert("RGBA")
@@ -162,6 +174,42 @@ def orientation(image: Image.Image) -> int:
         return int(number) if number in _UPRIGHT else 1
     except Exception:  # a parser of damaged bytes may end in any of them
         return 1
+
+
+def colour_profile(image: Image.Image) -> str | None:
+    """Name the profile by which the colours of a picture are converted to sRGB.
+
+    Returns:
+        Such as `Display P3`; `None` where its colours are read as they are, since there is no profile, it is that of
+        sRGB or cannot be read, or the picture is of greys or of a palette.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in _WITH_PROFILE:
+        return None
+    try:
+        name = ImageCms.getProfileDescription(_opened(profile)).strip()
+    except (ImageCms.PyCMSError, OSError, TypeError):
+        return None
+    return None if name.lower().startswith("srgb") else name
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Convert a picture by its profile; it stays as it is where that cannot be done."""
+    if colour_profile(image) is None:
+        return image
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        made = ImageCms.profileToProfile(
+            image, _opened(image.info["icc_profile"]), ImageCms.createProfile("sRGB"), outputMode=mode
+        )
+    except ImageCms.PyCMSError:
+        return image
+    return image if made is None else made
+
+
+def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
+    """Open a profile that lies in a picture."""
+    return ImageCms.ImageCmsProfile(io.BytesIO(profile))
 
 
 def crop_box(width: int, height: int, aspect: float = 1.0) -> tuple[int, int, int, int]:

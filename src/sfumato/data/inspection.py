@@ -12,14 +12,24 @@ from PIL import Image
 
 from sfumato.data.findings import finding
 from sfumato.data.fingerprint import Fingerprint, fingerprint, sharpness
-from sfumato.data.images import FORMATS, MAX_PIXELS, SCALE_DOWN, explained, load_image, orientation, resize
+from sfumato.data.images import (
+    FORMATS,
+    MAX_PIXELS,
+    SCALE_DOWN,
+    colour_profile,
+    explained,
+    load_image,
+    orientation,
+    resize,
+)
+from sfumato.data.variants import misses_middle
 from sfumato.errors import UnreadableImage
 from sfumato.events import Finding
 
 WIDEST = 2.0
 """Longer side divided by the shorter one from which a centre crop loses more than half."""
 
-_FORMAT_OF = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+_FORMAT_OF = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 _SAME_AS = {"MPO": "JPEG", "DIB": "BMP"}
 _TURNS = {
     2: "mirrored",
@@ -64,6 +74,8 @@ class Facts:
         fingerprint: For finding pictures that are nearly the same.
         sharpness: Highest variance of the Laplacian of a colour, middle square, at the size that is learned.
         is_see_through: Whether a part of it is not solid.
+        has_alpha: Whether the file says how solid each pixel is, even if all are.
+        is_outside: Whether something is see-through, and nothing solid is in the middle square.
     """
 
     width: int
@@ -72,6 +84,8 @@ class Facts:
     fingerprint: Fingerprint
     sharpness: float
     is_see_through: bool
+    has_alpha: bool
+    is_outside: bool
 
 
 def inspect_picture(path: Path, size: int) -> tuple[Facts | None, list[Finding]]:
@@ -92,14 +106,17 @@ def inspect_picture(path: Path, size: int) -> tuple[Facts | None, list[Finding]]
     height, width = picture.rgb.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}".encode())
     digest.update(np.ascontiguousarray(picture.rgb).data)  # tobytes would copy it
-    is_see_through = picture.alpha is not None and bool(picture.alpha.min() < 255)
-    if picture.alpha is not None and is_see_through:
-        found.append(finding("transparent", path, f"{100 * (picture.alpha < 255).mean():.1f} % of its pixels"))
-        digest.update(picture.alpha.tobytes())
+    alpha = picture.alpha
+    is_see_through = alpha is not None and bool(alpha.min() < 255)
+    if alpha is not None and is_see_through:
+        found.append(finding("transparent", path, f"{100 * (alpha < 255).mean():.1f} % of its pixels"))
+        digest.update(alpha.tobytes())
     found += _proportions(path, width, height, size)
     square: UInt8[np.ndarray, "size size 3"] = resize(picture.rgb, size)
-    fingers = fingerprint(picture.rgb)
-    return Facts(width, height, digest.hexdigest(), fingers, sharpness(square), is_see_through), found
+    fingers, sharp = fingerprint(picture.rgb), sharpness(square)
+    is_outside = alpha is not None and is_see_through and misses_middle(alpha, size)
+    facts = Facts(width, height, digest.hexdigest(), fingers, sharp, is_see_through, alpha is not None, is_outside)
+    return facts, found
 
 
 def name_content(head: bytes) -> str | None:
@@ -126,8 +143,10 @@ def _header(path: Path) -> list[Finding]:
         if frames > 1 and opened.format != "MPO":
             found.append(finding("animated", path, f"{frames} frames"))
         mode = _mode_in_words(opened.mode) or ("16 bits a channel" if has_16_bits(path) else "")
-        if mode:
-            found.append(finding("colour-mode", path, mode))
+        profile = colour_profile(opened)
+        said = [mode, "" if profile is None else f"colours by the profile '{profile}'"]
+        if any(said):
+            found.append(finding("colour-mode", path, ", ".join(filter(None, said))))
     return found
 
 

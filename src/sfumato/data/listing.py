@@ -10,6 +10,7 @@ The text file comes before `metadata.jsonl`, and that before the folder's name.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 from sfumato.data.caption_files import caption_files, read_caption
 from sfumato.data.findings import finding, refusal, unopened
 from sfumato.data.images import is_picture, list_images, require_folder
-from sfumato.data.metadata import read_metadata
+from sfumato.data.metadata import has_half_letters, read_metadata
 from sfumato.events import Finding
 
 MAX_REPEATS = 1000
@@ -93,6 +94,7 @@ def scan_folder(folder: Path | str) -> Listing:
     except OSError as error:
         raise refusal(unopened(folder, error)) from error
     captions, problems = read_metadata(folder)
+    problems += _leading_nowhere(folder)
     entries = {path: _entry(folder, path, captions) for path in pictures}
     has_own = bool(entries)
     entries |= {path: _entry(folder, path, captions) for path in captions}
@@ -102,13 +104,16 @@ def scan_folder(folder: Path | str) -> Listing:
         if match is None or not 1 <= int(match["repeats"]) <= MAX_REPEATS:
             continue
         numbered[below] = int(match["repeats"])
+        if has_half_letters(match["caption"]):
+            problems.append(finding("bad-repeats", below, "its name is not UTF-8, so it cannot be a caption"))
+            continue
         try:
             pictures = _pictures(below)
         except OSError as error:
             problems.append(unopened(below, error))
             continue
         inner, found = read_metadata(below)
-        problems += found
+        problems += [*found, *_leading_nowhere(below)]
         caption = " ".join(match["caption"].split())
         for path in [*pictures, *inner]:
             entries[path] = _entry(folder, path, captions | inner, numbered[below], caption)
@@ -148,9 +153,30 @@ def list_entries(folder: Path | str) -> list[Entry]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted; whatever is hidden, or lies in a hidden folder, is left out."""
-    files = (path for path in folder.rglob("*") if _is_file(path))
-    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    """Return all files below a folder, sorted, also of folders that are links.
+
+    Whatever is hidden, or lies in a hidden folder or in one that a lesson has written, is left out.
+    """
+    found: list[Path] = []
+    for place, names, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        names[:] = [name for name in names if name[0] != "." and not is_own(here / name)]
+        if _is_loop(here, folder):
+            names.clear()
+            continue
+        found += [here / name for name in files if name[0] != "."]
+    return sorted(path for path in found if _is_file(path))
+
+
+def is_own(folder: Path) -> bool:
+    """Say whether a folder is one that a lesson has written: the state of a run, or a verdict with its pictures."""
+    return folder.suffix == ".run" or (folder.suffix == ".verdict" and _is_file(folder / "scores.json"))
+
+
+def _is_loop(place: Path, folder: Path) -> bool:
+    """Say whether a folder below another is, by a link, one of those above it."""
+    above = place.relative_to(folder).parts
+    return any(place.samefile(folder.joinpath(*above[:count])) for count in range(len(above)))
 
 
 def _is_file(path: Path) -> bool:
@@ -167,13 +193,19 @@ def _entry(folder: Path, path: Path, captions: dict[Path, str], repeats: int = 1
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders right below one, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    """Return the folders right below one, sorted, without hidden ones and those that a lesson has written."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "." and not is_own(path))
 
 
 def _pictures(folder: Path) -> list[Path]:
     """Return the pictures right in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and is_picture(path))
+
+
+def _leading_nowhere(folder: Path) -> list[Finding]:
+    """Name links right in a folder that are called like pictures and lead to nothing."""
+    links = sorted(path for path in folder.iterdir() if path.is_symlink() and is_picture(path) and not path.exists())
+    return [finding("unopened", path, f"a link to '{path.readlink()}', which is not there") for path in links]
 
 
 def _misnamed(folder: Path, *, has_neighbours: bool, is_only: bool) -> list[Finding]:

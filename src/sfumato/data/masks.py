@@ -10,13 +10,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sfumato.data.findings import finding, refusal
-from sfumato.data.images import EXTENSIONS, MASK_ENDINGS, Picture, crop_box, is_mask, load_image, require_folder
+from sfumato.data.images import EXTENSIONS, MASK_ENDINGS, Picture, is_mask, is_picture, load_image, require_folder
 from sfumato.data.listing import visible
-from sfumato.data.variants import scaled_mask
 from sfumato.errors import DataError
 from sfumato.events import Finding
 
 MaskSource = Literal["none", "alpha", "file"]
+
+_BLACK = (0, 0, 0)
+_MASK_STEMS = (".mask", "-masklabel", "-condlabel")
+_GREY = 128
+"""A mask that is nowhere as bright marks nothing for sure: its values may be 0 and 1, which look black."""
 
 
 def mask_file(picture: Path) -> Path | None:
@@ -85,12 +89,16 @@ def masks_of(folder: Path, pictures: Sequence[Path], masks: Path | None) -> tupl
         masks: A folder of masks, see `find_masks`; `None` for masks beside the pictures.
 
     Returns:
-        The masks by picture, and masks that no picture reads.
+        The masks by picture, and masks that no picture reads; those beside pictures that are not asked for are none.
     """
     files = visible(folder if masks is None else masks)
     if masks is None:
         beside = {picture: mask for picture in pictures if (mask := mask_file(picture)) is not None}
-        return beside, check_masks([file for file in files if is_mask(file)], set(beside.values()))
+        others = {(file.parent, file.stem) for file in files if is_picture(file)} - {
+            (picture.parent, picture.stem) for picture in pictures
+        }
+        loose = (file for file in files if is_mask(file) and (file.parent, _owner(file)) not in others)
+        return beside, check_masks(loose, set(beside.values()))
     named = {file.with_suffix(""): file for file in reversed(files) if file.suffix.lower() in EXTENSIONS}
     places = {picture: masks / picture.relative_to(folder).with_suffix("") for picture in pictures}
     found = {picture: named[place] for picture, place in places.items() if place in named}
@@ -113,6 +121,16 @@ def check_masks(files: Iterable[Path], read: Collection[Path]) -> list[Finding]:
         why = f"no picture is named '{_owner(file)}'" if other is None else f"'{other}' is read in its place"
         found.append(finding("mask-orphan", file, why))
     return found
+
+
+def load_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """Read what a mask marks, 0 to 255: its red channel; where the file is see-through nothing is marked.
+
+    Raises:
+        DataError: It does not exist or is a folder.
+        UnreadableImage: It cannot be read.
+    """
+    return load_image(path, _BLACK).rgb[..., 0]
 
 
 def read_mask(picture: Picture, file: Path | None) -> UInt8[np.ndarray, "H W"]:
@@ -139,7 +157,7 @@ def read_mask(picture: Picture, file: Path | None) -> UInt8[np.ndarray, "H W"]:
             )
         mask, file = picture.alpha, path
     else:
-        mask = load_image(file).rgb[..., 0]
+        mask = load_mask(file)
     height, width = picture.rgb.shape[:2]
     fault = fault_of(mask, width, height)
     if fault is not None:
@@ -155,13 +173,16 @@ def fault_of(mask: UInt8[np.ndarray, "_h _w"], width: int, height: int) -> str |
     """Say what is wrong with the mask of a picture of a size in pixels; `None` if it can be used."""
     if mask.shape != (height, width):
         return f"{mask.shape[1]} × {mask.shape[0]} pixels, its picture {width} × {height}"
-    return None if mask.any() else "black everywhere, nothing would be learned"
+    brightest = int(mask.max())
+    if brightest == 0:
+        return "black everywhere, nothing would be learned"
+    return None if brightest >= _GREY else f"nowhere white (its highest value is {brightest} of 255)"
 
 
-def is_outside(mask: UInt8[np.ndarray, "H W"], size: int) -> bool:
-    """Say whether nothing of a mask is left in the middle square, scaled to a side in pixels."""
-    box = crop_box(mask.shape[1], mask.shape[0])
-    return not bool(scaled_mask(mask, box, (size, size)).any())
+def is_named_like_mask(path: Path, pictures: Collection[Path]) -> bool:
+    """Say whether a picture is called like the mask of another, with an ending that masks do not have."""
+    stem = next((path.stem.removesuffix(end) for end in _MASK_STEMS if path.stem.lower().endswith(end)), None)
+    return stem is not None and any((path.parent / f"{stem}{ending}") in pictures for ending in EXTENSIONS)
 
 
 def _owner(mask: Path) -> str:

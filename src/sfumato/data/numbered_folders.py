@@ -7,8 +7,8 @@ learns several subjects from several such folders, all of them would be learned 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfumato.data.findings import finding, refusal
@@ -17,6 +17,28 @@ from sfumato.events import Finding
 
 _NO_NOUNS = {"a", "an", "the", "my", "this", "of", "photo", "picture", "sks", "ohwx"}
 """What names of folders share without being of one class: small words, and those that kohya's users teach."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a lesson calls a subject, as far as it is known.
+
+    Attributes:
+        placeholder: The user's word, such as `<rex>`.
+        class_noun: Such as `dog`.
+        is_style: The pictures share a style, and may show anything.
+        others: Words of other subjects of the same lesson.
+    """
+
+    placeholder: str | None = None
+    class_noun: str | None = None
+    is_style: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that captions may name; none where the subject's own is not known."""
+        return () if self.placeholder is None else (self.placeholder, *self.others)
 
 
 def of_one_subject(folder: Path, entries: Sequence[Entry], placeholder: str, class_noun: str) -> list[Entry]:
@@ -38,19 +60,31 @@ def of_one_subject(folder: Path, entries: Sequence[Entry], placeholder: str, cla
         DataError: One of several numbered folders says neither noun nor word, in its name or in each of its captions; a
             caption cannot be read.
     """
-    _check_class(folder, entries, placeholder, class_noun)
+    found = _unnamed(folder, entries, placeholder, class_noun, Entry.caption)
+    if found is not None:
+        raise refusal(found, field="folder")
     ends = re.compile(rf"{_whole_word(class_noun)}\Z", re.IGNORECASE)
     return [replace(entry, folder_caption="") if ends.search(entry.folder_caption) else entry for entry in entries]
 
 
-def check_subjects(folder: Path, entries: Sequence[Entry], captions: Mapping[Path, str]) -> list[Finding]:
-    """Say that numbered folders cannot be of one subject, whatever its class noun is.
+def check_subjects(
+    folder: Path, entries: Sequence[Entry], captions: Mapping[Path, str], naming: Naming
+) -> list[Finding]:
+    """Say that numbered folders cannot be of one subject: by its word and noun, or whatever these are.
 
     Args:
         folder: The folder.
         entries: Its pictures.
         captions: The captions of those that have one, in a file or by their folder's name.
+        naming: What the lesson calls it.
     """
+    if naming.is_style:
+        return []
+    if naming.placeholder is not None and naming.class_noun is not None:
+        found = _unnamed(
+            folder, entries, naming.placeholder, naming.class_noun, lambda entry: captions.get(entry.path, "")
+        )
+        return [] if found is None else [found]
     nouns: list[set[str]] = []
     groups = _numbered(entries)
     for group in groups.values():
@@ -63,22 +97,24 @@ def check_subjects(folder: Path, entries: Sequence[Entry], captions: Mapping[Pat
     return [finding("several-subjects", folder, f"no noun stands in each of {names}{more}")]
 
 
-def _check_class(folder: Path, entries: Sequence[Entry], placeholder: str, class_noun: str) -> None:
-    """Refuse several numbered folders of which one does not say what the subject is."""
+def _unnamed(
+    folder: Path, entries: Sequence[Entry], placeholder: str, class_noun: str, caption: Callable[[Entry], str]
+) -> Finding | None:
+    """Find one of several numbered folders that does not say what the subject is."""
     said = re.compile(f"{_whole_word(class_noun)}|{_whole_word(placeholder)}", re.IGNORECASE)
 
     def is_named(group: Sequence[Entry]) -> bool:
-        return bool(said.search(group[0].folder_caption)) or all(said.search(entry.caption()) for entry in group)
+        return bool(said.search(group[0].folder_caption)) or all(said.search(caption(entry)) for entry in group)
 
     named = {name: is_named(group) for name, group in _numbered(entries).items()}
     others = [name for name, is_so in named.items() if not is_so]
     if len(named) < 2 or not others:
-        return
+        return None
     known = next((name for name, is_so in named.items() if is_so), None)
     what = f"'{others[0]}' does not name the class '{class_noun}', '{known}' does"
     if known is None:
         what = f"neither '{others[0]}' nor '{others[1]}' names the class '{class_noun}'"
-    raise refusal(finding("several-subjects", folder, what), field="folder")
+    return finding("several-subjects", folder, what)
 
 
 def _numbered(entries: Sequence[Entry]) -> dict[str, list[Entry]]:

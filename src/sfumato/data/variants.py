@@ -85,6 +85,12 @@ def scaled_mask(
     return (area * _FINENESS).round()[None] / _FINENESS  # what is all white stays 1
 
 
+def misses_middle(mask: UInt8[np.ndarray, "H W"], size: int) -> bool:
+    """Say whether nothing of a mask is left in the middle square, scaled to a side in pixels."""
+    box = crop_box(mask.shape[1], mask.shape[0])
+    return not bool(scaled_mask(mask, box, (size, size)).any())
+
+
 def latent_mask(mask: Float[Tensor, "1 H W"], factor: int) -> Float[Tensor, "1 h w"]:
     """Scale a mask to the grid of the latents by area: each latent counts as much as its pixels do on average.
 

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from sfumato.data.captions import with_right_article
 from sfumato.data.images import load_tensor, to_pixels, to_tensor
 from sfumato.data.listing import list_entries
 from sfumato.errors import CannotResume, CheckpointError
@@ -71,7 +72,7 @@ class SubjectProbe:
     ) -> None:
         self.plan, self.folder, self._opens = plan, folder, opens
         self.placeholder, self.class_noun = placeholder, class_noun
-        self.class_prompt = plan.plain_class or plan.plain.replace("{}", class_noun)
+        self.class_prompt = plan.plain_class or with_right_article(plan.plain.replace("{}", class_noun), class_noun)
         judges, _ = opens()  # what cannot be loaded is told before anything is learned
         check_readable(judges.texts, without_words(plan, class_noun))
         self._names = judges.pictures.name, None if judges.texts is None else judges.texts.name

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -19,26 +18,6 @@ from sfumato.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class ProbeScore:
-    """How often a probe reads the true label.
-
-    Attributes:
-        real: Balanced accuracy on real pictures that the probe has not seen, in [0, 1].
-        generated: Balanced accuracy on generated pictures, in [0, 1].
-        count: Number of generated pictures.
-    """
-
-    real: float
-    generated: float
-    count: int
-
-    @property
-    def share(self) -> float:
-        """Accuracy on generated pictures as a share of that on real ones."""
-        return self.generated / self.real if self.real > 0 else 0.0
 
 
 class LinearProbe:
@@ -72,15 +51,6 @@ class LinearProbe:
     def predict(self, features: Float[Tensor, "n d"]) -> list[str]:
         """Return the most likely label of each row."""
         return [str(label) for label in self._model.predict(_array(features))]
-
-    def balanced_accuracy(self, features: Float[Tensor, "n d"], labels: Sequence[str]) -> float:
-        """Return the mean over labels of the share of their rows that are read right."""
-        predicted = self.predict(features)
-        rates = []
-        for kind in sorted(set(labels)):
-            rows = [p == kind for p, label in zip(predicted, labels, strict=True) if label == kind]
-            rates.append(sum(rows) / len(rows))
-        return sum(rates) / len(rates)
 
 
 def check_available() -> None:

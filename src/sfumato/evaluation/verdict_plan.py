@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from sfumato.adapters.tokens import expand_placeholder
+from sfumato.data.captions import with_right_article
 from sfumato.errors import ConfigError
 from sfumato.evaluation.plan import Drawing, Table
 from sfumato.evaluation.verdict import Rule
@@ -110,7 +111,7 @@ def without_words(plan: VerdictPlan, class_noun: str) -> list[str]:
     """
     prompts = list(plan.prompts)
     for word, noun in (*plan.others.items(), ("{}", class_noun)):
-        prompts = [expand_placeholder(prompt, word, noun, noun) for prompt in prompts]
+        prompts = [with_right_article(expand_placeholder(prompt, word, noun, noun), noun) for prompt in prompts]
     return filled(prompts, class_noun)
 
 

@@ -14,7 +14,7 @@ from sfumato.data.caption_files import SUFFIXES
 from sfumato.data.doctor import Examined
 from sfumato.data.images import MASK_ENDINGS, Picture, is_mask, load_image
 from sfumato.data.listing import Entry
-from sfumato.data.masks import mask_file
+from sfumato.data.masks import load_mask, mask_file
 from sfumato.events import Artifact, Notice, Progress
 from sfumato.formats.atomic import atomic_folder
 from sfumato.operations.stream import Events
@@ -36,7 +36,7 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
         target: A folder that does not exist; it appears when all is written.
 
     Yields:
-        Progress, one notice or two, and an `Artifact` of kind `dataset`.
+        Progress, notices, and an `Artifact` of kind `dataset`.
 
     Raises:
         StorageError: The disk is full or the place cannot be written.
@@ -61,7 +61,10 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
             lacking += mask is None
             yield Progress("writing", number, len(kept))
     left_out = len(pictures) - len(kept)
+    masks = sum(mask_file(picture.entry.path) is not None and picture.mask is None for picture in kept)
     yield Notice(0, f"Pictures copied: {len(kept)}; duplicates left out: {left_out}. Unreadable files are not copied.")
+    if masks:
+        yield Notice(0, f"Masks that cannot be used and were not copied: {masks}.")
     if made:
         needs = f" Each picture needs a mask then; {lacking} of {len(kept)} have none." if lacking else ""
         yield Notice(0, f"Masks made from alpha channels: {made}. Learn from the copy with --masks file.{needs}")
@@ -75,7 +78,10 @@ def _captions(picture: Examined) -> Iterator[tuple[str, str]]:
     """
     texts: dict[str, str] = {}
     for path in picture.entry.texts:
-        text = decode_caption(path.read_bytes())[0]
+        try:
+            text = decode_caption(path.read_bytes())[0]
+        except OSError:
+            continue  # the examination has named it
         if text.strip():
             texts.setdefault(" ".join(text.split()), "\n".join(text.splitlines()) + "\n")
     if not texts and picture.entry.metadata:
@@ -86,7 +92,7 @@ def _captions(picture: Examined) -> Iterator[tuple[str, str]]:
 def _mask(picture: Examined, loaded: Picture, *, takes_alpha: bool) -> UInt8[np.ndarray, "H W"] | None:
     """Return the mask that is written beside the copy, `None` for none; alpha never takes the place of a file."""
     if picture.mask is not None:
-        return load_image(picture.mask).rgb[..., 0]
+        return load_mask(picture.mask)
     return loaded.alpha if takes_alpha and mask_file(picture.entry.path) is None else None
 
 

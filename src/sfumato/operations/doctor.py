@@ -14,6 +14,7 @@ from sfumato.data.buckets import Bucket, check_buckets, fill_buckets
 from sfumato.data.caption_checks import PLACEHOLDER, Measure
 from sfumato.data.caption_files import short
 from sfumato.data.doctor import Examined, examine
+from sfumato.data.numbered_folders import Naming
 from sfumato.errors import ConfigError, DataError
 from sfumato.events import Done, Event, Finding, Notice, Table
 from sfumato.formats.bundle_outline import BundleOutline, read_bundle_outline
@@ -21,7 +22,7 @@ from sfumato.models.tokenizer import Tokenizer, whole_word
 from sfumato.operations.corrected_copy import write_copy
 from sfumato.operations.stream import Events
 from sfumato.requests import DoctorRequest
-from sfumato.training.subject import subject_caption
+from sfumato.training.subject import style_caption, subject_caption
 
 _NOUN_TOKENS = 2
 """Tokens that are kept free for a class noun that is not given."""
@@ -65,7 +66,8 @@ def doctor(request: DoctorRequest) -> Events:
 def caption_measure(request: DoctorRequest, tokenizer: Tokenizer) -> Measure:
     """Return how captions are measured.
 
-    With a word and a noun it is as a lesson says them: the word is put in with its vectors, and the noun behind it.
+    With a word and a noun it is as a lesson says them: the word is put in with its vectors, and the noun behind it; of
+    a style the word alone, at the end.
     Where one of the two is not known, nor is what the lesson adds: a caption that is too long before that is an error,
     one that may leave too little room a warning.
 
@@ -74,12 +76,15 @@ def caption_measure(request: DoctorRequest, tokenizer: Tokenizer) -> Measure:
         tokenizer: That of the base; it learns the word.
     """
     word, noun = request.placeholder, request.class_noun
-    if word is None or noun is None:
+    if word is None or (noun is None and not request.style):
         return partial(_measured_with_room, request, tokenizer)
-    expansion = f"{_taught(tokenizer, word, request.num_vectors)} {noun}"
+    taught = _taught(tokenizer, word, request.num_vectors)
 
     def measured(caption: str) -> tuple[str, str] | None:
-        said = expand_placeholder(subject_caption(caption, word, noun), word, expansion, noun)
+        if noun is None or request.style:
+            said = expand_placeholder(style_caption(caption, word), word, taught, "")
+        else:
+            said = expand_placeholder(subject_caption(caption, word, noun), word, f"{taught} {noun}", noun)
         excess = tokenizer.excess(said)
         return None if excess is None else ("caption-long", f"{excess}; it is said as '{short(said)}'")
 
@@ -141,7 +146,9 @@ def _examined(
         The pictures that can be read, and their buckets as `learn --buckets` makes them.
     """
     size = base.native_size if request.size is None else request.size
-    examination = examine(request.folder, size, caption_measure(request, base.tokenizer), request.mask_folder)
+    measure = caption_measure(request, base.tokenizer)
+    naming = Naming(request.placeholder, request.class_noun, request.style)
+    examination = examine(request.folder, size, measure, request.mask_folder, naming=naming)
     while True:
         try:
             event = next(examination)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sfumato.data.buckets import check_buckets
 from sfumato.data.doctor import Examined, examine
+from sfumato.data.numbered_folders import Naming
 from sfumato.errors import SfumatoError
 from sfumato.events import Finding, Notice, Progress
 from sfumato.formats.bundle import Bundle
@@ -21,6 +22,9 @@ GRAVEST_FIRST = (
     "unread-format",
     "unopened-folder",
     "unread-folder",
+    "metadata-unread",
+    "mask-named",
+    "caption-other-word",
     "small",
     "blurred",
     "duplicate",
@@ -28,6 +32,7 @@ GRAVEST_FIRST = (
     "transparent",
     "aspect",
     "mask-outside",
+    "alpha-outside",
     "animated",
     "bucket-small",
     "caption-orphan",
@@ -59,7 +64,7 @@ def folder_notices(config: LearnConfig, base: Bundle) -> Iterator[Notice]:
     """
     for subject in config.subjects:
         try:
-            found, looked = _examined(subject.folder, config, base)
+            found, looked = _examined(subject, config, base)
         except (SfumatoError, OSError, MemoryError):
             continue  # the lesson comes to the same place and says what is wrong
         worth = [one for one in found if one.kind in GRAVEST_FIRST and not _is_pointless(one.kind, config)]
@@ -68,13 +73,15 @@ def folder_notices(config: LearnConfig, base: Bundle) -> Iterator[Notice]:
             yield Notice(0, f"{text} See: {_command(subject, config, base)}")
 
 
-def _examined(folder: Path, config: LearnConfig, base: Bundle) -> tuple[list[Finding], Progress]:
+def _examined(subject: SubjectConfig, config: LearnConfig, base: Bundle) -> tuple[list[Finding], Progress]:
     """Return everything that is found in a folder, and how many of its pictures were looked into.
 
     Captions that are too long are left out: the lesson refuses them, and knows better which ones it says.
     """
-    data, size = config.pictures, base.native_size
-    examination = examine(folder, size, lambda _: None, data.mask_folder, most=MEGAPIXELS)
+    data, size, folder = config.pictures, base.native_size, subject.folder
+    others = tuple(one.placeholder for one in config.subjects if one != subject)
+    naming = Naming(subject.placeholder, subject.class_noun, config.kind == "style", others)
+    examination = examine(folder, size, lambda _: None, data.mask_folder, naming=naming, most=MEGAPIXELS)
     found: list[Finding] = []
     looked = Progress("looking", 0, 0)
     while True:
@@ -101,6 +108,8 @@ def _is_pointless(kind: str, config: LearnConfig) -> bool:
             return data.masks == "alpha"
         case "mask-outside":
             return data.masks != "file" or data.buckets
+        case "alpha-outside":
+            return data.masks != "alpha" or data.buckets
         case "aspect":
             return data.buckets
         case _:
@@ -149,4 +158,5 @@ def _command(subject: SubjectConfig, config: LearnConfig, base: Bundle) -> str:
         field = DoctorRequest.model_fields[name]
         if value not in (None, field.default):
             words += [flag_of(name, field).names[-1], str(value)]
+    words += ["--style"] if config.kind == "style" else []
     return shlex.join(words)

@@ -23,6 +23,11 @@ from sfumato.training.cache import TensorCache
 from sfumato.training.parts import encoder_hash
 from sfumato.training.picture_config import PictureConfig
 
+_READING = 2
+"""Raised when the bytes of a picture or mask come to be read as other pixels: what is cached was made of the old ones.
+
+2: by colour profiles, and see-through parts of masks mark nothing."""
+
 
 @dataclass(frozen=True)
 class ReadPicture:
@@ -92,7 +97,7 @@ class PictureEncoder:
         content = hashlib.sha256(read.content).hexdigest()
         varied = f"{data.variants} {data.crop} {data.jitter} {self._seed}" if data.variants > 1 else ""
         encoder = self._cache.identity(autoencoder, lambda: encoder_hash(autoencoder))
-        key = f"{content}/{read.size}/{data.masks}/{mirrored}/{varied}/{encoder}"
+        key = f"{_READING}/{content}/{read.size}/{data.masks}/{mirrored}/{varied}/{encoder}"
 
         def make() -> dict[str, Tensor]:
             frames = [self._frame(read, content, number) for number in range(data.variants)]

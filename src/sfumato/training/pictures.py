@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from sfumato.data.backgrounds import SIZE
 from sfumato.data.caption_files import caption_files
 from sfumato.data.findings import refusal, unopened
 from sfumato.data.folder import FolderSampler
-from sfumato.data.images import list_images
+from sfumato.data.images import is_picture, list_images
+from sfumato.data.listing import visible
+from sfumato.data.metadata import METADATA, TABLE
 from sfumato.data.primer.library import Primer
 from sfumato.data.scenes import SceneConfig, SceneSampler
 from sfumato.data.shapes import ShapeSampler
 from sfumato.errors import ConfigError, DataError
-from sfumato.events import Event, Progress
+from sfumato.events import Event, Notice, Progress
 from sfumato.runtime.seeding import derive_seed
 from sfumato.tensors import Images
 from sfumato.training.section import Section, checked_keys
@@ -40,13 +43,13 @@ class DataConfig(Section):
 
     Attributes:
         kind: `primer` (scenes composed from the folder that `sfumato data primer` wrote), `folder` (your pictures, with
-            captions in text files of the same name) or `shapes` (drawn in code).
+            captions in text files of the same name or in `metadata.jsonl`) or `shapes` (drawn in code).
         folder: The folder, for `primer` and `folder`.
         seed: Seed of the pictures.
         split: Which part of the primer's pictures may appear.
         scenes: What the primer's scenes are made of.
         size: Height and width of `shapes` and `folder`, in pixels; the primer's is fixed.
-        caption: Caption of the pictures of a `folder` that have no text file.
+        caption: Caption of the pictures of a `folder` that have none.
         flip: Mirror half of the pictures of a `folder`.
         workers: Processes that compose pictures ahead; 0 composes when needed.
     """
@@ -138,14 +141,15 @@ def open_source(config: DataConfig, purpose: str = "") -> Source:
     return SceneSampler(Primer.open(config.folder), seed, config.split, config.scenes)
 
 
-def check_pictures(config: DataConfig) -> Iterator[Event]:
+def check_pictures(config: DataConfig, *, are_captions_read: bool) -> Iterator[Event]:
     """Open the pictures, and read all of a folder with their captions: a broken one would end the run in its midst.
 
     Args:
         config: Which pictures.
+        are_captions_read: Something is learned from their captions.
 
     Yields:
-        `Progress` in pictures of a `folder`.
+        `Progress` in pictures of a `folder`; a `Notice` of what lies in it and is not read, and of missing captions.
 
     Raises:
         SfumatoError: See `open_source`; or the folder cannot be opened.
@@ -162,6 +166,7 @@ def check_pictures(config: DataConfig) -> Iterator[Event]:
         if done % _TOLD_EVERY == 0 or done == total:
             yield Progress("pictures", done, total)
     if not faults:
+        yield from _said_of_folder(config, source, are_captions_read=are_captions_read)
         return
     named = "; ".join(faults[:_FAULTS_NAMED])
     more = f"; and {len(faults) - _FAULTS_NAMED} more" if len(faults) > _FAULTS_NAMED else ""
@@ -170,6 +175,20 @@ def check_pictures(config: DataConfig) -> Iterator[Event]:
         field="data.folder",
         hint=f"Mend them or take them out; `sfumato data doctor {config.folder}` says what to do about each.",
     )
+
+
+def _said_of_folder(config: DataConfig, source: FolderSampler, *, are_captions_read: bool) -> Iterator[Event]:
+    """Say which pictures below a folder are not read, and how many of those in it have no caption."""
+    if config.folder is None:
+        return
+    below = sum(is_picture(path) and path.parent != config.folder for path in visible(config.folder))
+    if below:
+        yield Notice(0, f"Pictures in folders below {config.folder} are not learned from: {below}. Move them up.")
+    bare, total = source.uncaptioned, len(source.listed)
+    if bare and are_captions_read and not config.caption:
+        yield Notice(
+            0, f"{bare} of {total} pictures have no caption and are learned with none (data.caption is empty)."
+        )
 
 
 def fingerprint(config: DataConfig) -> Mapping[str, Any]:
@@ -200,13 +219,17 @@ def _hash_of_pictures(folder: Path) -> str:
     for path in pictures:
         with _opening(path), path.open("rb") as file:
             size, head = path.stat().st_size, file.read(_END_BYTES)
-            digest.update(f"{path.name} {size}\n".encode() + head)
+            digest.update(os.fsencode(path.name) + f" {size}\n".encode() + head)
             if not head.startswith(_BITMAP):
                 file.seek(max(_END_BYTES, size - _END_BYTES))
             digest.update(file.read())
         for caption in texts.get(path, ()):
             with _opening(caption):
                 digest.update(b"\n" + hashlib.sha256(caption.read_bytes()).digest())
+    for name in (METADATA, TABLE):
+        if (folder / name).is_file():
+            with _opening(folder / name):
+                digest.update(b"\n" + hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()
 
 

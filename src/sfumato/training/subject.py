@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
+from sfumato.data.captions import with_article, with_right_article
 from sfumato.data.listing import Entry, list_entries
 from sfumato.data.masks import find_masks
 from sfumato.data.numbered_folders import of_one_subject
@@ -254,7 +255,7 @@ def class_caption(caption: str, placeholder: str, class_noun: str, *, is_style: 
         Such as `a fox in the snow`.
     """
     if not is_style:
-        return expand_placeholder(caption, placeholder, class_noun, class_noun)
+        return with_right_article(expand_placeholder(caption, placeholder, class_noun, class_noun), class_noun)
     said = rf"[\s,]*(?:\bin\s+)?(?:\bthe\s+)?{re.escape(placeholder)}(?!\w)(?:\s+style\b)?"
     return re.sub(said, "", caption, flags=re.IGNORECASE).strip(" ,") or "a picture"
 
@@ -271,7 +272,7 @@ def class_prompts(
         is_style: See `class_caption`.
     """
     if samples is None:
-        return ("a picture" if is_style else f"a {subject.class_noun}",)
+        return ("a picture" if is_style else with_article(subject.class_noun),)
     captions = [text for text, word in zip(samples.captions, samples.words, strict=True) if word == subject.placeholder]
     for one in (subject, *others):
         captions = [class_caption(text, one.placeholder, one.class_noun, is_style=is_style) for text in captions]
@@ -279,7 +280,12 @@ def class_prompts(
 
 
 def class_samples(
-    pipeline: Pipeline, prompts: Sequence[str], count: int, seed: int, cache: TensorCache
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    count: int,
+    seed: int,
+    cache: TensorCache,
+    batch_size: int = CLASS_SETTINGS.batch_size,
 ) -> Iterator[Event | Samples]:
     """Let the base draw its own idea of the class, once ([ruiz2023] 3.2).
 
@@ -292,6 +298,7 @@ def class_samples(
         count: Number of pictures.
         seed: Seed of the set.
         cache: Where they are kept.
+        batch_size: Pictures drawn at once; it changes none of them.
 
     Yields:
         `Progress` while they are drawn; the samples last.
@@ -304,7 +311,8 @@ def class_samples(
     wanted = [index for index in found if index not in kept]
     missing = iter(wanted)
     asked = [captions[index] for index in wanted], [seeds[index] for index in wanted]
-    for event in pipeline.generate(*asked, CLASS_SETTINGS, decode=False) if wanted else ():
+    settings = replace(CLASS_SETTINGS, batch_size=batch_size)
+    for event in pipeline.generate(*asked, settings, decode=False) if wanted else ():
         if isinstance(event, Step) and event.step == event.steps - 1:
             for latent, index in zip(event.x_t, missing, strict=False):  # the batch ends first
                 kept[index] = cache.keep("class", keys[index], {"mean": latent[None]})["mean"]
