@@ -21,11 +21,10 @@
     │   ├── OutOfMemory        the device has too little memory
     │   └── CannotResume       the saved state does not belong to this run
     ├── StorageError           a result could not be written
-    ├── NotReproduced          a picture could not be drawn again with the same bytes
-    └── JobError               a job cannot be started or was cancelled
+    └── NotReproduced          a picture could not be drawn again with the same bytes
 
 A message says what was given, what was needed and what to do. The same object is printed by the command
-line (exit code 2, no traceback), returned as JSON by a server and shown at its field by a form.
+line (exit code 2, no traceback) and, with --json, as JSON with the field that it is about.
 """
 
 from __future__ import annotations
@@ -141,7 +140,3 @@ class StorageError(SfumatoError):
 
 class NotReproduced(SfumatoError):  # noqa: N818
     """A picture could not be drawn again with the same bytes."""
-
-
-class JobError(SfumatoError):
-    """A job cannot be started or was cancelled."""

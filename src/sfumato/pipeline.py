@@ -37,6 +37,7 @@ from sfumato.tensors import Context, Images, Latents
 Mask = Float[Tensor, "_b 1 _H _W"]
 Pictures = Float[Tensor, "_b 3 _H _W"]
 MOST_TEXTS = 256  # that a pipeline keeps encoded
+_SMALLER = "Use a smaller size or batch size."
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Pipeline:
         self._use, self._owner = in_use(bundle.unet), claim or self
         self.concepts: list[Concept] = []
         self._contexts: Recent[tuple[int, str], Context] = Recent(MOST_TEXTS)
-        self._same_bits: dict[tuple[int, tuple[int, int, int], bool, int], bool] = {}
+        self._same_bits: dict[tuple[int, tuple[int, int, int], bool, int, int], bool] = {}
 
     @contextmanager
     def using(self, *concepts: tuple[Concept, float], any_base: bool = False) -> Iterator[None]:
@@ -311,10 +312,9 @@ class Pipeline:
     @torch.no_grad()
     def _original(self, init_image: Pictures, count: int) -> Latents:
         """Encode the initial pictures one by one."""
-        if len(init_image) not in (1, count):
-            raise ShapeError(
-                f"{len(init_image)} initial pictures for {count} pictures; needed: 1 or {count}.", field="init_image"
-            )
+        given = len(init_image)
+        if given not in (1, count):
+            raise ShapeError(f"{given} initial pictures for {count} to draw; needed: 1 or {count}.", field="init_image")
         latents = torch.cat([self.bundle.autoencoder.to_latents(row[None]) for row in init_image])
         return latents.expand(count, -1, -1, -1)
 
@@ -361,13 +361,14 @@ class Pipeline:
             return together
         alone = [self._bound(job, range(row, row + 1)) for row in rows]
         settings, (low, high) = job.settings, job.settings.guidance_interval
+        attached = self._use.changes if self.bundle.held_in == "bf16" else 0  # beside the weights: other kernels
 
         def split(x_t: Tensor, level: Level) -> Tensor:
             return torch.cat([one(row[None], level) for one, row in zip(alone, x_t, strict=True)])
 
         def denoise(x_t: Tensor, level: Level) -> Tensor:
             guided = settings.guidance_scale not in (0, 1) and low <= level.sigma <= high
-            key = (len(rows), job.latent_shape, guided, torch.get_num_threads())
+            key = (len(rows), job.latent_shape, guided, torch.get_num_threads(), attached)
             if key not in self._same_bits:
                 separate = split(x_t, level)
                 self._same_bits[key] = torch.equal(together(x_t, level), separate)
@@ -396,5 +397,4 @@ class Pipeline:
 
 def _fitting(settings: Settings, count: int) -> AbstractContextManager[None]:
     """Say what to change when drawing so many pictures runs out of memory."""
-    what = f"Drawing {min(settings.batch_size, count)} picture(s) at once"
-    return fitting_into_memory(what, "Use a smaller size or batch size.")
+    return fitting_into_memory(f"Drawing {min(settings.batch_size, count)} picture(s) at once", _SMALLER)

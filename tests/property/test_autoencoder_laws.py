@@ -103,3 +103,11 @@ def test_a_codebook_starts_evenly_around_zero() -> None:
 def test_unusable_codebooks_are_refused(size: int, width: int, beta: float) -> None:
     with pytest.raises(ConfigError, match=f"size {size}, width {width}, beta {beta}"):
         VectorQuantizer(size, width, beta)
+
+
+def test_the_nearest_code_is_found_in_float32_whatever_is_computed_around_it() -> None:
+    quantizer = VectorQuantizer(2, 1)
+    with torch.no_grad():
+        quantizer.embedding.weight.copy_(torch.tensor([[0.9990], [1.0040]]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert quantizer.nearest(torch.ones(1, 1, 1, 1)).item() == 0

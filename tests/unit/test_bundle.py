@@ -31,6 +31,7 @@ from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.models.presets import UNETS
 from sfumato.models.unet_config import UNetConfig
+from sfumato.runtime.precision import Holding
 from tiny import tiny_bundle
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -186,10 +187,11 @@ def damage(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> No
     write_safetensors(folder / UNET_FILE, tensors)
 
 
-def test_missing_key_names_the_nearest(folder: Path) -> None:
+@pytest.mark.parametrize("held_in", ["fp32", "bf16", "stored"])
+def test_missing_key_names_the_nearest(held_in: Holding, folder: Path) -> None:
     damage(folder, lambda t: t.update({"conv_inn.weight": t.pop("conv_in.weight")}))
     with pytest.raises(MissingKeys, match=r"lacks 1 of the \d+ tensors .* first 'conv_in\.weight'") as caught:
-        load_bundle(folder)
+        load_bundle(folder, held_in=held_in)
     assert "Did you mean 'conv_inn.weight'?" in str(caught.value)
 
 
@@ -394,3 +396,55 @@ def test_saving_over_a_file_fails_clearly(bundle: Bundle, tmp_path: Path) -> Non
     (tmp_path / "base").write_text("")
     with pytest.raises(StorageError, match="a file is in the way"):
         save_bundle(bundle, tmp_path / "base")
+
+
+def resized(folder: Path, rows: int) -> None:
+    """Give the text encoder a token table of so many rows, as `resize_token_embeddings` does."""
+    file = folder / "text_encoder/model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in read_safetensors(file).items()}
+    name = "text_model.embeddings.token_embedding.weight"
+    old = tensors[name]
+    tensors[name] = torch.cat([old, torch.ones(max(0, rows - len(old)), old.shape[1], dtype=old.dtype)])[:rows].clone()
+    write_safetensors(file, tensors)
+    edit(folder / "text_encoder/config.json", lambda content: content.update({"vocab_size": rows}))
+
+
+def test_a_new_word_begins_behind_the_rows_of_the_table(folder: Path) -> None:
+    count = load_bundle(folder).tokenizer.vocab_size
+    resized(folder, count + 5)
+    bundle = load_bundle(folder)
+    (token,) = bundle.tokenizer.add_placeholder("<fox>", 1)
+    assert token == count + 5
+    row = torch.randn(1, bundle.text_encoder.config.width)
+    tokens = bundle.tokenizer.encode(["a <fox>"])
+    with_row = bundle.text_encoder(tokens, extra_rows=row).context
+    assert not torch.equal(with_row, bundle.text_encoder(tokens, extra_rows=row + 1).context)
+    assert "<fox>" in bundle.tokenizer.decode(tokens[0].tolist())
+
+
+def test_a_table_that_lacks_rows_is_refused(folder: Path) -> None:
+    count = load_bundle(folder).tokenizer.vocab_size
+    (folder / "tokenizer/added_tokens.json").write_text(json.dumps({"<cat>": count}))
+    with pytest.raises(CheckpointError, match=f"has {count + 1} tokens, its text encoder {count} rows"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "CosineDPMSolverMultistepScheduler"]
+)
+def test_schedulers_without_betas_are_refused(name: str) -> None:
+    with pytest.raises(UnknownFormat, match=f"has '_class_name' = '{name}'; supported: 'DDIMScheduler'"):
+        read_scheduler({"_class_name": name, "num_train_timesteps": 1000}, "scheduler_config.json")
+
+
+def test_shards_of_a_variant_are_found(folder: Path) -> None:
+    whole = load_bundle(folder).base_hash
+    tensors = read_safetensors(folder / UNET_FILE)
+    names = sorted(tensors)
+    shards = {f"diffusion_pytorch_model.fp16-0000{n}-of-00002.safetensors": names[n - 1 :: 2] for n in (1, 2)}
+    for file, part in shards.items():
+        write_safetensors(folder / "unet" / file, {name: tensors[name].clone() for name in part})
+    (folder / UNET_FILE).unlink()
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    (folder / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").write_text(json.dumps(index))
+    assert load_bundle(folder).base_hash == whole

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.nn import recomputed
 from sfumato.nn.attention import FeedForward
 from sfumato.nn.recomputed import geglu, norm_silu
 
@@ -83,3 +84,24 @@ def test_feed_forward_of_many_tokens_is_that_of_its_parts(monkeypatch: pytest.Mo
     assert longest == [17, 17, 16]
     layer(x)
     assert longest[3:] == [50]
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_where_kernels_take_one_type_a_narrow_map_is_widened(
+    memory: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = nn.GroupNorm(4, 16)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(3, 16, 6, 5).to(torch.bfloat16).contiguous(memory_format=memory).requires_grad_()
+    monkeypatch.setattr(recomputed, "_widened", lambda x, weight: x.to(weight.dtype))
+    out = norm_silu(norm, x)
+    wide = x.detach().float().requires_grad_()
+    wanted = F.silu(norm(wide))
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), wanted, atol=0.02, rtol=0.01)
+    grad = torch.randn_like(wanted)
+    mine = torch.autograd.grad(out, [x, norm.weight], grad.to(torch.bfloat16))
+    theirs = torch.autograd.grad(wanted, [wide, norm.weight], grad.to(torch.bfloat16).float())
+    assert mine[0].dtype == torch.bfloat16
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.float(), other, atol=0.03, rtol=0.02)

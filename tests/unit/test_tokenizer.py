@@ -215,6 +215,17 @@ def test_pieces_that_no_merge_makes_are_special_or_refused(tmp_path: Path) -> No
         Tokenizer.load(tmp_path)
 
 
+def test_a_padding_token_behind_other_added_words_keeps_its_number(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    count = TOKENIZER.vocab_size
+    added = {"<cat>": count, "[PAD]": count + 1, "<dog>": count + 2}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[PAD]"}), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.pad_id == count + 1
+    assert loaded.encode(["<cat> <dog>"])[0].tolist()[1:5] == [count, count + 2, loaded.eos_id, count + 1]
+
+
 def test_vocabularies_with_gaps_or_without_ends_are_refused() -> None:
     with pytest.raises(CheckpointError, match="The 3 token ids are not 0 … 2"):
         Tokenizer({"a": 0, BOS: 1, EOS: 3}, [], 8)

@@ -263,7 +263,7 @@ def _swap_folder(stage: Path, path: Path) -> None:
 
 def _fsync_file(path: Path) -> None:
     """Flush one file to the disk."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes no file that may only be read
         os.fsync(file.fileno())
 
 

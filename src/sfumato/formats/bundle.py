@@ -252,6 +252,7 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     autoencoder_config = read_autoencoder_config(*configs["vae"])
     unet_config = read_unet_config(*configs["unet"])
     _check_parts(folder, unet_config, text_config)
+    _fit_words(folder, tokenizer, text_config)
     with empty_weights():
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
@@ -277,6 +278,21 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     )
     bundle.freeze()
     return bundle
+
+
+def _fit_words(folder: Path, tokenizer: Tokenizer, text: TextEncoderConfig) -> None:
+    """Let new words begin behind the rows of the token table, which may have more than the tokenizer has tokens.
+
+    Raises:
+        CheckpointError: It has fewer.
+    """
+    if tokenizer.vocab_size > text.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer of '{folder}' has {tokenizer.vocab_size} tokens, its text encoder {text.vocab_size} rows; "
+            "needed: a row for each token.",
+            hint="Its folders 'tokenizer' and 'text_encoder' do not belong together: copy both again.",
+        )
+    tokenizer.first_free_id = text.vocab_size
 
 
 def _check_parts(folder: Path, unet: UNetConfig, text: TextEncoderConfig) -> None:

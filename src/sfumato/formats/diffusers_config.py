@@ -31,6 +31,9 @@ _VAE_READ: Json = {
 }
 _VQ_FIXED: Json = {"norm_type": "group", "lookup_from_codebook": False}
 _VQ_READ: Json = {"num_vq_embeddings": 256, "vq_embed_dim": None, "latent_channels": 3}
+_OTHER_SCHEDULERS = ("FlowMatch", "EDM", "CosineDPM")
+"""What the names of schedulers begin with that have no betas; their files would be read as the usual ones."""
+_BETA_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _CLIP_READ: Json = {
@@ -112,7 +115,9 @@ def write_autoencoder_config(config: AutoencoderConfig, sample_size: int) -> Jso
         "mid_block_add_attention": config.mid_attention,
     }
     if config.kind == "vq":
-        return {**content, **_VQ_FIXED, "num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.embed_dim}
+        shift = {"shift_factor": config.shift_factor} if config.shift_factor else {}  # theirs has no such key
+        fixed = {"num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.embed_dim}
+        return {**content, **_VQ_FIXED, **shift, **fixed}
     return {
         **content,
         "shift_factor": config.shift_factor or None,
@@ -206,6 +211,9 @@ def read_scheduler(given: Mapping[str, Any], source: str) -> tuple[ScheduleConfi
     Raises:
         UnknownFormat: An unknown schedule or prediction.
     """
+    name = str(given.get("_class_name", ""))
+    if name.startswith(_OTHER_SCHEDULERS):
+        raise unsupported(source, "_class_name", name, _BETA_SCHEDULERS)
     values = {"beta_schedule": "linear", "prediction_type": "epsilon", **given}
     prediction = _PREDICTIONS[one_of(values, "prediction_type", list(_PREDICTIONS), source)]
     total = int(values.get("num_train_timesteps", 1000))

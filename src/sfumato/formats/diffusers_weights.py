@@ -33,11 +33,12 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         CheckpointError: There is no safetensors file, or it is damaged.
         UnsafeFile: The weights are only there as a pickle.
     """
-    candidates = [folder / f"{stem}{variant}.safetensors" for variant in _VARIANTS for stem in _STEMS]
-    for path in candidates:
+    kinds = [(stem, variant) for variant in _VARIANTS for stem in _STEMS]
+    candidates = [folder / f"{stem}{variant}.safetensors" for stem, variant in kinds]
+    for path, (stem, variant) in zip(candidates, kinds, strict=True):
         if path.is_file():
             return path, read_safetensors(path)
-        index = path.with_name(path.name + ".index.json")
+        index = folder / f"{stem}.safetensors.index{variant}.json"
         if index.is_file():
             shards = sorted(set(read_json(index).get("weight_map", {}).values()))
             tensors: dict[str, Tensor] = {}

@@ -14,6 +14,11 @@ Verdicts = Float[Tensor, "b 1 h w"]
 _GROUP_CHANNELS = 16
 
 
+def smallest_side(layers: int) -> int:
+    """Return how many pixels a side a discriminator needs for one verdict, by its layers of stride 2."""
+    return 3 << layers
+
+
 class PatchDiscriminator(nn.Module):
     """PatchGAN: one verdict per overlapping patch, high for real ([isola2017]).
 
@@ -60,7 +65,7 @@ class PatchDiscriminator(nn.Module):
         Raises:
             ShapeError: If the pictures are too small for one verdict.
         """
-        smallest = 3 * 2**self.layers
+        smallest = smallest_side(self.layers)
         if min(images.shape[-2:]) < smallest:
             raise ShapeError(
                 f"The pictures are {images.shape[-2]}×{images.shape[-1]}; a discriminator of "

@@ -86,7 +86,7 @@ def measure_scaling(latents: Iterable[Float[Tensor, "_b _c _h _w"]]) -> LatentSt
     """
     count, mean, squares = 0, 0.0, 0.0
     for batch in latents:
-        values = batch.detach().double()
+        values = batch.detach().cpu().double()
         n, batch_mean = values.numel(), float(values.mean())
         squares += float((values - batch_mean).square().sum()) + (batch_mean - mean) ** 2 * count * n / (count + n)
         mean += (batch_mean - mean) * n / (count + n)

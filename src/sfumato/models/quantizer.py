@@ -77,8 +77,9 @@ class VectorQuantizer(nn.Module):
 
         argmin_k |z - e_k|^2 = argmin_k (|e_k|^2 / 2 - z e_k): |z|^2 is the same for all k.
         """
-        book = self.embedding.weight
-        scores = torch.einsum("bchw,kc->bhwk", z, book)
+        book = self.embedding.weight.float()
+        with torch.autocast(z.device.type, enabled=False):  # in 16 bits neighbours cannot be told apart
+            scores = torch.einsum("bchw,kc->bhwk", z.float(), book)
         return (book.square().sum(dim=1) / 2 - scores).argmin(dim=-1)
 
     def lookup(self, indices: Int[Tensor, "b h w"]) -> Latents:

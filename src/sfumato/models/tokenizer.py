@@ -83,14 +83,19 @@ class Tokenizer:
                 f"context_length is {context_length}; start, end and a word need 3.", field="context_length"
             )
         self.context_length = context_length
-        self.vocab_size = len(everything)
+        self.vocab_size = self.first_free_id = len(everything)
         self.bos_id, self.eos_id, self.pad_id = everything[BOS], everything[EOS], everything[pad]
         self._pad = pad
         self._placeholders: dict[str, tuple[int, ...]] = {}
         self._listen()
         self._backend = clip_backend(self._vocab, self._merges)
-        self._backend.add_special_tokens([special_token(name) for name in (BOS, EOS, pad)])
-        self._backend.add_tokens(sorted(self._added, key=self._added.__getitem__))
+        known = [name for name in (BOS, EOS, pad) if name not in self._added]
+        self._backend.add_special_tokens([special_token(name) for name in known])
+        for name in sorted(self._added, key=self._added.__getitem__):  # what is new gets the next id
+            if name in (BOS, EOS, pad):
+                self._backend.add_special_tokens([special_token(name)])
+            else:
+                self._backend.add_tokens([name])
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, context_length: int = 77) -> Tokenizer:
@@ -274,7 +279,7 @@ class Tokenizer:
         words: list[str] = []
         known: list[int] = []
         for index in ids:
-            if index >= self.vocab_size:
+            if index >= self.first_free_id:
                 words += [self._decode_known(known), self._vector_name(index)]
                 known = []
             elif index not in (self.bos_id, self.eos_id, self.pad_id):
@@ -313,7 +318,7 @@ class Tokenizer:
             n: Number of vectors.
 
         Returns:
-            The new ids: consecutive, the first after all that exist, `vocab_size` at least.
+            The new ids: consecutive, the first after all that exist, `first_free_id` at least.
 
         Raises:
             ConfigError: The word is empty, has blanks, exists already or is one known token.
@@ -333,7 +338,7 @@ class Tokenizer:
                 field="placeholder",
                 hint=f"Choose a word that it does not know, such as '<{name}>'.",
             )
-        first = self.vocab_size + sum(len(ids) for ids in self._placeholders.values())
+        first = self.first_free_id + sum(len(ids) for ids in self._placeholders.values())
         self._placeholders[name] = tuple(range(first, first + n))
         self._listen()
         return self._placeholders[name]

@@ -45,7 +45,7 @@ class _NormSilu(torch.autograd.Function):
         normed, mean, deviation = _normed(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, deviation)
         ctx.groups, ctx.eps = groups, eps
-        return F.silu(normed, inplace=True)
+        return F.silu(normed, inplace=True).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -54,15 +54,21 @@ class _NormSilu(torch.autograd.Function):
         x, weight, bias, mean, deviation = ctx.saved_tensors
         normed = _normed(x, weight, bias, ctx.groups, ctx.eps)[0]
         # The kernel takes it for granted that map and gradient lie in memory alike.
-        above = torch.ops.aten.silu_backward(grad, normed).contiguous(memory_format=_order(x))
+        above = torch.ops.aten.silu_backward(grad.to(normed.dtype), normed).contiguous(memory_format=_order(x))
         sizes, asked = (*_sizes(x), ctx.groups), list(ctx.needs_input_grad[:3])
-        grads = torch.ops.aten.native_group_norm_backward(above, x, mean, deviation, weight, *sizes, asked)
-        return (*grads, None, None)
+        wide = _widened(x, weight)
+        below, *others = torch.ops.aten.native_group_norm_backward(above, wide, mean, deviation, weight, *sizes, asked)
+        return (None if below is None else below.to(x.dtype), *others, None, None)
 
 
 def _normed(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalised map, and mean and inverse deviation of each group."""
-    return torch.native_group_norm(x, weight, bias, *_sizes(x), groups, eps)
+    return torch.native_group_norm(_widened(x, weight), weight, bias, *_sizes(x), groups, eps)
+
+
+def _widened(x: Tensor, weight: Tensor) -> Tensor:
+    """Return a map as the library's kernels take it: those of processors alone take one narrower than the weights."""
+    return x if x.device.type == "cpu" else x.to(weight.dtype)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:

@@ -62,8 +62,9 @@ def hold_as_stored(network: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
         dtypes: What the file has each tensor in, by its key.
     """
     for name, module in network.named_modules():
-        if isinstance(module, Linear | Conv2d) and dtypes[f"{name}.weight"].itemsize == 2:
-            held = module.weight.detach().to(dtypes[f"{name}.weight"])
+        dtype = dtypes.get(f"{name}.weight")  # filling the network says which are missing
+        if isinstance(module, Linear | Conv2d) and dtype is not None and dtype.itemsize == 2:
+            held = module.weight.detach().to(dtype)
             module.weight = nn.Parameter(held, requires_grad=False)
             module.is_stored = True
 

@@ -11,7 +11,7 @@ _MACHINE = _PROCESSES / "meminfo"
 
 
 def peak_memory_bytes(status: Path = _STATUS) -> int:
-    """Return the most memory that this process has held so far, in bytes.
+    """Return the most memory that this process has held so far, in bytes; 0 where nothing tells it.
 
     Why not `getrusage` where Linux can say it better: there, `ru_maxrss` of a process that was started by another one
     begins with the size of its parent, since the record survives the change of programs; `VmHWM` begins anew.
@@ -22,8 +22,10 @@ def peak_memory_bytes(status: Path = _STATUS) -> int:
     told = _told_bytes(status, "VmHWM")
     if told is not None:
         return told
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
