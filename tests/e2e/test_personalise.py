@@ -169,7 +169,7 @@ def test_class_pictures_are_drawn_once_by_the_plain_base(bundle: Bundle, picture
     chosen = config(pictures, tmp_path / "a.safetensors", prior_weight=1.0, num_class_images=5)
     events = list(learn(chosen, bundle, tmp_path / "run"))
     drawn = [event for event in events if isinstance(event, Progress) and event.phase == "class pictures"]
-    assert [event.done for event in drawn] == [4, 5]
+    assert [event.done for event in drawn] == [2, 4, 5]
     metrics = [event.values for event in events if isinstance(event, Metric)]
     assert all("learn/prior" in values and "learn/subject" in values for values in metrics)
     events = list(learn(chosen, bundle, tmp_path / "run", resume=True))
@@ -397,8 +397,12 @@ def test_how_many_pictures_have_a_caption_is_said_where_some_have(
     assert said(pictures, further=further) == [
         "2 of 5 pictures have a caption; the others are learned as 'a <fox>' or 'a <cat>'."
     ]
-    (bare / "1.caption").write_text("a cat on white")
+    (bare / "1.caption").write_text("a cat on white, looking to the left")
     assert said(bare) == []
+    assert said(bare, flip=True) == [
+        "The caption of 1.png names a side; with --flip it is said of the mirrored picture too. Leave --flip out, or "
+        "do not say left and right."
+    ]
 
 
 def test_repeats_weight_the_draws(bundle: Bundle, pictures: Path) -> None:

@@ -30,7 +30,6 @@ from training_task import last_checkpoint, metrics, stop_after, tensor_bytes
 Run = Callable[..., Any]
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny-dual-encoder.toml"
 MOST_BYTES = 12_000_000
-SHIPPED = (EMBEDDED_DUAL_ENCODER / "config.json").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +170,6 @@ def scenes(primer: Primer) -> list[Scene]:
     return single + pairs
 
 
-@pytest.mark.skipif(not SHIPPED, reason="the dual encoder is not part of this installation yet")
 def test_the_shipped_one_keeps_within_its_size_and_names_its_sources() -> None:
     files = [path for path in EMBEDDED_DUAL_ENCODER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
@@ -181,7 +179,6 @@ def test_the_shipped_one_keeps_within_its_size_and_names_its_sources() -> None:
         assert word in card
 
 
-@pytest.mark.skipif(not SHIPPED, reason="the dual encoder is not part of this installation yet")
 def test_the_shipped_one_prefers_what_is_true(shipped: ImageTextEncoder, drawn: Primer) -> None:
     contrasts, right, wrong, shown = Contrasts(drawn), [], [], []
     for number, scene in enumerate(scenes(drawn)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import CannotResume, CheckpointError, ConfigError, StorageError, UnknownFormat
 from sfumato.events import Artifact, Checkpoint, Metric, Preview, Progress
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.safe_io import read_safetensors
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.training import denoiser
 from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder
@@ -127,7 +130,9 @@ def test_a_text_encoder_learns_beside_a_fixed_unet_and_resumes_to_the_same_bytes
     start, steps = (sorted((tmp_path / run / "checkpoints").glob("step-*")) for run in ("before", "a"))
     saved = [tensor_bytes(step) for step in (start[-1], *steps)]
     unets, texts = ([state[f"{part}.safetensors"] for state in saved] for part in ("unet", "text_encoder"))
-    assert len(saved) == 5 and unets == unets[:1] * 5
+    assert len(saved) == 5 and unets[1:] == unets[1:2] * 4
+    average, used = start_weights(start[-1], "unet"), read_safetensors(steps[0] / "unet.safetensors")
+    assert all(torch.equal(average[name], used[name]) for name in used) and unets[0] != unets[1]
     assert not any(before == after for before, after in pairwise(texts))
 
 
@@ -407,3 +412,87 @@ def test_weights_of_another_size_are_refused_by_name(autoencoder: Path) -> None:
         CheckpointError, match=rf"The weights of '{autoencoder}' do not fit the Autoencoder.*size mismatch"
     ):
         AutoencoderTrainer(first(autoencoder=wider, init_from=str(autoencoder)))
+
+
+def test_a_signal_at_the_end_of_the_first_stage_ends_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "recipes" / "tiny-autoencoder.toml").read_text()
+    (tmp_path / "first.toml").write_text(text.replace("steps = 60", "steps = 2"))
+    content = {**SECOND, "autoencoder_recipe": str(tmp_path / "first.toml"), "data": {**DATA, "size": 32}}
+    recipe = parse_recipe(content, DenoiserRecipe, "both")
+    measure = AutoencoderTrainer._measure_scale
+
+    def interrupted(trainer: AutoencoderTrainer) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        measure(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderTrainer, "_measure_scale", interrupted)
+        events = list(train_denoiser(recipe, tmp_path / "run"))
+    assert notices(events)[-1] == "Stopped after the autoencoder: SIGINT was received. Resume goes on."
+    assert (tmp_path / "run" / "autoencoder" / "autoencoder").is_dir() and not artifacts(events)
+    assert done(list(train_denoiser(recipe, tmp_path / "run", resume=True))).info["step"] == LOOP["steps"]
+
+
+def artifacts(events: list[Any]) -> list[Artifact]:
+    """Return what was finished."""
+    return [event for event in events if isinstance(event, Artifact)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "field"),
+    [
+        (
+            {"autoencoder_recipe": "x.toml"},
+            "Both are given, autoencoder 'a' and autoencoder_recipe 'x.toml'",
+            "autoencoder",
+        ),
+        ({"bundle_every": 3}, "bundle_every is 3, but states are saved every 2 steps", "bundle_every"),
+        (
+            {"optim": {"schedule": "trapezoid"}},
+            "optim.schedule is 'trapezoid' but optim.decay_steps is 0",
+            "optim.schedule",
+        ),
+        ({"objective": {"gamma": 3.0}}, "objective.gamma is 3.0 but objective.weighting is 'none'", "objective.gamma"),
+    ],
+)
+def test_what_a_recipe_would_leave_out_is_refused(changes: dict[str, Any], message: str, field: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_recipe(second(Path("a"), **changes))
+    assert caught.value.field == field
+
+
+def test_an_adversary_that_can_do_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="discriminator_layers is 3, which needs pictures of 24 pixels a side; they"):
+        first(objective={**GAN, "perceptual_weight": 0.0, "discriminator_layers": 3})
+    late = first(objective={**GAN, "perceptual_weight": 0.0, "adversarial_start": 4})
+    assert notices(list(train_autoencoder(late, tmp_path)))[0] == (
+        "The adversarial term begins at step 4; of the 4 steps of this run none has it."
+    )
+
+
+def test_the_discriminator_warms_up_from_its_own_first_step_and_sees_each_batch_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm = {"warmup_steps": 2, "lr": 1e-3}
+    recipe = first(
+        objective={**GAN, "perceptual_weight": 0.0}, discriminator_optim=warm, loop={**LOOP, "accumulate": 2}
+    )
+    passes: list[int] = []
+    reconstruct = AutoencoderTrainer._reconstruct
+
+    def counted(trainer: AutoencoderTrainer, images: Any, draw: int) -> Any:
+        passes.append(draw)
+        return reconstruct(trainer, images, draw)
+
+    monkeypatch.setattr(AutoencoderTrainer, "_reconstruct", counted)
+    rates = metrics(list(train_autoencoder(recipe, tmp_path)), "discriminator/lr")
+    assert rates == {3: pytest.approx(5e-4), 4: pytest.approx(1e-3)}
+    assert passes == list(range(8))
+
+
+def test_the_use_of_a_codebook_is_told() -> None:
+    vq = {**FIRST["autoencoder"], "kind": "vq", "codebook_size": 8, "embed_dim": 4}
+    values = AutoencoderTrainer(first(autoencoder=vq)).validate(0)
+    assert 1 / 8 <= values["validation/codebook_used"] <= 1 <= values["validation/codebook_perplexity"] <= 8

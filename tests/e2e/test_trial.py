@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.errors import CannotResume, Diverged
+from sfumato.errors import CannotResume, Diverged, OutOfMemory, StorageError
 from sfumato.events import Done, Event, Notice, Preview, Progress, Verdict
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
@@ -29,6 +29,7 @@ from sfumato.training.optim import OptimConfig
 from sfumato.training.personalise import learn
 from sfumato.training.probe import LOOKS, Trial
 from sfumato.training.sheets import save_sheet
+from sfumato.training.subject import read_subject
 from sfumato.training.task import LossReport
 from tiny import tiny_bundle
 
@@ -287,6 +288,57 @@ def test_a_run_that_diverges_late_says_how_to_get_the_best_of_its_steps(
     with pytest.raises(Diverged) as bare:
         list(learn(chosen, bundle, tmp_path / "unjudged"))
     assert bare.value.hint is not None and "--resume" not in bare.value.hint
+
+
+def test_a_lesson_that_diverges_before_all_vectors_joined_is_not_told_to_end_there(
+    bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    chosen = config(pictures, tmp_path / "fox.safetensors", num_vectors=3, progressive_steps=2)
+    learner = Learner(chosen, bundle, read_subject(pictures, "<fox>", "fox", bundle))
+    try:
+        trial = Trial(Scripted(SCORES), learner, chosen.loop)
+        trial._seen = {2, 4}
+        assert trial.way_out() is None
+        trial._seen = {2, 4, 5}
+        assert "--resume --steps 5" in str(trial.way_out())
+    finally:
+        learner.close()
+
+
+def test_a_look_that_cannot_be_written_ends_no_lesson(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Trial._look
+
+    def full(trial: Trial, step: int, run_dir: Path) -> Iterator[Event]:
+        if step == 4:
+            raise StorageError("Could not write 'looks': the disk is full.")
+        yield from look(trial, step, run_dir)
+
+    monkeypatch.setattr(Trial, "_look", full)
+    probe = Scripted(SCORES)
+    events = list(learn(config(pictures, tmp_path / "fox.safetensors"), bundle, tmp_path / "run", probe=probe))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert said == ["Could not write 'looks': the disk is full. Step 4 is not scored; the run goes on."]
+    assert probe.looked == [2, 6]
+
+
+def test_memory_that_a_look_lacks_is_no_end(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(trial: Trial, step: int, run_dir: Path) -> Iterator[Event]:
+        raise OutOfMemory("Drawing 4 picture(s) at once does not fit into memory.", hint="Use a smaller size.")
+        yield
+
+    chosen = config(pictures, tmp_path / "fox.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "_look", large)
+        with pytest.raises(OutOfMemory) as caught:
+            list(learn(chosen, bundle, tmp_path / "run", probe=Scripted(SCORES)))
+    assert caught.value.hint is not None and "Step 2 is saved" in caught.value.hint
+    assert "'--resume --no-verdict' goes on" in caught.value.hint
+    list(learn(chosen, bundle, tmp_path / "run", resume=True))
+    assert chosen.output.is_file()
 
 
 def test_weights_that_are_gone_are_missed(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import load_concept
 from sfumato.operations.learn import parse_subject
 from sfumato.pipeline import Pipeline
-from sfumato.training.learn_config import LearnConfig, SubjectConfig, check_in_use
+from sfumato.training.in_use import check_in_use
+from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
 from sfumato.training.optim import OptimConfig

@@ -9,11 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from sfumato import requests
+from sfumato.cli.main import leaves
 from sfumato.formats.png_recipe import SAMPLER_TITLES
 from sfumato.requests import ConceptUse, GenerateRequest, expected, flag_of
 from sfumato.samplers import SAMPLERS
 
-REQUESTS = [item for item in vars(requests).values() if isinstance(item, type) and issubclass(item, requests.Request)]
+REQUESTS = [request for _, request in leaves()]
 
 
 @pytest.mark.parametrize(

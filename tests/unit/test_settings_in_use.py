@@ -10,7 +10,7 @@ import pytest
 from sfumato.errors import ConfigError
 from sfumato.operations.learn import lesson_config
 from sfumato.requests import LearnRequest
-from sfumato.training import learn_config
+from sfumato.training import in_use
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 
@@ -25,6 +25,13 @@ def config(**values: Any) -> LearnConfig:
 @pytest.mark.parametrize(
     ("values", "message", "hint"),
     [
+        (
+            {"method": "textual-inversion", "prior_weight": 1},
+            "prior_weight is 1.0 but the method 'textual-inversion' learns a word alone",
+            "'pivotal'",
+        ),
+        ({"overrides": ("ema.warmup=false",)}, "ema.warmup is off but ema.decay is 0, so no", "to 0.97"),
+        ({"overrides": ("optim.decay_all=true",)}, "optim.decay_all is on but optim.weight_decay is 0", "to 0.01"),
         ({"num_class_images": 8}, "num_class_images is 8 but prior_weight is 0, so no", "set prior_weight to 1"),
         ({"class_prompts": "captions"}, "class_prompts is 'captions' but prior_weight is 0, so", "set prior_weight to"),
         (
@@ -168,7 +175,7 @@ def test_vectors_that_would_join_after_the_last_step_are_refused(
 
 
 def test_the_table_names_settings_of_a_lesson() -> None:
-    for key in (key for need in learn_config._NEEDS for key in need.settings):
+    for key in (key for need in (*in_use._OF_LESSONS, *in_use._OF_TABLES) for key in need.settings):
         name, *inner = key.split(".")
         reduce(getattr, inner, LearnConfig.model_fields[name].default)
 

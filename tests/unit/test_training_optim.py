@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from sfumato.adapters.tokens import TokenRows
 from sfumato.errors import ConfigError
 from sfumato.training.ema import Ema, EmaConfig
 from sfumato.training.optim import OptimConfig, build_optimizers, lr_factor
@@ -29,6 +30,7 @@ from sfumato.training.optim_own import AdamW, Muon, orthogonalized
         ("linear", 52, 0.1 + 0.9 * 0.5),
         ("trapezoid", 79, 1.0),
         ("trapezoid", 90, 0.1 + 0.9 * 0.5),
+        ("trapezoid", 3, 1.0),
     ],
 )
 def test_learning_rate_follows_its_schedule(schedule: str, step: int, expected: float) -> None:
@@ -272,3 +274,16 @@ def test_a_factor_on_the_learning_rate_reaches_the_weights_that_fit() -> None:
     with pytest.raises(ConfigError, match=r"The pattern '\*\.up' of lr_factors fits none of 4 weights") as caught:
         build_optimizers(modules, OptimConfig(lr_factors={"*.up": 2.0}))
     assert "a.weight" in str(caught.value.hint)
+
+
+def test_a_fall_longer_than_the_run_begins_when_the_warm_up_has_ended() -> None:
+    config = OptimConfig(schedule="trapezoid", warmup_steps=4, decay_steps=50, final_lr=0.1)
+    assert [lr_factor(config, step, 24) for step in (3, 4)] == [1.0, 1.0]
+    assert lr_factor(config, 14, 24) == pytest.approx(0.1 + 0.9 * 0.5)
+
+
+def test_vectors_of_words_are_no_matrix_to_muon_and_do_not_decay() -> None:
+    rows = {"word": TokenRows("<fox>", torch.randn(3, 8))}
+    (optimizer,) = build_optimizers(rows, OptimConfig(name="muon", weight_decay=0.1)).parts
+    assert isinstance(optimizer, AdamW)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0]

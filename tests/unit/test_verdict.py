@@ -103,7 +103,7 @@ def test_the_front_holds_the_best_within_the_bounds(values: list[tuple[float, fl
     inside = [one for one in steps if not excess(one, RULE)]
     if inside:
         highest = max(one.fidelity[0] for one in inside)
-        assert any(one.step in front and one.fidelity[0] >= highest for one in steps)
+        assert any(one.step in front and one.fidelity[0] >= highest for one in inside)
 
 
 def test_the_front() -> None:

@@ -186,7 +186,7 @@ def verdict_plan(request: LearnRequest, subject: SubjectConfig | None = None) ->
         plain="a picture, {} style" if request.style else default.plain,
         plain_class="a picture" if request.style else None,
         seeds=request.verdict_seeds,
-        drawing=Drawing(steps=request.verdict_steps, batch_size=default.drawing.batch_size),
+        drawing=Drawing(steps=request.verdict_steps, batch_size=min(default.drawing.batch_size, request.batch_size)),
         rule=Rule(
             min_prompt=request.min_prompt,
             max_drift=request.max_drift,

@@ -182,7 +182,7 @@ def saves(first_step: int, steps: int, save_every: int) -> int:
         steps: Its last step.
         save_every: Steps between saves.
     """
-    due = steps // save_every - first_step // save_every
+    due = max(0, steps // save_every - first_step // save_every)
     return due + (steps % save_every != 0 and steps > first_step)
 
 

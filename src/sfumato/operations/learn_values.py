@@ -11,9 +11,10 @@ from sfumato.models.unet_config import UNetConfig
 from sfumato.operations.overrides import key_and_value
 from sfumato.requests import LearnRequest, flag_of
 from sfumato.training.factors import is_of_text
-from sfumato.training.learn_config import LearnConfig, check_in_use
+from sfumato.training.in_use import check_in_use
+from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
-from sfumato.training.optim_library import SUITED
+from sfumato.training.optim_library import SUITED, suited_factor
 from sfumato.training.recipe_file import parse_recipe, set_value
 
 PLACES: Mapping[str, str] = LearnRequest.places
@@ -47,10 +48,12 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     overrides = dict(key_and_value(text) for text in request.overrides)
     _check_arguments(overrides)
     name = overrides.get("optim.name") or request.optimizer or request.optim.get("name") or config.optim.name
-    suited = dict({str(key): value for key, value in SUITED.items()}.get(str(name).strip("\"'"), {}))
-    factor = suited.pop("lr_factor", 1.0)
+    name = str(name).strip("\"'")
     method = METHODS[config.method]
     usual = method.usual(unet.widest)
+    known = {str(key): key for key in SUITED}.get(name)  # an unknown one is refused below
+    factor = 1.0 if known is None else suited_factor(known, from_zero=method.has_factors)
+    suited = {} if known is None else {key: value for key, value in SUITED[known].items() if key != "lr_factor"}
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
     content["objective"]["shift"] = usual.shift
     content["loop"]["steps"] = usual.steps
@@ -69,11 +72,21 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
         content["targets"] = _with_usual(content["targets"], usual.targets)
     if isinstance(content["loop"], dict):  # what is no table is refused below
         _set_intervals(content["loop"], config.loop.save_every, draws=bool(content["preview_prompts"]))
+    _spare_lengths(content)
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     made = parse_recipe(content, LearnConfig, "settings")
     check_in_use(made)
     return made
+
+
+def _spare_lengths(content: dict[str, Any]) -> None:
+    """Slow down the lengths that DoRA learns where Adafactor's rate is made for factors that start at zero."""
+    optim = content["optim"]
+    if not isinstance(optim, dict) or content["adapter"] != "dora" or optim.get("name") != "adafactor":
+        return
+    if not optim.get("lr_factors") and content["lora_plus"] in (None, 1, 1.0):
+        optim["lr_factors"] = {"*.magnitude": 0.01}
 
 
 def _check_arguments(overrides: Mapping[str, str]) -> None:

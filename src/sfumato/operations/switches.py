@@ -13,7 +13,7 @@ from sfumato.requests import LearnRequest, flag_of, is_switch
 from sfumato.training.factors import is_of_text
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
-from sfumato.training.optim_library import SUITED, OptimizerName
+from sfumato.training.optim_library import OptimizerName, suited_factor
 
 _SMALLEST_RANK = 4
 _WORTH = 0.01
@@ -147,8 +147,12 @@ def _optimizer(request: LearnRequest, config: LearnConfig) -> Switches | None:
     if request.lr is not None or "lr" in request.optim or "optim.lr" in overridden_keys(request.overrides):
         if name == "prodigy":
             return None  # its rate is a factor on one that it finds, which says nothing about another's
-        factor = SUITED["adafactor"]["lr_factor"] / SUITED[name].get("lr_factor", 1.0)
-        changed += (("lr", config.optim.lr * factor),)
+        from_zero = METHODS[config.method].has_factors
+        rate = config.optim.lr * suited_factor("adafactor", from_zero=from_zero)
+        rate /= suited_factor(name, from_zero=from_zero)
+        if rate > 1:
+            return None  # no lesson takes it
+        changed += (("lr", rate),)
     return Switches(changed, ("another optimizer",))
 
 

@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ConfigError
-from sfumato.events import Artifact, Event, Preview
+from sfumato.events import Artifact, Event, Notice, Preview
 from sfumato.models.autoencoder import Autoencoder, Reconstruction
 from sfumato.models.discriminator import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
 from sfumato.models.perceptual import PerceptualLoss
 from sfumato.models.posterior import measure_scaling
+from sfumato.models.quantizer import codebook_use
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Images, PerRow
 from sfumato.training.ema import Ema, EmaConfig
+from sfumato.training.in_use import check_tables_in_use
 from sfumato.training.loop import train
-from sfumato.training.parts import load_autoencoder, load_weights, save_autoencoder, seeded, start_weights
+from sfumato.training.parts import AVERAGE, load_autoencoder, load_weights, save_autoencoder, seeded, start_weights
 from sfumato.training.pictures import PictureBatch, PictureBatches, check_pictures, fingerprint
 from sfumato.training.recipe_file import AutoencoderRecipe, defaults_of, settings_of
 from sfumato.training.sheets import psnr, save_sheet
@@ -52,9 +54,13 @@ def train_autoencoder(
     Raises:
         SfumatoError: See `loop.train`; or the data cannot be opened.
     """
+    check_tables_in_use(recipe)
+    start, steps = recipe.objective.adversarial_start, recipe.loop.steps
+    if recipe.objective.adversarial_weight and start >= steps and not has_checkpoints(run_dir):
+        yield Notice(0, f"The adversarial term begins at step {start}; of the {steps} steps of this run none has it.")
     trainer = AutoencoderTrainer(recipe)
     if not (are_read or has_checkpoints(run_dir)):
-        yield from check_pictures(recipe.data)
+        yield from check_pictures(recipe.data, are_captions_read=False)
     settings, defaults = settings_of(recipe, data=fingerprint(recipe.data)), defaults_of(recipe)
     task = trainer.task()
     task.ema = task.ema or kept_average(run_dir, {"autoencoder": trainer.autoencoder}, recipe.ema)
@@ -75,7 +81,7 @@ def kept_average(run_dir: Path, modules: Mapping[str, nn.Module], config: EmaCon
         The average, or `None` where the newest checkpoint has none.
     """
     newest = next((folder for _, folder in checkpoints_of(run_dir)), None)
-    if config is None or newest is None or not (newest / "ema.safetensors").is_file():
+    if config is None or newest is None or not (newest / AVERAGE).is_file():
         return None
     return Ema(modules, config)
 
@@ -110,9 +116,8 @@ def without_shift(autoencoder: Autoencoder) -> Autoencoder:
 
 @dataclass
 class _Seen:
-    """The last batch with its reconstruction, kept for the discriminator's turn in the same step."""
+    """A batch with its reconstruction, kept for the discriminator's turn in the same step."""
 
-    draw: int
     images: Images
     fake: Images
 
@@ -140,7 +145,7 @@ class AutoencoderTrainer:
         average = recipe.ema if recipe.ema is not None and recipe.ema.decay else None
         self.ema = None if average is None else Ema({"autoencoder": self.autoencoder}, average)
         self.pictures = Prefetched(PictureBatches(recipe.data, recipe.batch_size), recipe.data.workers)
-        self._seen: _Seen | None = None
+        self._seen: dict[int, _Seen] = {}
         self._fixed: Images | None = None
 
     def task(self) -> Task:
@@ -157,6 +162,7 @@ class AutoencoderTrainer:
                     self.discriminator_loss,
                     recipe.discriminator_optim,
                     lambda step: step >= start,
+                    start,
                 )
             )
         return Task(
@@ -186,20 +192,28 @@ class AutoencoderTrainer:
             weight = adaptive_weight(wanted.mean(), adversarial, self.autoencoder.last_layer)
             loss = loss + self.recipe.objective.adversarial_weight * weight * adversarial
             metrics |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
-        self._seen = _Seen(draw, images, done.images.detach())
+        self._keep(draw, _Seen(images, done.images.detach()))
         return LossReport(loss, metrics, batch.ids, per_sample.detach(), len(images))
 
     def discriminator_loss(self, draw: int) -> LossReport:
         """Compute the discriminator's loss on the same pictures and their reconstructions."""
         assert self.discriminator is not None
-        if self._seen is None or self._seen.draw != draw:
+        if draw not in self._seen:
             images = self._images(self.pictures.get(draw))
             with torch.no_grad(), self._computing():
-                self._seen = _Seen(draw, images, self._reconstruct(images, draw).images)
+                self._keep(draw, _Seen(images, self._reconstruct(images, draw).images))
+        seen = self._seen[draw]
         with self._computing():
-            real, fake = (self.discriminator(side).float() for side in (self._seen.images, self._seen.fake))
+            real, fake = (self.discriminator(side).float() for side in (seen.images, seen.fake))
         loss = discriminator_loss(real, fake, self.recipe.objective.gan_loss)
         return LossReport(loss, {"real": real.detach().mean(), "fake": fake.detach().mean()})
+
+    def _keep(self, draw: int, seen: _Seen) -> None:
+        """Keep a batch for the discriminator, where there is one, with the others of its step."""
+        step = self._step(draw)
+        self._seen = {other: kept for other, kept in self._seen.items() if self._step(other) == step}
+        if self.discriminator is not None:
+            self._seen[draw] = seen
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Measure the reconstruction of fixed pictures, with the averaged weights where there are some."""
@@ -213,7 +227,12 @@ class AutoencoderTrainer:
                 values["perceptual"] = torch.cat([self.perceptual(a, b) for a, b in pairs]).mean()
             if self.recipe.autoencoder.kind == "kl":
                 values["kl_per_picture"] = torch.cat([part.posterior.kl() for part in parts]).mean()
-        return {f"validation/{name}": float(value) for name, value in values.items()}
+        told = {name: float(value) for name, value in values.items()}
+        chosen = [part.quantized.indices for part in parts if part.quantized is not None]
+        if chosen and (size := self.recipe.autoencoder.codebook_size):
+            use = codebook_use(torch.cat(chosen), size)
+            told |= {"codebook_used": use.used, "codebook_perplexity": use.perplexity}
+        return {f"validation/{name}": value for name, value in told.items()}
 
     def preview(self, step: int, folder: Path) -> Iterator[Event]:
         """Write a sheet: fixed pictures over their reconstructions."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import CheckpointError
+from sfumato.errors import CheckpointError, StorageError
 from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
 from sfumato.training.parts import weights_hash
 
@@ -38,9 +39,6 @@ class TensorCache:
             kind: Name of the folder within the cache.
             key: Everything that decides the tensors; torch's version is added.
             make: Computes them.
-
-        Raises:
-            StorageError: They could not be written.
         """
         kept = self.find(kind, key)
         return self.keep(kind, key, make()) if kept is None else kept
@@ -50,15 +48,12 @@ class TensorCache:
         return None if self.folder is None else _kept(self._path(self.folder, kind, key))
 
     def keep(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Keep tensors and return them.
-
-        Raises:
-            StorageError: They could not be written.
-        """
+        """Keep tensors and return them; where they cannot be written they are only returned."""
         if self.folder is None:
             return dict(tensors)
         whole = {name: value.detach().contiguous() for name, value in tensors.items()}
-        write_safetensors(self._path(self.folder, kind, key), whole, {_CONTENT: _digest(whole)})
+        with suppress(StorageError):  # a full disk ends no lesson: what is not kept is computed again
+            write_safetensors(self._path(self.folder, kind, key), whole, {_CONTENT: _digest(whole)})
         return whole
 
     def identity(self, module: nn.Module, compute: Callable[[], str] | None = None) -> str:

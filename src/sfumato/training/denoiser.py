@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -76,8 +76,8 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
     else:
         check_fit(recipe, first.autoencoder)
         yield from _beginning(recipe, run_dir)
-        yield from _first_stage(first, place, recipe.data)
-        if not (place / "autoencoder").is_dir():
+        is_stopped = yield from _first_stage(first, place, recipe.data)
+        if is_stopped or not (place / "autoencoder").is_dir():
             return
         autoencoder = load_autoencoder(place)
         check_fit(recipe, autoencoder.config)
@@ -98,16 +98,19 @@ def _beginning(recipe: DenoiserRecipe, run_dir: Path) -> Iterator[Event]:
     if difference is not None:
         yield Notice(0, difference)
     if not has_checkpoints(run_dir / "autoencoder"):
-        yield from check_pictures(recipe.data)
+        yield from check_pictures(recipe.data, are_captions_read=recipe.text_encoder is not None)
 
 
-def _first_stage(recipe: AutoencoderRecipe, run_dir: Path, read: DataConfig) -> Iterator[Event]:
+def _first_stage(recipe: AutoencoderRecipe, run_dir: Path, read: DataConfig) -> Generator[Event, None, bool]:
     """Train the autoencoder that the denoiser's recipe names, unless that is done; `Done` only if it was stopped.
 
     Args:
         recipe: Everything that decides its run.
         run_dir: Folder of its run.
         read: Pictures that have been checked.
+
+    Returns:
+        Whether the whole run was asked to stop.
 
     Raises:
         CannotResume: It was trained by another recipe.
@@ -117,15 +120,21 @@ def _first_stage(recipe: AutoencoderRecipe, run_dir: Path, read: DataConfig) -> 
         if found is not None:
             now = {**settings_of(recipe), "facts": {}}
             check_settings({**read_state(found).settings, "facts": {}}, now, MAY_CHANGE, defaults_of(recipe))
-        return
+        return False
     are_read = (recipe.data.kind, recipe.data.folder) == (read.kind, read.folder)
     for event in train_autoencoder(recipe, run_dir, has_checkpoints(run_dir), are_read=are_read):
         if isinstance(event, Metric):
             yield Progress("autoencoder", event.step, recipe.loop.steps)
-        elif isinstance(event, Notice | Progress) or (
-            isinstance(event, Done) and not (run_dir / "autoencoder").is_dir()
-        ):
+        elif isinstance(event, Notice | Progress):
             yield event
+        elif isinstance(event, Done):
+            reason = event.info.get("asked_to_stop")
+            if reason is not None:
+                yield Notice(0, f"Stopped after the autoencoder: {reason}. Resume goes on.")
+            if reason is not None or not (run_dir / "autoencoder").is_dir():
+                yield event
+                return True
+    return False
 
 
 class DenoiserTrainer:

@@ -11,6 +11,7 @@ from sfumato.models.autoencoder import AutoencoderConfig
 from sfumato.models.unet import UNet
 from sfumato.nn.attention import check_heads
 from sfumato.runtime.empty_weights import empty_weights
+from sfumato.training.in_use import check_tables_in_use
 from sfumato.training.recipe_file import DenoiserRecipe
 
 
@@ -21,12 +22,16 @@ def check_recipe(recipe: DenoiserRecipe) -> None:
         recipe: The recipe.
 
     Raises:
-        ConfigError: A text encoder is to learn alone but is not there, or has nothing that understands it; at one of
-            the times no loss can be computed; or the U-Net cannot be built, needs more than a text, or texts of another
+        ConfigError: A text encoder is to learn alone but is not there, or has nothing that understands it; two first
+            stages are given; bundles are due where nothing is saved; at one of the times no loss can be computed; or
+            the U-Net cannot be built, needs more than a text, or texts of another
             width.
         UnknownFormat: The U-Net is one that no model folder can express.
     """
+    check_tables_in_use(recipe)
     _check_what_learns(recipe)
+    _check_first_stage(recipe)
+    _check_bundles(recipe)
     _check_levels(recipe)
     _check_conditions(recipe)
     if recipe.text_encoder is not None:
@@ -34,6 +39,29 @@ def check_recipe(recipe: DenoiserRecipe) -> None:
         write_unet_config(recipe.unet, 1)  # what ends as a model folder must be one that can be written
     with empty_weights():
         UNet(recipe.unet)
+
+
+def _check_first_stage(recipe: DenoiserRecipe) -> None:
+    """Refuse an autoencoder beside the recipe of another, of which one would be left out."""
+    if recipe.autoencoder is not None and recipe.autoencoder_recipe is not None:
+        raise ConfigError(
+            f"Both are given, autoencoder '{recipe.autoencoder}' and autoencoder_recipe '{recipe.autoencoder_recipe}'; "
+            "needed: one of them.",
+            field="autoencoder",
+            hint="Leave out autoencoder to train one, or take autoencoder_recipe out of the recipe.",
+        )
+
+
+def _check_bundles(recipe: DenoiserRecipe) -> None:
+    """Refuse bundles between saves: they are written when a state has been saved."""
+    every, saves = recipe.bundle_every, recipe.loop.save_every
+    if every % saves:
+        raise ConfigError(
+            f"bundle_every is {every}, but states are saved every {saves} steps, and bundles with them; needed: a "
+            f"multiple of {saves}.",
+            field="bundle_every",
+            hint=f"Set bundle_every={saves * max(1, round(every / saves))}, or 0 for none but the last.",
+        )
 
 
 def check_fit(recipe: DenoiserRecipe, autoencoder: AutoencoderConfig) -> None:

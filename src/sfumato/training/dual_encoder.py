@@ -27,6 +27,7 @@ from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import derive_seed, generator
 from sfumato.training.autoencoder import kept_average
 from sfumato.training.ema import Ema
+from sfumato.training.in_use import check_tables_in_use
 from sfumato.training.loop import train
 from sfumato.training.objectives import contrastive_loss
 from sfumato.training.parts import load_weights, seeded, start_weights
@@ -55,6 +56,7 @@ def train_dual_encoder(recipe: DualEncoderRecipe, run_dir: Path, resume: bool = 
     Raises:
         SfumatoError: See `loop.train`; or the data cannot be opened.
     """
+    check_tables_in_use(recipe)
     tokenizer = learned_tokenizer(recipe, run_dir)
     assert tokenizer is not None, "the recipe has a text encoder"
     trainer = DualEncoderTrainer(recipe, run_dir, tokenizer)

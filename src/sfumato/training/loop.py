@@ -47,6 +47,7 @@ MAY_CHANGE = (
     "name",
     "autoencoder",
     "autoencoder_recipe",
+    "gradient_checkpointing",
     "*.folder",
     "*.workers",
     "latents.keep",
@@ -215,6 +216,8 @@ class _Run:
         elif reason is not None:
             yield Notice(self.step, f"Stopped after step {self.step} of {self.config.steps}: {reason}. Resume goes on.")
         info = {"step": self.step, "steps": self.config.steps, "stopped": None if finished else reason}
+        if finished and self.stop.reason is not None:
+            info["asked_to_stop"] = self.stop.reason  # whoever goes on after this run should know
         yield Done(time.perf_counter() - self.started, info)
 
     def _is_complete(self) -> bool:
@@ -252,7 +255,7 @@ class _Run:
         """Take the step of one phase, or return why it must not be taken."""
         optimizer = self.optimizers[phase.name]
         optimizer.zero_grad()
-        lr = optimizer.set_lr(self.step, self.config.steps)
+        lr = optimizer.set_lr(self.step - phase.first_step, self.config.steps - phase.first_step)
         for part in range(self.config.accumulate):
             report = self._loss(phase, self.step * self.config.accumulate + part)
             value = float(report.loss.detach())

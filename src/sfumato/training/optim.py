@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sfumato.adapters.tokens import TokenRows
 from sfumato.errors import ConfigError
 from sfumato.runtime.precision import Precision
 from sfumato.training.optim_library import Numbers, Optimizer, OptimizerName, make_optimizer
@@ -101,7 +102,9 @@ def lr_factor(config: OptimConfig, step: int, steps: int) -> float:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return 1.0
-    start = steps - config.decay_steps if config.schedule == "trapezoid" else config.warmup_steps
+    start = config.warmup_steps
+    if config.schedule == "trapezoid":
+        start = max(start, steps - config.decay_steps)
     done = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
     shape = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.final_lr + (1 - config.final_lr) * shape
@@ -254,7 +257,7 @@ def _apply_factors(parts: Sequence[Optimizer], names: Mapping[Tensor, str], fact
 
 def _group(config: OptimConfig, module: nn.Module, path: str, name: str, weight: Tensor) -> str:
     """Return which group a weight belongs to."""
-    matrix = weight.ndim >= 2 and not isinstance(module, nn.Embedding)
+    matrix = weight.ndim >= 2 and not isinstance(module, nn.Embedding | TokenRows)
     excluded = path.rsplit(".", 1)[-1] in config.muon_exclude or name in config.muon_exclude
     if config.name == "muon" and matrix and not excluded:
         return "muon"

@@ -177,3 +177,18 @@ SUITED: Mapping[OptimizerName, Mapping[str, Any]] = {
 
 The factors were tried with LoRA on the embedded base. Adafactor's is large because it moves weights in proportion to
 their size, and factors start at zero."""
+
+_ADAFACTOR_ON_WEIGHTS = 10.0
+
+
+def suited_factor(name: OptimizerName, *, from_zero: bool) -> float:
+    """Return the factor on a method's learning rate that suits an optimizer.
+
+    Args:
+        name: The optimizer.
+        from_zero: What learns is added to weights and starts at zero, as factors do. Adafactor would carry off weights
+            themselves, or the vectors of a word, at the rate that suits those.
+    """
+    if name == "adafactor" and not from_zero:
+        return _ADAFACTOR_ON_WEIGHTS
+    return float(SUITED[name].get("lr_factor", 1.0))

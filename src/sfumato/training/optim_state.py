@@ -94,4 +94,4 @@ def _like(value: Tensor, weight: Tensor) -> Tensor:
     if type(value) is not Tensor:
         return value
     like = weight if value.shape == weight.shape else value
-    return torch.empty_like(like, dtype=value.dtype).copy_(value)
+    return torch.empty_like(like, dtype=value.dtype, device=weight.device).copy_(value)

@@ -22,6 +22,9 @@ from sfumato.models.autoencoder import Autoencoder
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 
+AVERAGE = "ema.safetensors"
+"""Where a checkpoint holds the moving averages of all of its parts."""
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
@@ -89,7 +92,7 @@ def load_autoencoder(path: Path) -> Autoencoder:
 
 
 def start_weights(init_from: Path, part: str) -> dict[str, Tensor]:
-    """Read the weights of one part to start another run with.
+    """Read the weights of one part to start another run with: averages where a run keeps them, as it ships these.
 
     Args:
         init_from: A run folder, one of its checkpoints, or a bundle.
@@ -102,7 +105,7 @@ def start_weights(init_from: Path, part: str) -> dict[str, Tensor]:
     if (init_from / states.CHECKPOINTS).is_dir():
         folder = states.latest(init_from).path or init_from
     if (folder / f"{part}.safetensors").is_file():
-        return read_safetensors(folder / f"{part}.safetensors")
+        return {**read_safetensors(folder / f"{part}.safetensors"), **_averages(folder, part)}
     inner = folder / ("vae" if part == "autoencoder" and (folder / "vae").is_dir() else part)
     if inner.is_dir():
         return read_weights(inner)[1]
@@ -114,14 +117,22 @@ def start_weights(init_from: Path, part: str) -> dict[str, Tensor]:
     )
 
 
+def _averages(folder: Path, part: str) -> dict[str, Tensor]:
+    """Read the moving averages of one part in a checkpoint; nothing where the run keeps none."""
+    file, prefix = folder / AVERAGE, f"{part}."
+    tensors = read_safetensors(file) if file.is_file() else {}
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Put weights into a module; every one must fit.
 
     Raises:
         CheckpointError: A tensor is missing, superfluous or of another shape.
     """
+    known = modernised(tensors, {key: t.ndim for key, t in module.state_dict().items()})
     try:
-        module.load_state_dict(dict(tensors))
+        module.load_state_dict(known)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(

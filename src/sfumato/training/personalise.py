@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from sfumato.formats.bundle import Bundle
 from sfumato.pipeline import Pipeline
 from sfumato.training.cache import TensorCache
 from sfumato.training.factors import check_factors
-from sfumato.training.learn_config import LearnConfig, check_in_use
+from sfumato.training.in_use import check_in_use
+from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import train
 from sfumato.training.probe import Probe, Trial
 from sfumato.training.refusals import check_config, check_start
 from sfumato.training.sample_set import AnySamples
 from sfumato.training.subject import (
+    CLASS_SETTINGS,
     Samples,
     class_prompts,
     class_samples,
@@ -26,6 +29,8 @@ from sfumato.training.subject import (
     read_subject,
     subject_entries,
 )
+
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def learn(
@@ -136,7 +141,10 @@ def _said_of_weights(samples: AnySamples) -> Iterator[Event]:
 
 
 def _said_of_captions(config: LearnConfig) -> Iterator[Event]:
-    """Say how many pictures have a caption where others have none; sentences of `templates` take the place of all."""
+    """Say how many pictures lack a caption where others have one, and which name a side that mirroring exchanges.
+
+    Sentences of `templates` take the place of all.
+    """
     if config.templates != "none":
         return
     is_style = config.kind == "style"
@@ -150,6 +158,13 @@ def _said_of_captions(config: LearnConfig) -> Iterator[Event]:
         plain = " or ".join(f"'{plain_caption(one.placeholder, is_style=is_style)}'" for one in config.subjects)
         have = "has" if count == 1 else "have"
         yield Notice(0, f"{count} of {len(entries)} pictures {have} a caption; the others are learned as {plain}.")
+    sided = [entry for entry in entries if config.flip and _SIDES.search(entry.caption(""))]
+    if sided:
+        others = f" and {len(sided) - 1} more" if len(sided) > 1 else ""
+        told = (
+            f"The caption of {sided[0].name}{others} names a side; with --flip it is said of the mirrored picture too."
+        )
+        yield Notice(0, f"{told} Leave --flip out, or do not say left and right.")
 
 
 def _class_prompts(config: LearnConfig, samples: AnySamples) -> list[tuple[str, ...]]:
@@ -165,8 +180,9 @@ def _class_pictures(
 ) -> Generator[Event, None, AnySamples]:
     """Let the base draw every class once and return the pictures."""
     drawn: list[Samples] = []
+    at_once = min(config.batch_size, CLASS_SETTINGS.batch_size)
     for prompts in asked:
-        for event in class_samples(pipeline, prompts, config.num_class_images, config.seed, cache):
+        for event in class_samples(pipeline, prompts, config.num_class_images, config.seed, cache, at_once):
             if isinstance(event, Samples):
                 drawn.append(event)
             else:

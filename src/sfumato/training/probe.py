@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from sfumato.errors import CannotResume, Diverged
+from sfumato.errors import CannotResume, Diverged, OutOfMemory, StorageError
 from sfumato.events import Event, Notice, Verdict
 from sfumato.formats.atomic import atomic_folder
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
@@ -99,6 +99,8 @@ class Trial:
         if not self._seen:
             return None
         last = max(self._seen)
+        if 0 < last <= self.learner.config.joins_at:
+            return None  # a lesson that ends before all vectors have joined is refused
         return (
             f"Step {last} was saved and scored, and its numbers were finite: the same command with "
             f"'--resume --steps {last}' writes the best of the steps so far."
@@ -147,10 +149,16 @@ class Trial:
         if not self._is_finite():
             yield Notice(step, f"Step {step} is not scored: what was learned holds numbers that are not finite.")
             return
-        with atomic_folder(_folder(run_dir, step)) as stage:
-            for name, module in self.learner.learning.items():
-                write_safetensors(stage / f"{name}.safetensors", module.state_dict())
-            yield from self.probe.look(step, self.learner.drawing(step), stage)
+        try:
+            yield from self._look(step, run_dir)
+        except StorageError as error:
+            if step >= self.loop.steps:
+                raise
+            yield Notice(step, f"{error} Step {step} is not scored; the run goes on.")
+            return
+        except OutOfMemory as error:
+            hint = "Step {} is saved: the same command with '--resume --no-verdict' goes on without looks."
+            raise OutOfMemory(error.message, field=error.field, hint=hint.format(step)) from error
         self._seen.add(step)
         leader = self.probe.leader()
         for number, folder in _looks(run_dir):
@@ -160,6 +168,13 @@ class Trial:
         self._reason = self.probe.settled()
         if self._reason is not None and step < self.loop.steps:
             yield Notice(step, self._reason)
+
+    def _look(self, step: int, run_dir: Path) -> Iterator[Event]:
+        """Write what has been learned, and the scores of what it draws."""
+        with atomic_folder(_folder(run_dir, step)) as stage:
+            for name, module in self.learner.learning.items():
+                write_safetensors(stage / f"{name}.safetensors", module.state_dict())
+            yield from self.probe.look(step, self.learner.drawing(step), stage)
 
     def finish(self, step: int, run_dir: Path) -> Iterator[Event]:
         """Tell the verdict, bring the weights of its step back and write them.

@@ -8,6 +8,7 @@ import torch
 
 from sfumato.errors import ConfigError
 from sfumato.models.autoencoder import AutoencoderConfig
+from sfumato.models.discriminator import smallest_side
 
 
 def usable_device(device: str) -> str:
@@ -66,6 +67,26 @@ def check_first_stage(
             "post_quant_conv, since diffusers reads none beside them.",
             field="shift",
             hint="Set shift=false, or leave autoencoder.quant_conv and autoencoder.post_quant_conv on.",
+        )
+
+
+def check_discriminator(side: int, layers: int) -> None:
+    """Refuse a discriminator that the pictures are too small for.
+
+    Args:
+        side: Height and width of the pictures, in pixels.
+        layers: Its layers of stride 2.
+
+    Raises:
+        ConfigError: No verdict would be left of a picture.
+    """
+    needed = smallest_side(layers)
+    if side < needed:
+        raise ConfigError(
+            f"objective.discriminator_layers is {layers}, which needs pictures of {needed} pixels a side; they have "
+            f"{side}.",
+            field="objective.discriminator_layers",
+            hint="Use fewer layers.",
         )
 
 

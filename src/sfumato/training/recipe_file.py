@@ -28,7 +28,7 @@ from sfumato.training.loop import LoopConfig
 from sfumato.training.objectives import AutoencoderObjective, DenoisingConfig
 from sfumato.training.optim import OptimConfig
 from sfumato.training.pictures import DataConfig
-from sfumato.training.recipe_checks import check_first_stage, usable_device
+from sfumato.training.recipe_checks import check_discriminator, check_first_stage, usable_device
 from sfumato.training.section import Section, checked_keys
 from sfumato.training.sights import SightsConfig
 
@@ -98,6 +98,8 @@ class AutoencoderRecipe(Recipe):
     def _check(self) -> AutoencoderRecipe:
         """Refuse what would change nothing."""
         check_first_stage(self.autoencoder, self.learns, self.latent_noise, self.shift)
+        if self.objective.adversarial_weight:
+            check_discriminator(self.data.side, self.objective.discriminator_layers)
         return self
 
 

@@ -223,11 +223,6 @@ def check_settings(
         )
 
 
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    """Return a short name for some settings, the same for the same values."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def _remove(folder: Path) -> None:
     """Remove a checkpoint; it loses its manifest first, so that a half-removed one is never read."""
     (folder / _MANIFEST).unlink(missing_ok=True)

@@ -71,6 +71,7 @@ class Phase:
             `seeding.generator(seed, purpose, draw)` or from torch's global generator, which the loop seeds by the draw.
         optim: Optimizer and schedule.
         active: Whether the phase takes part in a step.
+        first_step: The step that its learning rate begins at.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Phase:
     loss: Callable[[int], LossReport]
     optim: OptimConfig
     active: Callable[[int], bool] = _always
+    first_step: int = 0
 
 
 @dataclass

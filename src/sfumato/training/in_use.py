@@ -1,0 +1,292 @@
+"""Settings that would change nothing are refused: somebody meant something by each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from sfumato.errors import ConfigError
+from sfumato.training.learn_config import LearnConfig
+from sfumato.training.methods import METHODS, Method
+from sfumato.training.objectives import DenoisingConfig
+from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, DualEncoderRecipe
+from sfumato.training.section import Section
+
+AnyConfig = LearnConfig | AutoencoderRecipe | DenoiserRecipe | DualEncoderRecipe
+
+
+def check_in_use(config: LearnConfig) -> None:
+    """Refuse settings of a lesson that would change nothing, those of factors apart (`check_factors`).
+
+    Args:
+        config: The lesson.
+
+    Raises:
+        ConfigError: A setting is not at its default, and the lesson lacks what it needs.
+    """
+    _check(config, (*_OF_LESSONS, *_OF_TABLES))
+    _check_joining(config)
+
+
+def check_tables_in_use(recipe: AutoencoderRecipe | DenoiserRecipe | DualEncoderRecipe) -> None:
+    """Refuse what a recipe sets in the tables `optim` and `objective` that would change nothing.
+
+    Args:
+        recipe: The recipe.
+
+    Raises:
+        ConfigError: A setting is not at its default, and the recipe lacks what it needs.
+    """
+    is_denoising = isinstance(getattr(recipe, "objective", None), DenoisingConfig)
+    _check(recipe, [need for need in _OF_TABLES if is_denoising or need.settings[0].startswith("optim.")])
+
+
+def _check(config: AnyConfig, needs: Sequence[_Need]) -> None:
+    """Refuse the first setting whose need is not met."""
+    subjects = len(config.subjects) if isinstance(config, LearnConfig) else 0
+    for need in needs:
+        for key in need.settings:
+            value = _value(config, key)
+            if value in _defaults(config, key) or need.is_met(config):
+                continue
+            said = ("on" if value else "off") if isinstance(value, bool) else repr(value)
+            instead = need.instead.format(config, subjects=subjects)
+            raise ConfigError(
+                f"{key} is {said} but {instead}.",
+                field=key,
+                hint=f"Leave it out, or {need.remedy}." if need.remedy else "Leave it out.",
+            )
+
+
+def _value(config: Section, key: str) -> object:
+    """Return a setting by dotted key."""
+    return reduce(getattr, key.split("."), config)
+
+
+def _defaults(config: Section, key: str) -> tuple[object, ...]:
+    """Return what a setting is where nobody gave it: in such a run, and in a table that was made anew for one."""
+    name, *inner = key.split(".")
+    default = type(config).model_fields[name].default
+    return reduce(getattr, inner, default), *(type(default).model_fields[one].default for one in inner)
+
+
+def _check_joining(config: LearnConfig) -> None:
+    """Refuse vectors that would join when the last step is behind them."""
+    later, steps, joins_at = config.num_vectors - 1, config.loop.steps, config.joins_at
+    if joins_at >= steps:
+        most, longer = (steps - 1) // later, f"give the lesson more than {joins_at} steps"
+        raise ConfigError(
+            f"progressive_steps is {config.progressive_steps}, so that the last of {config.num_vectors} vectors would "
+            f"join after {joins_at} steps, but the lesson has {steps}.",
+            field="progressive_steps",
+            hint=f"Set it to {most} or less, or {longer}." if most else f"Leave it out, or {longer}.",
+        )
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What some settings need to change anything.
+
+    Attributes:
+        settings: Their dotted keys.
+        is_met: Whether a lesson has it.
+        instead: What the lesson has in its place, with its fields in braces.
+        remedy: What to do where they are wanted; empty where nothing would help.
+    """
+
+    settings: tuple[str, ...]
+    is_met: Callable[[Any], bool]
+    instead: str
+    remedy: str = ""
+
+
+def _method(config: LearnConfig) -> Method:
+    """Return the row of the method."""
+    return METHODS[config.method]
+
+
+def _writes_base(config: LearnConfig) -> bool:
+    """Say whether the result is the whole base."""
+    return _method(config).weights and not config.output.suffix
+
+
+def _never(_: LearnConfig) -> bool:
+    """Say no: a lesson has no use for the setting at all."""
+    return False
+
+
+_OF_VECTORS = ("num_vectors", "progressive_steps", "per_image_words", "initializer", "anchor_weight")
+_OF_LESSONS = (
+    _Need(
+        _OF_VECTORS,
+        lambda config: _method(config).rows != "never",
+        "the method '{0.method}' learns no vectors of a word",
+        "use the method 'lora'",
+    ),
+    _Need(
+        _OF_VECTORS,
+        lambda config: config.chosen_identifier == "new",
+        "identifier is '{0.identifier}', which learns no vectors",
+        "set identifier to 'new'",
+    ),
+    _Need(
+        ("progressive_steps",),
+        lambda config: config.num_vectors > 1,
+        "num_vectors is 1, so no vector can join later",
+        "set num_vectors to 2 or 3",
+    ),
+    _Need(
+        ("rank",),
+        lambda config: not _writes_base(config) or config.rank == _method(config).rank,
+        "the output '{0.output}' is a folder for the whole base, which holds no factors",
+        "give an output that ends in .safetensors",
+    ),
+    _Need(
+        ("word",),
+        lambda config: _method(config).rows != "always",
+        "the method '{0.method}' makes a word of its own",
+        "use the method 'lora' with identifier 'rare'",
+    ),
+    _Need(
+        ("word",),
+        lambda config: config.chosen_identifier == "rare",
+        "identifier is 'new', which makes its own",
+        "set identifier to 'rare'",
+    ),
+    _Need(
+        ("word",),
+        lambda config: not config.further,
+        "there are {subjects} subjects, and it is for one: without it each gets a rare word",
+    ),
+    _Need(
+        ("initializer",),
+        lambda config: not config.further,
+        "there are {subjects} subjects, and it is for one: without it each starts from its class noun",
+    ),
+    _Need(("say_class",), lambda config: config.kind == "subject", "a style says no class noun anyway"),
+    _Need(
+        ("say_class",),
+        lambda config: _method(config).says_class,
+        "the method '{0.method}' says no class noun anyway",
+    ),
+    _Need(
+        ("text_encoder",),
+        lambda config: _method(config).has_rank,
+        "the method '{0.method}' leaves the text encoder as it is anyway",
+    ),
+    _Need(
+        ("factor",),
+        lambda config: config.adapter == "lokr" or not _method(config).has_factors,
+        "the adapter is '{0.adapter}', which has no small matrix",
+        "set adapter to 'lokr'",
+    ),
+    _Need(
+        ("prior_weight",),
+        lambda config: _method(config).factors or _method(config).weights,
+        "the method '{0.method}' learns a word alone, which no class picture says",
+        "use the method 'pivotal'",
+    ),
+    _Need(
+        ("ema.warmup",),
+        lambda config: config.ema.decay > 0,
+        "ema.decay is 0, so no average is formed",
+        "set ema.decay to 0.97",
+    ),
+    _Need(
+        ("num_class_images", "class_prompts"),
+        lambda config: config.prior_weight > 0,
+        "prior_weight is 0, so no class picture is drawn",
+        "set prior_weight to 1",
+    ),
+    _Need(
+        ("pictures.unmasked_weight",),
+        lambda config: config.pictures.masks != "none",
+        "pictures.masks is 'none', so all of a picture counts",
+        "set pictures.masks to 'alpha' or 'file'",
+    ),
+    _Need(
+        ("preview_prompts",),
+        lambda config: config.loop.preview_every > 0,
+        "loop.preview_every is 0, so no preview is drawn",
+        "set loop.preview_every to the steps between two previews",
+    ),
+    _Need(
+        ("loop.preview_every",),
+        lambda config: bool(config.preview_prompts),
+        "there is nothing to draw",
+        "give texts for preview_prompts",
+    ),
+    _Need(("loop.validate_every",), _never, "a lesson measures nothing on fixed data"),
+)
+"""What has no effect in a lesson without something else; all rows with a setting must be met."""
+
+_OF_TABLES = (
+    _Need(
+        ("optim.decay_all",),
+        lambda config: config.optim.weight_decay > 0,
+        "optim.weight_decay is 0",
+        "set optim.weight_decay to 0.01",
+    ),
+    _Need(
+        ("objective.gamma",),
+        lambda config: config.objective.weighting == "min_snr",
+        "objective.weighting is '{0.objective.weighting}', which has no ceiling",
+        "set objective.weighting to 'min_snr'",
+    ),
+    _Need(
+        ("objective.delta",),
+        lambda config: config.objective.loss in ("huber", "pseudo_huber"),
+        "objective.loss is '{0.objective.loss}', which turns linear nowhere",
+        "set objective.loss to 'huber'",
+    ),
+    _Need(
+        ("objective.logit_mean", "objective.logit_std"),
+        lambda config: config.objective.times == "logit_normal",
+        "objective.times is '{0.objective.times}'",
+        "set objective.times to 'logit_normal'",
+    ),
+    _Need(
+        ("optim.decay_steps",),
+        lambda config: config.optim.schedule == "trapezoid",
+        "optim.schedule is '{0.optim.schedule}'",
+        "set optim.schedule to 'trapezoid'",
+    ),
+    _Need(
+        ("optim.schedule",),
+        lambda config: config.optim.schedule != "trapezoid" or config.optim.decay_steps > 0,
+        "optim.decay_steps is 0, so the learning rate never falls",
+        "set optim.decay_steps to the steps of the fall",
+    ),
+    _Need(
+        ("optim.final_lr",),
+        lambda config: config.optim.name != "schedule-free",
+        "optim.name is 'schedule-free', whose learning rate does not fall",
+    ),
+    _Need(
+        ("optim.final_lr",),
+        lambda config: config.optim.schedule != "constant",
+        "optim.schedule is 'constant', so the learning rate does not fall",
+        "set optim.schedule to 'cosine'",
+    ),
+    _Need(
+        ("optim.muon_lr", "optim.muon_momentum", "optim.muon_precision", "optim.muon_exclude"),
+        lambda config: config.optim.name == "muon",
+        "optim.name is '{0.optim.name}'",
+        "set optim.name to 'muon'",
+    ),
+    _Need(
+        ("optim.betas",),
+        lambda config: config.optim.name != "adafactor",
+        "optim.name is 'adafactor', which has no moments of that kind",
+        "set optim.name to 'adamw'",
+    ),
+    _Need(
+        ("optim.eps",),
+        lambda config: config.optim.name not in ("adafactor", "lion"),
+        "optim.name is '{0.optim.name}', which does not take it",
+        "set optim.name to 'adamw'",
+    ),
+)
+"""The same of tables that lessons and recipes share."""
