@@ -69,8 +69,8 @@ class LearnSettings(Request):
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
         Field(
-            description="Numbers to compute in while learning; bf16 holds frozen weights in half the memory and is "
-            "faster with AMX, slower without. Default: fp32."
+            description="Numbers to compute in while learning; bf16 takes less memory and is faster on processors with "
+            "AMX or AVX512-bf16, slower on others. Default: fp32."
         ),
     ] = None
     loss: Annotated[

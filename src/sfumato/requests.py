@@ -29,7 +29,7 @@ SamplerName = Literal[
 
 BaseName = Annotated[
     str,
-    Field(description="Base model: 'primer' (ships with sfumato) or a folder in diffusers layout."),
+    Field(description="Base model: 'primer' (ships here), a folder in diffusers layout, or a run of `train denoiser`."),
     Flag(metavar="NAME|PATH"),
 ]
 MOST_SEED = 2**53 - 1
@@ -240,10 +240,10 @@ class LearnRequest(LearnSettings):
     verdict_seeds: Annotated[int, Field(ge=2, le=64, description="Pictures of every prompt that are scored.")] = 2
     verdict_steps: Annotated[int, Field(ge=1, le=1000, description="Sampler steps of pictures that are scored.")] = 8
     judge_pictures: Annotated[
-        str, Field(description="'embedded', or a folder with CLIP, DINO or DINOv2."), Flag(metavar="NAME|DIR")
+        str, Field(description="'embedded', 'dual', or a folder with CLIP, DINO or DINOv2."), Flag(metavar="NAME|DIR")
     ] = "embedded"
     judge_texts: Annotated[
-        str, Field(description="'auto', 'none', or a folder with CLIP."), Flag(metavar="NAME|DIR")
+        str, Field(description="'auto', 'none', 'dual', or a folder with CLIP."), Flag(metavar="NAME|DIR")
     ] = "auto"
     min_prompt: Annotated[float, Field(ge=0, le=1, description="Share of the base's prompt fidelity to keep.")] = 0.6
     max_drift: Annotated[float, Field(ge=0, le=1, description="How far to the subject the class may go.")] = 0.5

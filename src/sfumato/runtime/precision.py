@@ -20,8 +20,8 @@ def computing_in(precision: Precision, device: torch.device) -> AbstractContextM
     """Compute convolutions and matrix products inside the block in the given numbers.
 
     Args:
-        precision: `bf16` keeps 8 bits of each number. On processors with matrix units (AMX) it is 5 to 8 times faster
-            than float32 in convolutions, on others slower; see `benchmarks/machine.py`.
+        precision: `bf16` keeps 8 bits of each number. With AMX convolutions are 5 to 8 times faster than in
+            float32, with AVX512-bf16 less so, on other processors slower; see `benchmarks/machine.py`.
         device: Where the networks are.
     """
     if precision == "fp32":

@@ -107,11 +107,6 @@ def _method(config: LearnConfig) -> Method:
     return METHODS[config.method]
 
 
-def _writes_base(config: LearnConfig) -> bool:
-    """Say whether the result is the whole base."""
-    return _method(config).weights and not config.output.suffix
-
-
 def _never(_: LearnConfig) -> bool:
     """Say no: a lesson has no use for the setting at all."""
     return False
@@ -139,7 +134,7 @@ _OF_LESSONS = (
     ),
     _Need(
         ("rank",),
-        lambda config: not _writes_base(config) or config.rank == _method(config).rank,
+        lambda config: not config.writes_base or config.rank == _method(config).rank,
         "the output '{0.output}' is a folder for the whole base, which holds no factors",
         "give an output that ends in .safetensors",
     ),

@@ -148,6 +148,11 @@ class LearnConfig(Section):
         return "bf16" if self.precision == "bf16" else "stored"
 
     @property
+    def writes_base(self) -> bool:
+        """Whether the result is a folder with the whole base, not a file."""
+        return METHODS[self.method].weights and not self.output.suffix
+
+    @property
     def joins_at(self) -> int:
         """The step at which the last vector of the word joins; 0 where all are there from the beginning."""
         return (self.num_vectors - 1) * self.progressive_steps

@@ -153,7 +153,7 @@ class Learner:
         Where all weights learn and the result is a concept file, that is the base with the factors of the file: they do
         not hold everything that was learned.
         """
-        if self._writes_base:
+        if self.config.writes_base:
             yield Pipeline(self.tuned(), self.claim)
             return
         concept = self.concept(step)
@@ -210,7 +210,7 @@ class Learner:
         """
         output, word = self.config.output, self.words.words[0]
         info = {"placeholder": word.placeholder, "expansion": word.expansion, "base": self.bundle.name}
-        concept = None if self._writes_base else self.concept(step)
+        concept = None if self.config.writes_base else self.concept(step)
         if concept is not None and self.method.weights:
             share = concept.lineage["change_held"]
             yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
@@ -242,11 +242,6 @@ class Learner:
             in_use(self.bundle.unet).release(self.claim)
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def _writes_base(self) -> bool:
-        """Whether the result is the whole base, not a concept file."""
-        return self.method.weights and self.config.output.suffix != ".safetensors"
 
     def _write_base(self, output: Path) -> None:
         """Write the base as it has become, and open it again."""

@@ -57,7 +57,7 @@ def check_output(config: LearnConfig, base: Path | None) -> None:
             where a file is; the folder holds anything but a base, a repository's history, the pictures, their masks,
             or the base that the lesson starts from.
     """
-    output, is_base = config.output, METHODS[config.method].weights and not config.output.suffix
+    output, is_base = config.output, config.writes_base
     if not is_base and output.suffix != ".safetensors":
         named = output / "concept" if output.name in ("", "..") else output
         folder = f", or '{named.with_suffix('')}' for the whole base" if METHODS[config.method].weights else ""
