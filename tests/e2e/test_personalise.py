@@ -144,6 +144,17 @@ def test_resumed_run_ends_with_the_same_bytes(
     assert parted.output.read_bytes() == whole.output.read_bytes()
 
 
+def test_a_whole_base_is_resumed_to_the_same_bytes(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    whole, parted = (config(pictures, tmp_path / name, method="dreambooth", rank=16) for name in ("whole", "parted"))
+    list(learn(whole, bundle, tmp_path / "a"))
+    run = learn(parted, bundle, tmp_path / "b")
+    next(event for event in run if isinstance(event, Metric) and event.step == 5)
+    run.close()
+    list(learn(parted, bundle, tmp_path / "b", resume=True))
+    for file in sorted(whole.output.rglob("*.safetensors")):
+        assert (parted.output / file.relative_to(whole.output)).read_bytes() == file.read_bytes()
+
+
 def test_killed_run_goes_on_from_its_last_checkpoint(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     whole = config(pictures, tmp_path / "whole.safetensors")
     list(learn(whole, bundle, tmp_path / "run"))

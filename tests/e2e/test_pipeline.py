@@ -72,6 +72,14 @@ def test_bytes_do_not_depend_on_the_batch_for_any_guidance_and_size(
         assert torch.equal(pipeline.images([FOX], [seed], settings)[0], together[index])
 
 
+def test_bytes_do_not_depend_on_the_batch_on_two_threads(pipeline: Pipeline) -> None:
+    settings = replace(QUICK, batch_size=5)
+    torch.set_num_threads(2)  # conftest brings one back
+    together = pipeline.images([FOX], [3, 4, 5, 6, 7], settings)
+    for index, seed in ((0, 3), (2, 5), (4, 7)):
+        assert torch.equal(pipeline.images([FOX], [seed], settings)[0], together[index])
+
+
 def test_batches_that_would_change_bits_are_split(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = pipeline.bundle.unet
     forward, rows_seen = unet.forward, []

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfumato.events import Progress, Verdict
 from sfumato.formats.concept import load_concept
-from sfumato.operations.learn import learn, lesson_config
+from sfumato.operations.learn import learn, lesson_config, verdict_plan
 from sfumato.requests import LearnRequest
 
 Run = Callable[..., Any]
@@ -169,3 +169,13 @@ def test_long_lessons_are_saved_four_times(photos: Path) -> None:
         return lesson_config(request).loop.save_every
 
     assert [every(), every(steps=1000), every(steps=1001), every(steps=1000, save_every=10)] == [50, 250, 251, 10]
+
+
+def test_what_was_asked_of_a_verdict_reaches_its_rule(photos: Path) -> None:
+    names = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox"}
+    usual = verdict_plan(LearnRequest(**names))
+    assert (usual.rule.patience, usual.seeds, usual.drawing.batch_size) == (2, 2, 4)
+    asked = {"early_stop": False, "min_prompt": 0.1, "max_drift": 0.9, "verdict_seeds": 5, "batch_size": 1}
+    plan = verdict_plan(LearnRequest(**names, **asked))
+    assert (plan.rule.patience, plan.rule.min_prompt, plan.rule.max_drift) == (0, 0.1, 0.9)
+    assert (plan.seeds, plan.drawing.batch_size) == (5, 1)

@@ -33,7 +33,7 @@ from sfumato.evaluation.likeness import (
 )
 from sfumato.evaluation.reading import Reader, fit_reader, place_of
 from sfumato.evaluation.scoreboard import Column, Entry, Scoreboard
-from sfumato.evaluation.trial import BASELINE, NOUN_BASELINE, Asked, Cost, Picture, Trial, in_turns
+from sfumato.evaluation.trial import BASELINE, NOUN_BASELINE, Asked, Cost, Picture, Trial, cost_values, in_turns
 
 numbers = st.lists(st.floats(-3, 3).filter(lambda x: abs(x) > 0.01), min_size=3, max_size=3)
 rows = st.lists(numbers, min_size=1, max_size=5).map(torch.tensor)
@@ -164,6 +164,8 @@ def test_scores_of_trials(tmp_path: Path) -> None:
     drawn = {"background-1": [plain(0, 0, 255), plain(0, 0, 255)], "place-1": [plain(255, 0, 0), plain(0, 255, 0)]}
     base = Trial(case, BASELINE, {name: [plain(0, 255, 0)] * 2 for name in drawn}, [plain(9, 9, 9)])
     mine = Trial(case, "lora", drawn, [plain(200, 0, 0)], Cost(2.5, 3 * 2**20, 2048))
+    assert cost_values(mine) == {"seconds": 2.5, "peak_mib": 3, "file_kib": 2}
+    assert cost_values(replace(mine, cost=Cost(2.5, 3 * 2**20, 2048, is_resumed=True))) == {"file_kib": 2}
     scorer = Scorer(tmp_path, benchmark, Mean(), PictureDistance(), Reader(), Mean())
     rows = scorer.rows([base, mine])
     assert list(rows) == [BASELINE, "lora", TRUTH]

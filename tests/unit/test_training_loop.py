@@ -110,6 +110,13 @@ def test_resumed_run_ends_with_the_same_bytes(tmp_path: Path, whole: dict[str, b
         assert tensor_bytes(last_checkpoint(events)) == whole
 
 
+def test_resumed_run_ends_with_the_same_bytes_on_two_threads(tmp_path: Path) -> None:
+    config = short(threads=2)
+    uninterrupted = tensor_bytes(last_checkpoint(run(tmp_path / "whole", config)))
+    stop_after(train(tiny_task(), config, tmp_path / "parted", settings={"loop": config.model_dump()}), 3)
+    assert tensor_bytes(last_checkpoint(run(tmp_path / "parted", config, resume=True))) == uninterrupted
+
+
 def test_time_limit_stops_saves_and_resumes_to_the_same_bytes(tmp_path: Path, whole: dict[str, bytes]) -> None:
     def wait(step: int) -> Iterator[Event]:
         if step == 2:

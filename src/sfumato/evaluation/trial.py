@@ -96,11 +96,15 @@ T = TypeVar("T", Asked, Case)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a lesson took: wall time in seconds, peak memory of its process and size of its file in bytes."""
+    """What a lesson took: wall time in seconds, peak memory of its process and size of its file in bytes.
+
+    Of a lesson that was resumed time and memory are those of its last part.
+    """
 
     seconds: float
     peak_bytes: int
     file_bytes: int
+    is_resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,11 @@ def in_turns(items: Sequence[T], wanted: int | None) -> tuple[T, ...]:
 
 
 def cost_values(trial: Trial) -> dict[str, float]:
-    """Write what a lesson took in the units of the table."""
+    """Write what a lesson took in the units of the table; of a resumed one only the size of its file is known."""
     if trial.cost is None:
         return {}
+    if trial.cost.is_resumed:
+        return {"file_kib": trial.cost.file_bytes / 2**10}
     return {
         "seconds": trial.cost.seconds,
         "peak_mib": trial.cost.peak_bytes / 2**20,

@@ -295,13 +295,14 @@ def _learned(request: BenchmarkRequest, case: Case, arm: Arm, path: Path, teach:
         resumed = lesson.resume
         yield Notice(0, f"{case.name}: {arm.label}{' goes on' if resumed else ''}")
         spent = yield from teach(lesson)
-        cost = Cost(spent.seconds, spent.peak_bytes, path.stat().st_size)
-        content = {**asdict(cost), "is_resumed": resumed, "has_cache": lesson.cache is not None}
+        cost = Cost(spent.seconds, spent.peak_bytes, path.stat().st_size, resumed)
+        content = {**asdict(cost), "has_cache": lesson.cache is not None}
         atomic_write_bytes(record, (json.dumps(content, indent=2) + "\n").encode())
         return cost
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        return Cost(float(content["seconds"]), int(content["peak_bytes"]), int(content["file_bytes"]))
+        numbers = float(content["seconds"]), int(content["peak_bytes"]), int(content["file_bytes"])
+        return Cost(*numbers, bool(content.get("is_resumed", False)))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{record} does not say what the lesson took.", hint="Delete it, and the lesson is learned again."
