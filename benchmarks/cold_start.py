@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,10 +38,11 @@ def commands(base: Path, folder: Path, threads: int, steps: int) -> dict[str, li
     }
 
 
-def seconds_of(command: Sequence[str]) -> float:
-    """Run a command to its end and return its seconds."""
+def seconds_of(command: Sequence[str], threads: int) -> float:
+    """Run a command to its end, with so many threads, and return its seconds."""
+    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
     start = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
     return time.perf_counter() - start
 
 
@@ -56,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     made = parser("cold_start", __doc__, repeats=5)
     made.add_argument("--base", type=Path, help="folder of a base (default: random weights, the embedded base's shape)")
     made.add_argument("--steps", type=int, default=20, help="must divide 1000 (default: 20)")
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = options.base or folder / "base"
@@ -66,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
         taken: dict[str, list[float]] = {side: [] for side in sides}
         for repeat in range(options.repeats + 1):
             for side, command in sides.items():
-                seconds = seconds_of(command)
+                seconds = seconds_of(command, options.threads)
                 if repeat:  # the first fills the file cache
                     taken[side].append(seconds)
     ours, theirs = (median(taken[side]) for side in ("sfumato", "diffusers"))

@@ -141,7 +141,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--seeds", type=int, default=None, help="pictures of each prompt that are judged (default: 4)")
     made.add_argument("--seed", type=int, default=0, help="seed of both sides (default: 0)")
     made.add_argument("--output", type=Path, help="new folder that keeps what both sides write")
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     usual, tiny = {"steps": 60, "batch": 4, "rank": 8, "seeds": 4}, {"steps": 2, "batch": 1, "rank": 2, "seeds": 2}
     for key, value in (tiny if options.tiny else usual).items():
         if getattr(options, key) is None:

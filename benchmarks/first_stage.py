@@ -75,7 +75,7 @@ def recipe_of(given: AutoencoderRecipe, factor: int, channels: int, options: arg
     del content["facts"]
     content["autoencoder"] |= {"channels": _WIDTHS[:levels], "latent_channels": channels, "norm_groups": 2}
     content["objective"] |= {"perceptual_weight": 0.25, "kl_weight": _KL_OF_A_NUMBER * 3 * side**2 / numbers}
-    content["optim"] |= {"schedule": "constant"}
+    content["optim"] |= {"schedule": "constant", "decay_steps": 0}
     content["precision"] = options.precision
     if not options.tiny:
         content["data"]["folder"] = str(options.data)

@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
     made.add_argument("--base", type=Path, help="folder of a base (default: random weights, the embedded base's shape)")
     made.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="pictures at once (default: 1 4)")
     made.add_argument("--steps", type=int, default=20, help="must divide 1000 (default: 20)")
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     if options.side:
         _serve(options)
         return 0

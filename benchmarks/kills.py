@@ -120,7 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--only", nargs="+", default=[], metavar="TEXT", help="lessons whose title begins so (default: all)"
     )
     made.add_argument("--seed", type=int, default=0, help="decides the moments (default: 0)")
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     chosen = [one for one in lessons() if not options.only or one.title.startswith(tuple(options.only))]
     if not chosen or options.kills < 1:
         titles = ", ".join(one.title for one in lessons())

@@ -177,7 +177,7 @@ def main(words: Sequence[str] | None = None) -> int:
     made.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="one only (default: both)")
     made.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
     made.add_argument("--only", choices=SIDES, help="measure one side alone; nothing is compared")
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     if options.side:
         _serve(options)
         return 0

@@ -99,7 +99,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         Exit code 0.
     """
-    options, _ = parser("machine", __doc__).parse_known_args(words)
+    options = parser("machine", __doc__).parse_args(words)
     sys.stdout.write(f"  {measure(options.threads, tiny=options.tiny)} ({options.threads} threads)\n")
     sys.stdout.flush()
     return 0

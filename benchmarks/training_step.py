@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
     made = side_parser("training_step", __doc__)
     made.add_argument("--batch", type=int, default=64, help="pictures a step (default: 64)")
     made.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="one only (default: both)")
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     if options.side:
         _serve(options)
         return 0

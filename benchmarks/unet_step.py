@@ -115,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> int:
         Exit code: 0, or 1 when the results differ.
     """
     made = side_parser("unet_step", __doc__, repeats=3)
-    options, _ = made.parse_known_args(words)
+    options = made.parse_args(words)
     if options.side:
         _serve(options)
         return 0

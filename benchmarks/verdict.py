@@ -173,6 +173,8 @@ def _judged(
     is_finished = False
     for event in learn(lesson_config(lesson, bundle), bundle, lesson.output.with_suffix(".run"), probe=witness):
         is_finished = is_finished or is_result(event)
+        if isinstance(event, Done) and "asked_to_stop" in event.info:
+            is_finished = False
         if isinstance(event, Metric | Notice):
             yield event
     if not is_finished:

@@ -51,13 +51,13 @@ WAITS = (
 )
 
 
-def measured(wait: Wait, repeats: int, *, tiny: bool) -> float:
+def measured(wait: Wait, repeats: int, threads: int, *, tiny: bool) -> float:
     """Run a command in new folders and return the median of its seconds."""
     taken = []
     for _ in range(repeats):
         folder = tempfile.mkdtemp()
         words = [word.replace("{}", folder) for word in (*wait.words, *(wait.short if tiny else ()))]
-        taken.append(seconds_of([sys.executable, "-m", "sfumato", *words]))
+        taken.append(seconds_of([sys.executable, "-m", "sfumato", *words], threads))
         shutil.rmtree(folder)
     return median(taken)
 
@@ -75,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> int:
     code = 0
     for wait in WAITS:
         try:
-            seconds = measured(wait, options.repeats, tiny=options.tiny)
+            seconds = measured(wait, options.repeats, options.threads, tiny=options.tiny)
         except subprocess.CalledProcessError as error:
             sys.stdout.write(f"  {wait.name}: FAILED\n{error.stderr.decode(errors='replace')}\n")
             code = 1

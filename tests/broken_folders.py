@@ -190,10 +190,10 @@ BROKEN = (
         "unread-format", "warning", "y.dng", "ends in '.dng' and is TIFF", lambda f: photo(9).save(f / "y.dng", "TIFF")
     ),
     Broken(
-        "unopened",
+        "link-to-nothing",
         "error",
         "x.png",
-        "a link to '/nowhere/x.png', which is not there",
+        "it leads to '/nowhere/x.png', which is not there",
         lambda f: (f / "x.png").symlink_to("/nowhere/x.png"),
     ),
     Broken(

@@ -163,6 +163,8 @@ def test_dreambench_goes_on_where_it_stopped(sfumato: Run, reader: Path) -> None
     assert -1 <= mine["values"]["subject_EfficientNet-Lite0"] <= 1 and mine["values"]["div"] > 0
     assert report["means"]["real pictures"]["subject_EfficientNet-Lite0"] > 0
     assert "## live subjects" in Path("report/dreambench.md").read_text()
+    wrong = sfumato(*command, "--live", "Dog")
+    assert wrong.code == 2 and "--live: given 'Dog'; needed: classes out of " in wrong.err
     before = {path: path.stat().st_mtime_ns for path in Path("report/pictures").rglob("*.png")}
     assert sfumato(*command, "--pictures", 3, "-o", "report", "--subjects", 1).code == 0
     after = {path: path.stat().st_mtime_ns for path in Path("report/pictures").rglob("*.png")}

@@ -77,6 +77,9 @@ class Looks:
     def recall(self, step: int, folder: Path) -> None:
         pass
 
+    def forget(self, step: int) -> None:
+        raise AssertionError
+
     def leader(self) -> int:
         return 2
 

@@ -135,6 +135,10 @@ def understand(words: list[str]) -> None:
         load_recipe(ROOT / request.recipe, RECIPES[request.part], changes)
 
 
+def test_no_page_waits_for_a_number() -> None:
+    assert not {page: found for page, text in PAGES.items() if (found := re.findall(r"@[A-Z]+@", text))}
+
+
 def test_the_command_lines_of_every_page_are_understood() -> None:
     for page, text in PAGES.items():
         if not page.startswith("docs/decisions/"):  # these tell what was run then

@@ -126,6 +126,12 @@ def test_an_older_result_is_kept_with_its_report(base: Path, photos: Path, sfuma
     third = sfumato("learn", photos, "--as", "<fox>", "--class", "fox", *few, "--seed", 2, "--no-verdict")
     assert third.code == 0 and Path("fox-2.verdict/scores.json").read_bytes() == page
     assert not Path("fox.verdict").exists(), "it would be taken for the report on the new one"
+    for name in ("moved", "taken"):  # what it is a report on has gone; and a name that is taken already
+        Path("fox.verdict").mkdir()
+        Path("fox.verdict", name).touch()
+        Path("fox.safetensors").unlink(missing_ok=True)
+        assert sfumato("learn", photos, *FOX, "--base", base, "--no-verdict", "--seed", len(name)).code == 0
+        assert not Path("fox.verdict").exists() and len(list(Path().glob(f"fox-*.verdict/{name}"))) == 1
 
 
 def test_a_concept_is_exported_for_other_programs(base: Path, photos: Path, sfumato: Run) -> None:

@@ -179,6 +179,9 @@ class NeverAsked:
     def recall(self, step: int, folder: Path) -> None:
         raise AssertionError
 
+    def forget(self, step: int) -> None:
+        raise AssertionError
+
     def leader(self) -> int:
         raise AssertionError
 

@@ -59,6 +59,9 @@ class Scripted:
         self.looked.append(step)
         self.seen[step] = picture
 
+    def forget(self, step: int) -> None:
+        self.seen.pop(step, None)
+
     def recall(self, step: int, folder: Path) -> None:
         self.seen[step] = (folder / "scores.json").read_text()
 

@@ -448,3 +448,11 @@ def test_shards_of_a_variant_are_found(folder: Path) -> None:
     index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
     (folder / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").write_text(json.dumps(index))
     assert load_bundle(folder).base_hash == whole
+
+
+def test_how_weights_are_used_is_told_apart_from_the_weights(folder: Path) -> None:
+    before = load_bundle(folder)
+    edit(folder / "scheduler/scheduler_config.json", lambda content: content.update({"prediction_type": "epsilon"}))
+    after = load_bundle(folder)
+    assert before.base_hash == after.base_hash and before.use_hash != after.use_hash
+    assert after.use_hash == load_bundle(folder, held_in="stored").use_hash

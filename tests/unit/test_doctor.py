@@ -63,9 +63,11 @@ def test_every_kind_is_found_with_its_values(broken: Broken, tmp_path: Path) -> 
 def test_every_kind_of_the_catalogue_has_a_broken_folder() -> None:
     assert set(KINDS) - {broken.kind for broken in BROKEN} == {
         "too-many-pixels",
+        "unopened",
         "unopened-folder",
         "bucket-small",
         "caption-other-word",
+        "metadata-table",
     }  # below, in test_listing.py and in test_buckets.py
 
 

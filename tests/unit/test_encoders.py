@@ -203,6 +203,22 @@ def test_encoders_that_are_not_there_or_know_no_texts(folders: Path) -> None:
         choose_encoders("embedded", str(folders / "dino"), eye=eye())
 
 
+@pytest.mark.parametrize(
+    ("pictures", "texts", "message"),
+    [
+        (("embedded",), "embedded", "judge_texts is 'embedded'; needed: 'auto', 'none', 'dual' or a folder with CLIP"),
+        (
+            ("none",),
+            "auto",
+            "judge_pictures is 'none'; needed: 'embedded', 'dual' or a folder with CLIP, DINO or DINOv2",
+        ),
+    ],
+)
+def test_names_of_the_other_side_are_refused(pictures: tuple[str, ...], texts: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose_judges(pictures, texts)
+
+
 def test_plain_grounds_are_painted_white_and_others_stay() -> None:
     on_red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
     on_red[10:22, 10:22] = (20, 60, 200)

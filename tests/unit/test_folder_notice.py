@@ -172,6 +172,7 @@ def test_the_word_of_another_trainer_is_said(bundle: Bundle, tmp_path: Path) -> 
     what = "Word of another trainer in captions: '0.txt' ('sks' stands in 3 of 4)"
     assert what.replace(".txt", ".png") in message or what in message
     assert "trigger" not in message and "<cat>" not in message
+    assert not any("another trainer" in told for told in said(bundle, folder, placeholder="SKS"))
     also = [{"folder": folder, "placeholder": "sks", "class_noun": "cat"}]
     assert not any("another trainer" in told for told in said(bundle, folder, further=also)[:1])
     assert said(bundle, folder, kind="style")[0].endswith("--style")

@@ -264,3 +264,12 @@ def test_colours_are_converted_by_their_profile(mode: str, tmp_path: Path) -> No
 def test_colours_stay_where_a_profile_says_nothing_else(icc: bytes, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (200, 10, 20)).save(tmp_path / "a.png", icc_profile=icc)
     assert (load_image(tmp_path / "a.png").rgb == (200, 10, 20)).all()
+
+
+def test_what_is_see_through_stays_so_where_colours_are_converted(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+    picture.putpixel((0, 0), (0, 0, 255))
+    picture.save(tmp_path / "a.png", icc_profile=profile("swapped"), transparency=(0, 0, 255))
+    read = load_image(tmp_path / "a.png")
+    assert read.alpha is not None and (read.alpha == 0).sum() == 1
+    assert tuple(read.rgb[0, 0]) == (255, 255, 255) and read.rgb[1, 1, 1] > 250 > 5 > read.rgb[1, 1, 0]

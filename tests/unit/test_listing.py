@@ -177,6 +177,12 @@ def test_folders_that_cannot_be_opened_and_are_needed(tmp_path: Path, monkeypatc
 def test_a_table_of_captions(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a fox\nb.png,a fox\n')
+    (problem,) = scan_folder(tmp_path).problems
+    assert (problem.kind, problem.found) == ("metadata-table", "line 3: unexpected end of data")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,3\n")
+    (problem,) = scan_folder(tmp_path).problems
+    assert (problem.severity, problem.kind) == ("warning", "metadata-unread")
     text = '\ufefffile_name,text,score\na.png,"a fox, asleep",3\nb.png,"one\nfox",\n'
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
     assert captions(tmp_path) == {"a.png": "a fox, asleep", "b.png": "one fox", "c.png": "a <fox>"}
@@ -186,20 +192,27 @@ def test_a_table_of_captions(tmp_path: Path) -> None:
     assert captions(tmp_path) == {"a.png": "a <fox>", "b.png": "a <fox>", "c.png": "by lines"}
 
 
-def test_folders_that_are_links_are_seen_whole_and_loops_end(tmp_path: Path) -> None:
+def test_numbered_folders_that_are_links_are_seen_and_no_others(tmp_path: Path) -> None:
     seen = picture(tmp_path / "elsewhere" / "a.png")
     (seen.parent / "b.txt").write_text("a fox")
     (seen.parent / "back").symlink_to(tmp_path / "data")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "2_fox").symlink_to(seen.parent)
-    assert [path.name for path in visible(tmp_path / "data")] == ["a.png", "b.txt"]
+    (tmp_path / "data" / "archive").symlink_to(seen.parent)
+    assert [path.relative_to(tmp_path).as_posix() for path in visible(tmp_path / "data")] == [
+        "data/2_fox/a.png",
+        "data/2_fox/b.txt",
+    ]
+    (tmp_path / "data" / "archive").unlink()
     assert [entry.name for entry in list_entries(tmp_path / "data")] == ["2_fox/a.png"]
+    (tmp_path / "data" / ".#fox.png").symlink_to("nobody@nowhere")
+    assert len(list_entries(tmp_path / "data")) == 1
 
 
 def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"b\.png: cannot be opened: a link to '.*gone\.png', which is not there"):
+    with pytest.raises(DataError, match=r"b\.png: link that leads nowhere: it leads to '.*gone\.png', which"):
         list_entries(tmp_path)
 
 
@@ -208,6 +221,7 @@ def test_what_lessons_have_written_is_no_data(tmp_path: Path) -> None:
     for name in ("fox.verdict", "fox.run"):
         picture(tmp_path / name / "report.png")
     (tmp_path / "fox.verdict" / "scores.json").write_text("{}")
+    (tmp_path / "fox.run" / "events.jsonl").write_text("")
     assert captions(tmp_path) == {"2_fox/a.png": "fox"}
     assert [path.name for path in visible(tmp_path)] == ["a.png"]
     (tmp_path / "fox.verdict" / "scores.json").unlink()

@@ -107,6 +107,13 @@ def test_methods_that_cannot_be_run(methods: str, message: str) -> None:
         check_methods(request)
 
 
+def test_settings_of_class_pictures_need_a_method_that_learns_them() -> None:
+    given = {"folder": "x", "methods": "lora", "prior_weight": 2.0}
+    with pytest.raises(ConfigError, match=r"prior_weight is 2.0 but none of the methods learns beside class pictures"):
+        check_methods(EvaluateCharactersRequest.model_validate(given))
+    check_methods(EvaluateCharactersRequest.model_validate({**given, "methods": "lora,lora+prior"}))
+
+
 def test_every_method_is_tried_unless_told() -> None:
     request = EvaluateDreamBenchRequest(folder=Path("x"))
     check_methods(request)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sfumato.data.backgrounds import COLOURS, Background, paint, pick
-from sfumato.data.captions import count_words, describe, describe_fully, with_article, with_right_article
+from sfumato.data.captions import class_phrase, count_words, describe, describe_fully, with_article, with_right_article
 from sfumato.data.facts import Box, Facts, Thing
 from sfumato.data.layout import size_name
 from sfumato.data.primer.library import Primer
@@ -265,4 +265,5 @@ def test_the_article_follows_the_noun() -> None:
         "An octopus and an octopus in an octopus hat"
     )
     assert with_right_article("an fox beside an owl", "fox") == "a fox beside an owl"
-    assert with_right_article("a glasses", "glasses") == "a glasses"
+    assert with_right_article("a Owl and an canvas", "Owl") == "an Owl and an canvas"
+    assert with_right_article("an canvas", "canvas") == class_phrase("canvas") == "a canvas"

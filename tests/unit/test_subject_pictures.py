@@ -109,8 +109,11 @@ def test_a_mask_of_labels_is_named_and_one_of_half_shades_is_read(tmp_path: Path
     save(mask, "L", colour=1)
     with pytest.raises(DataError, match=r"fox\.mask\.png is nowhere white \(its highest value is 1 of 255\)"):
         read_mask(picture, mask)
-    save(mask, "L", colour=128)
-    assert read_mask(picture, mask).mean() == 128
+    save(mask, "L", colour=100)
+    assert read_mask(picture, mask).mean() == 100
+    faint = np.full((10, 20, 4), 9, np.uint8)
+    Image.fromarray(faint).save(tmp_path / "faint.png")
+    assert read_mask(load_image(tmp_path / "faint.png"), None).mean() == 9, "alpha counts as it is"
 
 
 def test_masks_of_pictures_that_are_not_read_do_not_matter(tmp_path: Path) -> None:

@@ -352,9 +352,11 @@ def test_captions_of_a_folder_come_from_its_metadata_too(photos: Path) -> None:
     assert shown == {"black": 1, "dark": 1, "grey": 58} and sampler.uncaptioned == 58
     assert before != fingerprint(DataConfig(kind="folder", folder=photos, size=8))
     (photos / "metadata.jsonl").write_text(lines.replace("01.png", "gone.png"))
+    config = DataConfig(kind="folder", folder=photos, size=8)
     with pytest.raises(DataError, match=r"entry for a picture that is not there: line 2: 'gone\.png'") as caught:
-        FolderSampler(photos, 0, 8)
+        list(check_pictures(config, are_captions_read=True))
     assert caught.value.field == "data.folder"
+    assert list(check_pictures(config, are_captions_read=False))
 
 
 def test_what_is_not_learned_of_a_folder_is_said(photos: Path) -> None:

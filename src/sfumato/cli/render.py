@@ -200,9 +200,9 @@ class TerminalRenderer:
         self._err.write(f"sfumato: interrupted. {state}".rstrip() + "\n")
 
     def _metric(self, event: Metric) -> None:
-        """Show numbers at most twice a second on a terminal, every ten seconds elsewhere."""
+        """Show those of steps at most twice a second on a terminal, every ten seconds elsewhere, and all others."""
         now = time.monotonic()
-        if now - self._metric_shown_s < (0.5 if self._out.isatty() else 10):
+        if event.step and now - self._metric_shown_s < (0.5 if self._out.isatty() else 10):
             return
         self._metric_shown_s = now
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())

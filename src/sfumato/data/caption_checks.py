@@ -154,9 +154,10 @@ def _why_unread(path: Path, places: Collection[Path]) -> str | None:
 def _other_words(captions: dict[Path, str], words: Collection[str]) -> list[Finding]:
     """Name words such as <cat>, [fox] or sks that at least half of the captions have and the lesson does not."""
     counts = Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text)))
+    known = {word.lower() for word in words}
     found: list[Finding] = []
     for word, count in sorted(counts.items()):
-        if 2 * count >= len(captions) and word not in words:
+        if 2 * count >= len(captions) and word.lower() not in known:
             first = next(path for path, text in captions.items() if word in PLACEHOLDER.findall(text))
             found.append(finding("caption-other-word", first, f"{word!r} stands in {count} of {len(captions)}"))
     return found

@@ -161,11 +161,16 @@ def with_article(words: str) -> str:
     return f"{'an' if vowel else 'a'} {words}"
 
 
+def class_phrase(noun: str) -> str:
+    """Put `a` or `an` before a class noun, always one of them: a lesson's prompts have one in every place."""
+    said = noun.lower()
+    vowel = _SOUNDS_LIKE_VOWEL.search(said) and not _SOUNDS_LIKE_CONSONANT.search(said)
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
 def with_right_article(text: str, noun: str) -> str:
-    """Say the right one of `a` and `an` before a noun that was put in the place of another word."""
-    article = with_article(noun).removesuffix(noun).strip()
-    if not article:
-        return text
+    """Say the right one of `a` and `an` before a class noun that was put in the place of another word."""
+    article = class_phrase(noun).split()[0]
     before = re.compile(rf"(?<!\w)(a)n?(?=\s+{re.escape(noun)}(?!\w))", re.IGNORECASE)
     return before.sub(lambda said: said[1] + article[1:], text)
 

@@ -145,6 +145,7 @@ def _unread(
 ) -> Generator[Finding, None, None]:
     """Name pictures that are not read: in other folders, or in formats that are not known."""
     known = {entry.path for entry in entries}
+    read = {folder, *(path.parent for path in known)}
     refused = {problem.path for problem in problems if problem.kind == "bad-repeats"}
     counts: dict[Path, int] = {}
     for path in files:
@@ -155,7 +156,7 @@ def _unread(
                 yield finding("mask-named", path, "a mask ends in .mask.png")
         elif path.suffix.lower() in _UNREAD:
             yield finding("unread-format", path, f"ends in {path.suffix}")
-        elif not (is_beside(path) or is_caption(path)) and (kind := _picture_within(path)):
+        elif path.parent in read and not (is_beside(path) or is_caption(path)) and (kind := _picture_within(path)):
             yield finding("unread-format", path, f"ends in '{path.suffix}' and is {kind}")
     for place, count in counts.items():
         yield finding("unread-folder", place, f"{count} picture{'s' if count > 1 else ''}")

@@ -64,6 +64,7 @@ KINDS: dict[str, Kind] = {
     ),
     # ── files
     "unopened": Kind("error", "cannot be opened", "Learning would stop at it.", "Check its permissions and the disk."),
+    "link-to-nothing": Kind("error", "link that leads nowhere", _STOPS, "Mend the link, or take it out."),
     "undecodable": Kind("error", "cannot be decoded", _STOPS, "Save it again as PNG, or take it out."),
     "truncated": Kind("error", "cut short", _STOPS, "Copy it again from where it came from, or take it out."),
     "not-a-picture": Kind("error", "not a picture of its kind", _STOPS, "Save it as PNG, or take it out."),
@@ -251,6 +252,12 @@ KINDS: dict[str, Kind] = {
         "line that is not JSON",
         "Learning would stop at it.",
         'Write one object a line: {"file_name": "a.png", "text": "a caption"}.',
+    ),
+    "metadata-table": Kind(
+        "error",
+        "table that cannot be read",
+        "Learning would stop at it.",
+        "Write one picture a line; a text with commas, quotes or line ends stands in quotes.",
     ),
     "metadata-entry": Kind(
         "error",

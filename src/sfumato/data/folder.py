@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sfumato.data.caption_files import caption_files, read_caption
-from sfumato.data.findings import refusal
 from sfumato.data.images import list_images, load_image, resize
 from sfumato.data.metadata import read_metadata
 from sfumato.errors import ConfigError, DataError
@@ -47,10 +46,11 @@ class FolderSampler:
         listed: All pictures of the folder, sorted by name.
         files: Those of the split.
         uncaptioned: How many of all have no caption of their own.
+        problems: What is wrong with `metadata.jsonl` or `metadata.csv`.
 
     Raises:
         ConfigError: Unknown split.
-        DataError: The folder does not exist, or its `metadata.jsonl` or `metadata.csv` is wrong.
+        DataError: The folder does not exist.
         EmptyDataset: It holds no pictures.
     """
 
@@ -73,7 +73,7 @@ class FolderSampler:
         else:
             chosen = set(held_out)
             self.files = [path for path in files if (path in chosen) == (split == "held_out")]
-        self._texts, self._metadata = caption_files(self.listed), _captions(Path(folder))
+        self._texts, (self._metadata, self.problems) = caption_files(self.listed), read_metadata(Path(folder))
         self.uncaptioned = sum(path not in self._texts and path not in self._metadata for path in self.listed)
         self._seed, self._size, self._caption, self._flip = seed, size, caption, flip
         self._round: tuple[int, list[int]] | None = None
@@ -114,19 +114,6 @@ class FolderSampler:
     def _said_of(self, path: Path) -> str:
         """Read the caption of a picture."""
         return read_caption(path, self._texts.get(path, ()), self._metadata.get(path, "") or self._caption)
-
-
-def _captions(folder: Path) -> dict[Path, str]:
-    """Read `metadata.jsonl` or `metadata.csv`; what is an error for a lesson is one here.
-
-    Raises:
-        DataError: Something is wrong with it.
-    """
-    captions, problems = read_metadata(folder)
-    for problem in problems:
-        if problem.severity == "error":
-            raise refusal(problem, "data.folder")
-    return captions
 
 
 def _hashable(name: str) -> str:

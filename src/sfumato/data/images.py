@@ -31,6 +31,11 @@ _NO_PICTURES = (*MASK_ENDINGS, "-condlabel.png")
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels are refused before they are decoded: a small file can unpack to any size."""
 
+READING = 2
+"""Raised when the bytes of a picture or mask come to be read as other pixels: what is kept was made of the old ones.
+
+2: by colour profiles, and see-through parts of masks mark nothing."""
+
 SCALE_DOWN = "Scale it down first."
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _WHITE = (255, 255, 255)
@@ -197,10 +202,11 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     """Convert a picture by its profile; it stays as it is where that cannot be done."""
     if colour_profile(image) is None:
         return image
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    source = image.convert("RGBA") if image.has_transparency_data else image
+    mode = "RGBA" if source.mode == "RGBA" else "RGB"
     try:
         made = ImageCms.profileToProfile(
-            image, _opened(image.info["icc_profile"]), ImageCms.createProfile("sRGB"), outputMode=mode
+            source, _opened(image.info["icc_profile"]), ImageCms.createProfile("sRGB"), outputMode=mode
         )
     except ImageCms.PyCMSError:
         return image

@@ -153,30 +153,24 @@ def list_entries(folder: Path | str) -> list[Entry]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted, also of folders that are links.
+    """Return all files below a folder, sorted, also those of numbered folders that are links.
 
     Whatever is hidden, or lies in a hidden folder or in one that a lesson has written, is left out.
     """
+    links = [path for path in folder.glob("*") if path.is_symlink() and _NUMBERED.fullmatch(path.name)]
     found: list[Path] = []
-    for place, names, files in os.walk(folder, followlinks=True):
-        here = Path(place)
-        names[:] = [name for name in names if name[0] != "." and not is_own(here / name)]
-        if _is_loop(here, folder):
-            names.clear()
-            continue
-        found += [here / name for name in files if name[0] != "."]
+    for start in (folder, *links):
+        for place, names, files in os.walk(start):
+            here = Path(place)
+            names[:] = [name for name in names if name[0] != "." and not is_own(here / name)]
+            found += [here / name for name in files if name[0] != "."]
     return sorted(path for path in found if _is_file(path))
 
 
 def is_own(folder: Path) -> bool:
     """Say whether a folder is one that a lesson has written: the state of a run, or a verdict with its pictures."""
-    return folder.suffix == ".run" or (folder.suffix == ".verdict" and _is_file(folder / "scores.json"))
-
-
-def _is_loop(place: Path, folder: Path) -> bool:
-    """Say whether a folder below another is, by a link, one of those above it."""
-    above = place.relative_to(folder).parts
-    return any(place.samefile(folder.joinpath(*above[:count])) for count in range(len(above)))
+    parts = {".run": ("checkpoints", "looks", "cache", "events.jsonl"), ".verdict": ("scores.json",)}
+    return any(os.path.lexists(folder / part) for part in parts.get(folder.suffix, ()))
 
 
 def _is_file(path: Path) -> bool:
@@ -204,8 +198,12 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _leading_nowhere(folder: Path) -> list[Finding]:
     """Name links right in a folder that are called like pictures and lead to nothing."""
-    links = sorted(path for path in folder.iterdir() if path.is_symlink() and is_picture(path) and not path.exists())
-    return [finding("unopened", path, f"a link to '{path.readlink()}', which is not there") for path in links]
+    links = sorted(path for path in folder.iterdir() if path.is_symlink() and path.name[0] != "." and is_picture(path))
+    return [
+        finding("link-to-nothing", path, f"it leads to '{path.readlink()}', which is not there")
+        for path in links
+        if not path.exists()
+    ]
 
 
 def _misnamed(folder: Path, *, has_neighbours: bool, is_only: bool) -> list[Finding]:

@@ -19,8 +19,8 @@ MaskSource = Literal["none", "alpha", "file"]
 
 _BLACK = (0, 0, 0)
 _MASK_STEMS = (".mask", "-masklabel", "-condlabel")
-_GREY = 128
-"""A mask that is nowhere as bright marks nothing for sure: its values may be 0 and 1, which look black."""
+_MOST_LABELS = 16
+"""A mask file that is nowhere brighter marks nothing that can be seen: its values may be labels, such as 0 and 1."""
 
 
 def mask_file(picture: Path) -> Path | None:
@@ -159,7 +159,7 @@ def read_mask(picture: Picture, file: Path | None) -> UInt8[np.ndarray, "H W"]:
     else:
         mask = load_mask(file)
     height, width = picture.rgb.shape[:2]
-    fault = fault_of(mask, width, height)
+    fault = fault_of(mask, width, height, is_file=file != path)
     if fault is not None:
         raise DataError(
             f"The mask {file} is {fault}.",
@@ -169,20 +169,28 @@ def read_mask(picture: Picture, file: Path | None) -> UInt8[np.ndarray, "H W"]:
     return mask
 
 
-def fault_of(mask: UInt8[np.ndarray, "_h _w"], width: int, height: int) -> str | None:
-    """Say what is wrong with the mask of a picture of a size in pixels; `None` if it can be used."""
+def fault_of(mask: UInt8[np.ndarray, "_h _w"], width: int, height: int, *, is_file: bool = True) -> str | None:
+    """Say what is wrong with the mask of a picture of a size in pixels, of its alpha if it is no file of its own.
+
+    Returns:
+        The fault; `None` if the mask can be used.
+    """
     if mask.shape != (height, width):
         return f"{mask.shape[1]} × {mask.shape[0]} pixels, its picture {width} × {height}"
     brightest = int(mask.max())
     if brightest == 0:
         return "black everywhere, nothing would be learned"
-    return None if brightest >= _GREY else f"nowhere white (its highest value is {brightest} of 255)"
+    is_faint = is_file and brightest <= _MOST_LABELS
+    return f"nowhere white (its highest value is {brightest} of 255)" if is_faint else None
 
 
 def is_named_like_mask(path: Path, pictures: Collection[Path]) -> bool:
     """Say whether a picture is called like the mask of another, with an ending that masks do not have."""
-    stem = next((path.stem.removesuffix(end) for end in _MASK_STEMS if path.stem.lower().endswith(end)), None)
-    return stem is not None and any((path.parent / f"{stem}{ending}") in pictures for ending in EXTENSIONS)
+    end = next((end for end in _MASK_STEMS if path.stem.lower().endswith(end)), None)
+    if end is None:
+        return False
+    owner = path.stem[: -len(end)]
+    return any(other.parent == path.parent and other.stem == owner for other in pictures)
 
 
 def _owner(mask: Path) -> str:

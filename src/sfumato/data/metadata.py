@@ -47,6 +47,8 @@ def read_metadata(folder: Path) -> tuple[dict[Path, str], list[Finding]]:
     except OSError as error:
         return captions, [unopened(path, error)]
     unknown: Counter[str] = Counter()
+    if path.name == TABLE and not set(KEYS) <= set(next(csv.reader(io.StringIO(text)), ())):
+        return captions, [finding("metadata-unread", path, "its first line does not name file_name and text")]
     for line, entry in _rows(text) if path.name == TABLE else _lines(text):
         fault = entry if isinstance(entry, _Fault) else _take(entry, path, captions, unknown)
         if fault is not None:
@@ -93,12 +95,12 @@ def _no_object(entry: object) -> str:
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, Any] | _Fault]]:
     """Read a table whose first line names its columns; a row has the number of the line that it ends on."""
-    table = csv.DictReader(io.StringIO(text, newline=""), restkey="more")
+    table = csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)
     try:
         for row in table:
             yield table.line_num, {key: value for key, value in row.items() if value is not None}
     except csv.Error as error:
-        yield table.line_num, _Fault("metadata-json", f": {error}")
+        yield table.reader.line_num, _Fault("metadata-table", f": {error}")
 
 
 def _take(entry: dict[str, Any], path: Path, captions: dict[Path, str], unknown: Counter[str]) -> _Fault | None:

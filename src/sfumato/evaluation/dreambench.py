@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sfumato.data.captions import with_article
+from sfumato.data.captions import class_phrase
 from sfumato.data.dreambooth_folder import DreamSubject
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
@@ -52,7 +52,7 @@ def dream_cases(subjects: Sequence[DreamSubject]) -> list[Case]:
             subject.name,
             subject.folder,
             subject.class_noun,
-            with_article(subject.class_noun),
+            class_phrase(subject.class_noun),
             tuple(
                 Asked(f"prompt-{number:02}", f"prompt-{number:02}", text, words)
                 for number, (text, words) in enumerate(zip(subject.prompts, subject.words, strict=True))

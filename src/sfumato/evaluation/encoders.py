@@ -157,6 +157,12 @@ def choose_judges(
     """
     if texts == "auto":
         texts = "none" if dual is None else "dual"
+    for field, given, wrong, needed in (
+        ("judge_texts", (texts,), "embedded", "'auto', 'none', 'dual' or a folder with CLIP"),
+        ("judge_pictures", pictures, "none", "'embedded', 'dual' or a folder with CLIP, DINO or DINOv2"),
+    ):
+        if wrong in given:
+            raise ConfigError(f"{field} is '{wrong}'; needed: {needed}.", field=field)
     seen: dict[str, PictureEncoder] = {}
     for name in sorted({*pictures, texts} - {"embedded", "none"}):
         if name != "dual":

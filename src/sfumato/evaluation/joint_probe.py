@@ -63,6 +63,11 @@ class JointProbe:
         for one, place in zip(self.subjects, self._folders(folder), strict=True):
             one.recall(step, place)
 
+    def forget(self, step: int) -> None:
+        """Forget a step whose look could not be finished."""
+        for one in self.subjects:
+            one.forget(step)
+
     def leader(self) -> int:
         """Return the best step so far."""
         return best(self.candidates(), self.rule).step

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from sfumato.data.captions import with_right_article
@@ -128,6 +129,11 @@ class SubjectProbe:
         self._keep(scores, pictures)
         return {name: value for name, (value, _) in columns(scores, self.yardstick).items()}
 
+    def forget(self, step: int) -> None:
+        """Forget a step whose look could not be finished."""
+        self.steps.pop(step, None)
+        self.drawn.pop(step, None)
+
     def recall(self, step: int, folder: Path) -> None:
         """Read the scores and pictures of a step from its folder.
 
@@ -140,7 +146,7 @@ class SubjectProbe:
         try:
             content = json.loads((folder / SCORES).read_text())
             before, scores = flattened(content["asked"]), StepScores.from_dict(content["scores"])
-            with Image.open(folder / PICTURES) as strip:
+            with PngImageFile(folder / PICTURES) as strip:  # of our own making: of any size
                 pixels = np.asarray(strip.convert("RGB"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(

@@ -6,6 +6,7 @@ made there opens here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -122,6 +123,14 @@ class Bundle:
         if self.stored_hash is not None:
             return self.stored_hash
         return hash_of_networks({part: module.state_dict() for part, module in self.modules.items()})
+
+    @property
+    def use_hash(self) -> str:
+        """SHA-256 of how the weights are used: schedule, prediction, networks, vocabulary, size of pictures."""
+        configs = [module.config for module in (self.autoencoder, self.unet, self.text_encoder)]
+        words = sorted(self.tokenizer.vocabulary.items())
+        used = f"{self.schedule.config}/{self.prediction}/{configs}/{self.native_size}/{words}"
+        return hashlib.sha256(used.encode()).hexdigest()
 
     @property
     def computes_in(self) -> Precision:

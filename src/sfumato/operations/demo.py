@@ -53,7 +53,7 @@ def demo(request: DemoRequest) -> Events:
         if not isinstance(event, Done):
             yield event
             continue
-        if event.info.get("stopped"):
+        if event.info.get("stopped") or event.info.get("asked_to_stop"):
             yield event
             return
     rows = [Row("What it learns from", photos)]

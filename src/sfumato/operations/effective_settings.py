@@ -64,7 +64,8 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         sources: See `effective_settings`.
     """
     if key in overridden_keys(request.overrides):
-        return "--set"
+        source = "flag" if sources is None else sources["overrides"]
+        return "--set" if source == "flag" else source
     field = FIELD_OF.get(key)
     given = None if field is None else _given(field, request, sources)
     if given is not None:

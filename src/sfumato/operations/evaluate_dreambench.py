@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sfumato.benchmark_requests import EvaluateDreamBenchRequest
 from sfumato.data.dreambooth_folder import read_dreambooth
 from sfumato.data.images import load_tensor, to_pixels
 from sfumato.data.listing import list_entries
+from sfumato.errors import ConfigError
 from sfumato.evaluation.dreambench import NOTES, REAL, columns_of, dream_cases, score_dream
 from sfumato.evaluation.encoders import Seeing, check_readable, choose_judges
 from sfumato.evaluation.likeness import PictureDistance
@@ -21,6 +22,7 @@ from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import check_methods, run_trials
+from sfumato.runtime.suggestions import did_you_mean
 
 _GRID_ROWS = 4
 
@@ -44,6 +46,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     started = time.perf_counter()
     check_methods(request)
     subjects = read_dreambooth(request.folder, request.live)
+    _check_live(request, {subject.class_noun for subject in subjects})
     cases = in_turns(dream_cases(subjects), request.subjects)
     bundle = load_bundle(request.base)
     judges, text = choose_judges(request.judge_pictures, request.judge_texts, dual=load_dual_encoder)
@@ -78,3 +81,14 @@ def _rows(trials: Sequence[Trial], size: int) -> list[GridRow]:
         another = {asked.name: photos[1:] for asked in own[0].case.asked}
         rows += trial_rows(own, another, photos[0], methods, _GRID_ROWS)
     return rows
+
+
+def _check_live(request: EvaluateDreamBenchRequest, classes: Collection[str]) -> None:
+    """Refuse live classes that were given and are none of the subjects': a spelling decides which prompts are drawn."""
+    unknown = [name for name in request.live if name not in classes]
+    if unknown and "live" in request.model_fields_set:
+        raise ConfigError(
+            f"--live: given '{unknown[0]}'; needed: classes out of {', '.join(sorted(classes))}.",
+            field="live",
+            hint=did_you_mean(unknown[0], sorted(classes)),
+        )

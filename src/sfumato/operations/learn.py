@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 from sfumato.errors import ConfigError
@@ -67,10 +68,13 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
 def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -> Events:
     """Learn, report and clear up."""
     output, run_dir, probe = config.output, run_folder(config.output), judge(request)
+    is_alone = not output.exists()
     finished, goes_on = False, request.resume and run_dir.is_dir()
     base = bundle or load_bundle(request.base, held_in=config.held_in)
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
-        report = _report_folder(output, event) if isinstance(event, Artifact) and is_result(event) else None
+        report = None
+        if isinstance(event, Artifact) and is_result(event):
+            report = _report_folder(output, event, is_alone=is_alone)
         yield event
         if event == _SETTLED and not goes_on:
             yield from folder_notices(config, base)
@@ -82,12 +86,20 @@ def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -
         remove_folder(run_dir)
 
 
-def _report_folder(output: Path, result: Artifact) -> Path:
-    """Name the folder of the report on a result; the report on an older one goes with that under its new name."""
+def _report_folder(output: Path, result: Artifact, *, is_alone: bool) -> Path:
+    """Name the folder of the report on a result; a report on an older one keeps its own under another name.
+
+    Args:
+        output: Where the result is.
+        result: What was written.
+        is_alone: There was no older result when the lesson began: a report that lies there is on one that has gone.
+    """
     folder, kept = output.parent / f"{output.stem}.verdict", result.info.get("kept")
-    of_older = None if kept is None else output.parent / f"{Path(kept).stem}.verdict"
-    if of_older is not None and folder.is_dir() and not of_older.exists():
-        folder.rename(of_older)
+    if folder.is_dir() and (kept is not None or is_alone):
+        wanted = f"{output.stem}-1" if kept is None else Path(kept).stem
+        names = (wanted, *(f"{wanted}-{number}" for number in count(1)))
+        free = next(name for name in names if not (output.parent / f"{name}.verdict").exists())
+        folder.rename(output.parent / f"{free}.verdict")
     return folder
 
 

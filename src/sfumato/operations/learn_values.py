@@ -52,7 +52,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     method = METHODS[config.method]
     usual = method.usual(unet.widest)
     known = {str(key): key for key in SUITED}.get(name)  # an unknown one is refused below
-    factor = 1.0 if known is None else suited_factor(known, from_zero=method.has_factors)
+    factor = 1.0 if known is None else suited_factor(known, from_zero=method.factors)
     suited = {} if known is None else {key: value for key, value in SUITED[known].items() if key != "lr_factor"}
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
     content["objective"]["shift"] = usual.shift
@@ -72,21 +72,11 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
         content["targets"] = _with_usual(content["targets"], usual.targets)
     if isinstance(content["loop"], dict):  # what is no table is refused below
         _set_intervals(content["loop"], config.loop.save_every, draws=bool(content["preview_prompts"]))
-    _spare_lengths(content)
     if request.strength is None and "strength" not in overrides:
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     made = parse_recipe(content, LearnConfig, "settings")
     check_in_use(made)
     return made
-
-
-def _spare_lengths(content: dict[str, Any]) -> None:
-    """Slow down the lengths that DoRA learns where Adafactor's rate is made for factors that start at zero."""
-    optim = content["optim"]
-    if not isinstance(optim, dict) or content["adapter"] != "dora" or optim.get("name") != "adafactor":
-        return
-    if not optim.get("lr_factors") and content["lora_plus"] in (None, 1, 1.0):
-        optim["lr_factors"] = {"*.magnitude": 0.01}
 
 
 def _check_arguments(overrides: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfumato.data.listing import list_entries
-from sfumato.errors import CannotResume
+from sfumato.errors import CannotResume, ConfigError
 from sfumato.events import Event, Notice
 from sfumato.formats.atomic import free_bytes
 from sfumato.formats.bundle import find_bundle
@@ -230,7 +230,11 @@ def _with_switches(
     for switches in smaller(request, config, known):
         flags = switches.flags(request)
         yield Notice(0, f"Peak memory is too high; trying {' '.join(flags)}.")
-        tried = yield from _tried(switches, request, plan, rehearsal)
+        try:
+            tried = yield from _tried(switches, request, plan, rehearsal)
+        except ConfigError as error:
+            yield Notice(0, f"That does not go with the other settings: {error.message}")
+            continue
         plan = replace(plan, tried=(*plan.tried, tried))
         if tried.fits:
             break

@@ -163,7 +163,8 @@ class TimedProbe:
         self.judge, self._network, self._watch = judge, network, watch
         self.base_look: Look | None = None
         self.step_look: Look | None = None
-        self.recall, self.leader, self.settled, self.verdict = judge.recall, judge.leader, judge.settled, judge.verdict
+        self.recall, self.forget, self.verdict = judge.recall, judge.forget, judge.verdict
+        self.leader, self.settled = judge.leader, judge.settled
         self.texts = judge.texts
 
     def begin(self, pipeline: Pipeline) -> Iterator[Event]:

@@ -74,11 +74,13 @@ class Switches:
         )
 
 
+_WHILE_UNDER_WAY = {"gradient_checkpointing", "verdict"}
+"""Fields that a lesson which goes on may change."""
 _UNJUDGED = Switches((("verdict", False),), ("no state is scored, the last one is written",))
 
 
 def smaller(request: LearnRequest, config: LearnConfig, found: Found) -> Iterator[Switches]:
-    """Yield switches in order of what they are expected to cost.
+    """Yield switches in order of what they are expected to cost, of a lesson that goes on only those that it may take.
 
     First what leaves the result as it is: the same step in smaller parts, activations computed twice, both. Then, on
     top of these, what changes the result. Where looks are what is too large, none are taken from the start.
@@ -88,6 +90,13 @@ def smaller(request: LearnRequest, config: LearnConfig, found: Found) -> Iterato
         config: The trainer's settings that it becomes.
         found: What was measured.
     """
+    for switches in _in_order(request, config, found):
+        if not request.resume or {name for name, _ in switches.values} <= _WHILE_UNDER_WAY:
+            yield switches
+
+
+def _in_order(request: LearnRequest, config: LearnConfig, found: Found) -> Iterator[Switches]:
+    """Yield all switches."""
     first = _UNJUDGED if request.verdict and found.looks_are_too_large else Switches(())
     if first.values:
         yield first
@@ -147,7 +156,7 @@ def _optimizer(request: LearnRequest, config: LearnConfig) -> Switches | None:
     if request.lr is not None or "lr" in request.optim or "optim.lr" in overridden_keys(request.overrides):
         if name == "prodigy":
             return None  # its rate is a factor on one that it finds, which says nothing about another's
-        from_zero = METHODS[config.method].has_factors
+        from_zero = METHODS[config.method].factors
         rate = config.optim.lr * suited_factor("adafactor", from_zero=from_zero)
         rate /= suited_factor(name, from_zero=from_zero)
         if rate > 1:

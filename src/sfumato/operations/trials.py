@@ -77,6 +77,15 @@ def check_methods(request: BenchmarkRequest) -> None:
                 field="methods",
                 hint=did_you_mean(name, known),
             )
+    if not any(method.endswith(PRIOR) for method in request.methods):
+        fields = type(request).model_fields
+        for name in ("prior_weight", "num_class_images"):
+            if name in request.model_fields_set and getattr(request, name) != fields[name].default:
+                raise ConfigError(
+                    f"{name} is {getattr(request, name)} but none of the methods learns beside class pictures.",
+                    field=name,
+                    hint=f"Leave it out, or give a method with {PRIOR}.",
+                )
     twice = [method for method in request.methods if request.methods.count(method) > 1]
     if twice:
         raise ConfigError(f"--methods: {twice[0]!r} was given twice; needed: each once.", field="methods")
@@ -203,7 +212,7 @@ def _trial(
         folder = concept.parent.name
     texts = texts_of(case, label if concept is None else None)
     settings = drawing_of(request)
-    plan = _hash([pipeline.bundle.base_hash, key, case.name, request.seed, repr(settings)])
+    plan = _hash([pipeline.bundle.base_hash, pipeline.bundle.use_hash, key, case.name, request.seed, repr(settings)])
     place = request.output / "pictures" / folder / f"{case.name}-{plan[:8]}"
     stems = {name: f"{name}-{_hash(text)[:6]}" for name, text in texts.items()}
     files = {name: [place / f"{stems[name]}-{number}.png" for number in range(request.pictures)] for name in texts}
@@ -233,7 +242,7 @@ def _lesson_file(request: BenchmarkRequest, case: Case, arm: Arm, bundle: Bundle
     config = lesson_config(lesson, bundle)
     usual = config.model_dump(mode="json", exclude=_NOT_DECIDING | _MEANT)  # defaults may change
     meaning = _meaning(lesson.method)
-    key = _hash([bundle.base_hash, asked, usual, meaning, config.chosen_identifier, entries])
+    key = _hash([bundle.base_hash, bundle.use_hash, asked, usual, meaning, config.chosen_identifier, entries])
     method = next(name for name in METHODS if _meaning(name) == meaning)
     folder = _slug(f"{method}{PRIOR if lesson.prior_weight else ''}")
     return request.output / "lessons" / folder / f"{case.name}-{key[:8]}.safetensors", key

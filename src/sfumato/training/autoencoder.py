@@ -22,7 +22,7 @@ from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Images, PerRow
 from sfumato.training.ema import Ema, EmaConfig
-from sfumato.training.in_use import check_tables_in_use
+from sfumato.training.in_use import said_of_tables
 from sfumato.training.loop import train
 from sfumato.training.parts import AVERAGE, load_autoencoder, load_weights, save_autoencoder, seeded, start_weights
 from sfumato.training.pictures import PictureBatch, PictureBatches, check_pictures, fingerprint
@@ -54,10 +54,8 @@ def train_autoencoder(
     Raises:
         SfumatoError: See `loop.train`; or the data cannot be opened.
     """
-    check_tables_in_use(recipe)
-    start, steps = recipe.objective.adversarial_start, recipe.loop.steps
-    if recipe.objective.adversarial_weight and start >= steps and not has_checkpoints(run_dir):
-        yield Notice(0, f"The adversarial term begins at step {start}; of the {steps} steps of this run none has it.")
+    if not has_checkpoints(run_dir):
+        yield from _said_of_recipe(recipe)
     trainer = AutoencoderTrainer(recipe)
     if not (are_read or has_checkpoints(run_dir)):
         yield from check_pictures(recipe.data, are_captions_read=False)
@@ -65,6 +63,14 @@ def train_autoencoder(
     task = trainer.task()
     task.ema = task.ema or kept_average(run_dir, {"autoencoder": trainer.autoencoder}, recipe.ema)
     yield from train(task, recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
+
+
+def _said_of_recipe(recipe: AutoencoderRecipe) -> Iterator[Notice]:
+    """Say what of a recipe changes nothing, as it is."""
+    yield from said_of_tables(recipe)
+    start, steps = recipe.objective.adversarial_start, recipe.loop.steps
+    if recipe.objective.adversarial_weight and start >= steps:
+        yield Notice(0, f"The adversarial term begins at step {start}; of the {steps} steps of this run none has it.")
 
 
 def kept_average(run_dir: Path, modules: Mapping[str, nn.Module], config: EmaConfig | None) -> Ema | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,10 +25,14 @@ class TensorCache:
 
     Args:
         folder: Where; `None` keeps nothing.
+
+    Attributes:
+        problem: Why something could not be kept; `None` where all could.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self.problem: StorageError | None = None
         self._identities: dict[int, str] = {}
 
     def get(self, kind: str, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -52,8 +55,10 @@ class TensorCache:
         if self.folder is None:
             return dict(tensors)
         whole = {name: value.detach().contiguous() for name, value in tensors.items()}
-        with suppress(StorageError):  # a full disk ends no lesson: what is not kept is computed again
+        try:
             write_safetensors(self._path(self.folder, kind, key), whole, {_CONTENT: _digest(whole)})
+        except StorageError as error:  # it ends no lesson: what is not kept is computed again
+            self.problem = self.problem or error
         return whole
 
     def identity(self, module: nn.Module, compute: Callable[[], str] | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.data.images import READING
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import ConfigError, DataError, StorageError
 from sfumato.events import Artifact, Done, Event, Metric, Notice, Preview, Progress
@@ -28,6 +30,7 @@ from sfumato.training.autoencoder import train_autoencoder, without_shift
 from sfumato.training.denoiser_checks import check_fit, check_recipe
 from sfumato.training.denoiser_start import check_latents, check_start
 from sfumato.training.ema import Ema
+from sfumato.training.in_use import said_of_tables
 from sfumato.training.latents import LatentPool, Shard
 from sfumato.training.loop import MAY_CHANGE, train
 from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
@@ -97,6 +100,7 @@ def _beginning(recipe: DenoiserRecipe, run_dir: Path) -> Iterator[Event]:
         return
     if difference is not None:
         yield Notice(0, difference)
+    yield from said_of_tables(recipe)
     if not has_checkpoints(run_dir / "autoencoder"):
         yield from check_pictures(recipe.data, are_captions_read=recipe.text_encoder is not None)
 
@@ -132,7 +136,7 @@ def _first_stage(recipe: AutoencoderRecipe, run_dir: Path, read: DataConfig) -> 
             if reason is not None:
                 yield Notice(0, f"Stopped after the autoencoder: {reason}. Resume goes on.")
             if reason is not None or not (run_dir / "autoencoder").is_dir():
-                yield event
+                yield replace(event, info={**event.info, "stopped": reason or event.info.get("stopped")})
                 return True
     return False
 
@@ -170,6 +174,8 @@ class DenoiserTrainer:
             self.modules["projector"] = self.aligner.projector.to(self.device)
         facts: dict[str, Any] = {"data": fingerprint(recipe.data), "autoencoder": encoder_hash(autoencoder)}
         identity = {**facts, "precision": recipe.precision}
+        if recipe.data.kind == "folder":
+            identity["reading"] = READING
         if self.aligner is not None:
             identity["features"] = recipe.alignment.stage
         batches = PictureBatches(recipe.data, recipe.latents.encode_batch)

@@ -11,7 +11,6 @@ from sfumato.models.autoencoder import AutoencoderConfig
 from sfumato.models.unet import UNet
 from sfumato.nn.attention import check_heads
 from sfumato.runtime.empty_weights import empty_weights
-from sfumato.training.in_use import check_tables_in_use
 from sfumato.training.recipe_file import DenoiserRecipe
 
 
@@ -28,7 +27,6 @@ def check_recipe(recipe: DenoiserRecipe) -> None:
             width.
         UnknownFormat: The U-Net is one that no model folder can express.
     """
-    check_tables_in_use(recipe)
     _check_what_learns(recipe)
     _check_first_stage(recipe)
     _check_bundles(recipe)

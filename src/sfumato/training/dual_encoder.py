@@ -27,13 +27,14 @@ from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import derive_seed, generator
 from sfumato.training.autoencoder import kept_average
 from sfumato.training.ema import Ema
-from sfumato.training.in_use import check_tables_in_use
+from sfumato.training.in_use import said_of_tables
 from sfumato.training.loop import train
 from sfumato.training.objectives import contrastive_loss
 from sfumato.training.parts import load_weights, seeded, start_weights
 from sfumato.training.pictures import fingerprint
 from sfumato.training.recipe_file import DualEncoderRecipe, defaults_of, settings_of
 from sfumato.training.sights import SceneSource, SightStore
+from sfumato.training.state import has_checkpoints
 from sfumato.training.task import LossReport, Phase, Task
 from sfumato.training.text import learned_tokenizer, text_encoder_config, tokenizer_hash
 
@@ -56,7 +57,8 @@ def train_dual_encoder(recipe: DualEncoderRecipe, run_dir: Path, resume: bool = 
     Raises:
         SfumatoError: See `loop.train`; or the data cannot be opened.
     """
-    check_tables_in_use(recipe)
+    if not has_checkpoints(run_dir):
+        yield from said_of_tables(recipe)
     tokenizer = learned_tokenizer(recipe, run_dir)
     assert tokenizer is not None, "the recipe has a text encoder"
     trainer = DualEncoderTrainer(recipe, run_dir, tokenizer)

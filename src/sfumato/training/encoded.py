@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sfumato.data.buckets import bucket_sizes, nearest_bucket
-from sfumato.data.images import Picture, load_image
+from sfumato.data.images import READING, Picture, load_image
 from sfumato.data.masks import read_mask
 from sfumato.data.variants import Frame, frame, latent_mask
 from sfumato.errors import DataError
@@ -22,11 +22,6 @@ from sfumato.tensors import LatentWeights
 from sfumato.training.cache import TensorCache
 from sfumato.training.parts import encoder_hash
 from sfumato.training.picture_config import PictureConfig
-
-_READING = 2
-"""Raised when the bytes of a picture or mask come to be read as other pixels: what is cached was made of the old ones.
-
-2: by colour profiles, and see-through parts of masks mark nothing."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ class PictureEncoder:
         content = hashlib.sha256(read.content).hexdigest()
         varied = f"{data.variants} {data.crop} {data.jitter} {self._seed}" if data.variants > 1 else ""
         encoder = self._cache.identity(autoencoder, lambda: encoder_hash(autoencoder))
-        key = f"{_READING}/{content}/{read.size}/{data.masks}/{mirrored}/{varied}/{encoder}"
+        key = f"{READING}/{content}/{read.size}/{data.masks}/{mirrored}/{varied}/{encoder}"
 
         def make() -> dict[str, Tensor]:
             frames = [self._frame(read, content, number) for number in range(data.variants)]

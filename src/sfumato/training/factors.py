@@ -33,6 +33,8 @@ _OF_FACTORS = (
     "strength",
 )
 
+_OF_LENGTHS = 0.01
+
 
 def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None:
     """Refuse settings of factors that would do nothing, before any time is spent.
@@ -111,10 +113,17 @@ def is_of_text(pattern: str) -> bool:
 
 
 def rates(config: LearnConfig) -> OptimConfig:
-    """Return the settings of the optimizer, with the rate of `up` apart where that of LoRA+ is asked for."""
-    if config.lora_plus is None:
-        return config.optim
-    return config.optim.model_copy(update={"lr_factors": {"*.up": config.lora_plus}})
+    """Return the settings of the optimizer, with the rates that are apart.
+
+    That of `up` where LoRA+ is asked for; and that of the lengths that DoRA learns with Adafactor, whose rate is made
+    for factors that start at zero.
+    """
+    factors = dict(config.optim.lr_factors)
+    if config.lora_plus is not None:
+        factors["*.up"] = config.lora_plus
+    if config.adapter == "dora" and config.optim.name == "adafactor" and not config.optim.lr_factors:
+        factors["*.magnitude"] = _OF_LENGTHS
+    return config.optim.model_copy(update={"lr_factors": factors})
 
 
 def _chosen(config: LearnConfig) -> dict[str, tuple[str, ...]]:

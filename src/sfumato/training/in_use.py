@@ -1,13 +1,14 @@
-"""Settings that would change nothing are refused: somebody meant something by each."""
+"""Settings that would change nothing: lessons refuse them, since somebody meant something by each; runs name them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 from sfumato.errors import ConfigError
+from sfumato.events import Notice
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS, Method
 from sfumato.training.objectives import DenoisingConfig
@@ -30,34 +31,40 @@ def check_in_use(config: LearnConfig) -> None:
     _check_joining(config)
 
 
-def check_tables_in_use(recipe: AutoencoderRecipe | DenoiserRecipe | DualEncoderRecipe) -> None:
-    """Refuse what a recipe sets in the tables `optim` and `objective` that would change nothing.
+def said_of_tables(recipe: AutoencoderRecipe | DenoiserRecipe | DualEncoderRecipe) -> Iterator[Notice]:
+    """Say what in the tables `optim` and `objective` of a recipe changes nothing.
+
+    Why nothing is refused: a recipe is a file, of which `--set` may change one half, and a fall of the learning rate
+    may be given when the run goes on.
 
     Args:
         recipe: The recipe.
-
-    Raises:
-        ConfigError: A setting is not at its default, and the recipe lacks what it needs.
     """
     is_denoising = isinstance(getattr(recipe, "objective", None), DenoisingConfig)
-    _check(recipe, [need for need in _OF_TABLES if is_denoising or need.settings[0].startswith("optim.")])
+    for need in _OF_TABLES:
+        if is_denoising or need.settings[0].startswith("optim."):
+            for _, message in _unmet(recipe, need):
+                yield Notice(0, f"{message}. It changes nothing.")
 
 
-def _check(config: AnyConfig, needs: Sequence[_Need]) -> None:
+def _check(config: LearnConfig, needs: Sequence[_Need]) -> None:
     """Refuse the first setting whose need is not met."""
-    subjects = len(config.subjects) if isinstance(config, LearnConfig) else 0
     for need in needs:
-        for key in need.settings:
-            value = _value(config, key)
-            if value in _defaults(config, key) or need.is_met(config):
-                continue
-            said = ("on" if value else "off") if isinstance(value, bool) else repr(value)
-            instead = need.instead.format(config, subjects=subjects)
+        for key, message in _unmet(config, need):
             raise ConfigError(
-                f"{key} is {said} but {instead}.",
-                field=key,
-                hint=f"Leave it out, or {need.remedy}." if need.remedy else "Leave it out.",
+                f"{message}.", field=key, hint=f"Leave it out, or {need.remedy}." if need.remedy else "Leave it out."
             )
+
+
+def _unmet(config: AnyConfig, need: _Need) -> Iterator[tuple[str, str]]:
+    """Yield the settings of a need that is not met, with what is wrong, without a full stop."""
+    subjects = len(config.subjects) if isinstance(config, LearnConfig) else 0
+    for key in need.settings:
+        value = _value(config, key)
+        if value in _defaults(config, key) or need.is_met(config):
+            continue
+        said = ("on" if value else "off") if isinstance(value, bool) else repr(value)
+        yield key, f"{key} is {said} but {need.instead.format(config, subjects=subjects)}"
 
 
 def _value(config: Section, key: str) -> object:
@@ -214,6 +221,12 @@ _OF_LESSONS = (
         "give texts for preview_prompts",
     ),
     _Need(("loop.validate_every",), _never, "a lesson measures nothing on fixed data"),
+    _Need(
+        ("optim.schedule",),
+        lambda config: config.optim.schedule != "trapezoid" or config.optim.decay_steps > 0,
+        "optim.decay_steps is 0, so the learning rate never falls",
+        "set optim.decay_steps to the steps of the fall",
+    ),
 )
 """What has no effect in a lesson without something else; all rows with a setting must be met."""
 
@@ -247,12 +260,6 @@ _OF_TABLES = (
         lambda config: config.optim.schedule == "trapezoid",
         "optim.schedule is '{0.optim.schedule}'",
         "set optim.schedule to 'trapezoid'",
-    ),
-    _Need(
-        ("optim.schedule",),
-        lambda config: config.optim.schedule != "trapezoid" or config.optim.decay_steps > 0,
-        "optim.decay_steps is 0, so the learning rate never falls",
-        "set optim.decay_steps to the steps of the fall",
     ),
     _Need(
         ("optim.final_lr",),

@@ -41,6 +41,9 @@ from sfumato.training.words import Words
 PHASE = "learn"
 """Name of the only phase of a lesson."""
 
+USE = "base_use"
+"""Name of the setting that says how the base's weights are used; runs of earlier versions lack it."""
+
 
 class Learner:
     """Holds what learns, attached to the base, and computes the loss.
@@ -104,7 +107,8 @@ class Learner:
         expansions = [word.expansion for word in self.words.words]
         if self.bundle.computes_in != "fp32":
             values["held_in"] = self.bundle.held_in  # a run does not go on with pictures drawn in other numbers
-        return {**values, "data": self.samples.data_hash, "base": self.base_hash, "expansions": expansions}
+        base = {"base": self.base_hash, USE: self.bundle.use_hash}
+        return {**values, "data": self.samples.data_hash, **base, "expansions": expansions}
 
     def task(self) -> Task:
         """Return what the loop needs."""

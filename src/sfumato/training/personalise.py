@@ -14,7 +14,7 @@ from sfumato.training.cache import TensorCache
 from sfumato.training.factors import check_factors
 from sfumato.training.in_use import check_in_use
 from sfumato.training.learn_config import LearnConfig
-from sfumato.training.learner import Learner
+from sfumato.training.learner import USE, Learner
 from sfumato.training.loop import train
 from sfumato.training.probe import Probe, Trial
 from sfumato.training.refusals import check_config, check_start
@@ -94,6 +94,8 @@ def learn(
                 learner.prior = yield from _class_pictures(config, asked, Pipeline(bundle, learner.claim), kept)
             if probe is not None:
                 yield from probe.begin(Pipeline(bundle, learner.claim))
+        if kept.problem is not None:
+            yield Notice(0, f"{kept.problem} The lesson goes on; what could not be kept is made anew.")
         yield from _train(learner, probe, run_dir, resume=resume)
     finally:
         learner.close()
@@ -105,7 +107,7 @@ def _train(learner: Learner, probe: Probe | None, run_dir: Path, *, resume: bool
     trial = None if probe is None else Trial(probe, learner, loop)
     task = learner.task() if trial is None else trial.task()
     try:
-        yield from train(task, loop, run_dir, settings=learner.settings, resume=resume)
+        yield from train(task, loop, run_dir, settings=learner.settings, defaults=(USE,), resume=resume)
     except Diverged as error:
         way_out = None if trial is None else trial.way_out()
         if way_out is None:

@@ -153,11 +153,15 @@ def check_pictures(config: DataConfig, *, are_captions_read: bool) -> Iterator[E
 
     Raises:
         SfumatoError: See `open_source`; or the folder cannot be opened.
-        DataError: Some of its pictures cannot be learned from; the first ten are named.
+        DataError: Its `metadata.jsonl` is wrong; or some of its pictures cannot be learned from, and the first ten are
+            named.
     """
     source = open_source(config)
     if not isinstance(source, FolderSampler):
         return
+    for problem in source.problems if are_captions_read else ():
+        if problem.severity == "error":
+            raise refusal(problem, "data.folder")
     total, faults = len(source.listed), list[str]()
     yield Progress("pictures", 0, total)
     for done, fault in enumerate(source.faults(), 1):

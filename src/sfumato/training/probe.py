@@ -57,6 +57,10 @@ class Probe(Protocol):
         """Read the scores of a step from the folder that `look` wrote."""
         ...
 
+    def forget(self, step: int) -> None:
+        """Forget a step whose look could not be finished."""
+        ...
+
     def leader(self) -> int:
         """Return the best step so far; the best of all steps is it or a later one."""
         ...
@@ -154,6 +158,7 @@ class Trial:
         except StorageError as error:
             if step >= self.loop.steps:
                 raise
+            self.probe.forget(step)
             yield Notice(step, f"{error} Step {step} is not scored; the run goes on.")
             return
         except OutOfMemory as error:

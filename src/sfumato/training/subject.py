@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.tokens import expand_placeholder
-from sfumato.data.captions import with_article, with_right_article
+from sfumato.data.captions import class_phrase, with_right_article
 from sfumato.data.listing import Entry, list_entries
 from sfumato.data.masks import find_masks
 from sfumato.data.numbered_folders import of_one_subject
@@ -272,7 +272,7 @@ def class_prompts(
         is_style: See `class_caption`.
     """
     if samples is None:
-        return ("a picture" if is_style else with_article(subject.class_noun),)
+        return ("a picture" if is_style else class_phrase(subject.class_noun),)
     captions = [text for text, word in zip(samples.captions, samples.words, strict=True) if word == subject.placeholder]
     for one in (subject, *others):
         captions = [class_caption(text, one.placeholder, one.class_noun, is_style=is_style) for text in captions]
