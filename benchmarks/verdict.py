@@ -97,6 +97,10 @@ class Witness:
         """Read the scores of a step."""
         self.probe.recall(step, folder)
 
+    def forget(self, step: int) -> None:
+        """Forget a step whose look could not be finished."""
+        self.probe.forget(step)
+
     def leader(self) -> int:
         """Return the best step so far."""
         return self.probe.leader()

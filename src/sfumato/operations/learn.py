@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from sfumato.errors import ConfigError
@@ -97,7 +97,7 @@ def _report_folder(output: Path, result: Artifact, *, is_alone: bool) -> Path:
     folder, kept = output.parent / f"{output.stem}.verdict", result.info.get("kept")
     if folder.is_dir() and (kept is not None or is_alone):
         wanted = f"{output.stem}-1" if kept is None else Path(kept).stem
-        names = (wanted, *(f"{wanted}-{number}" for number in count(1)))
+        names = chain((wanted,), (f"{wanted}-{number}" for number in count(1)))
         free = next(name for name in names if not (output.parent / f"{name}.verdict").exists())
         folder.rename(output.parent / f"{free}.verdict")
     return folder

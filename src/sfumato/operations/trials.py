@@ -77,15 +77,13 @@ def check_methods(request: BenchmarkRequest) -> None:
                 field="methods",
                 hint=did_you_mean(name, known),
             )
-    if not any(method.endswith(PRIOR) for method in request.methods):
-        fields = type(request).model_fields
-        for name in ("prior_weight", "num_class_images"):
-            if name in request.model_fields_set and getattr(request, name) != fields[name].default:
-                raise ConfigError(
-                    f"{name} is {getattr(request, name)} but none of the methods learns beside class pictures.",
-                    field=name,
-                    hint=f"Leave it out, or give a method with {PRIOR}.",
-                )
+    has_prior = any(method.endswith(PRIOR) for method in request.methods)
+    if not has_prior and request.prior_weight != type(request).model_fields["prior_weight"].default:
+        raise ConfigError(
+            f"prior_weight is {request.prior_weight} but none of the methods learns beside class pictures.",
+            field="prior_weight",
+            hint=f"Leave it out, or give a method with {PRIOR}.",
+        )
     twice = [method for method in request.methods if request.methods.count(method) > 1]
     if twice:
         raise ConfigError(f"--methods: {twice[0]!r} was given twice; needed: each once.", field="methods")
