@@ -86,6 +86,8 @@ def test_the_command_line_draws_with_it_by_default(
 
 
 def test_diffusers_draws_the_same_picture(primer: Pipeline) -> None:
+    import diffusers
+
     diffusers.utils.logging.disable_progress_bar()
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(str(find_bundle("primer")), local_files_only=True)
     theirs.set_progress_bar_config(disable=True)
