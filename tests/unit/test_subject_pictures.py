@@ -161,8 +161,13 @@ def test_cache_computes_once_and_again_when_an_entry_is_damaged(tmp_path: Path) 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     cache, made = TensorCache(tmp_path / "file"), []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return {"mean": torch.ones(2)}
+
     for number in range(2):
-        tensors = cache.get("latents", "key", lambda: made.append(1) or {"mean": torch.ones(2)})  # type: ignore[func-returns-value]
+        tensors = cache.get("latents", "key", make)
         assert torch.equal(tensors["mean"], torch.ones(2)) and len(made) == number + 1
 
 

@@ -151,12 +151,16 @@ def _why_unread(path: Path, places: Collection[Path]) -> str | None:
     return None
 
 
+def _placeholders(captions: dict[Path, str]) -> list[tuple[str, int]]:
+    """Count in how many captions each word such as <fox>, [fox] or sks stands, by its spelling."""
+    return sorted(Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text))).items())
+
+
 def _other_words(captions: dict[Path, str], words: Collection[str]) -> list[Finding]:
     """Name words such as <cat>, [fox] or sks that at least half of the captions have and the lesson does not."""
-    counts = Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text)))
     known = {word.lower() for word in words}
     found: list[Finding] = []
-    for word, count in sorted(counts.items()):
+    for word, count in _placeholders(captions):
         if 2 * count >= len(captions) and word.lower() not in known:
             first = next(path for path, text in captions.items() if word in PLACEHOLDER.findall(text))
             found.append(finding("caption-other-word", first, f"{word!r} stands in {count} of {len(captions)}"))
@@ -165,9 +169,8 @@ def _other_words(captions: dict[Path, str], words: Collection[str]) -> list[Find
 
 def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:
     """Name captions that lack a word such as <fox>, [fox] or sks which at least half of the captions have."""
-    counts = Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text)))
     found: list[Finding] = []
-    for word, count in sorted(counts.items()):
+    for word, count in _placeholders(captions):
         if 2 * count < len(captions):
             continue
         for path, text in captions.items():

@@ -157,22 +157,25 @@ def with_article(words: str) -> str:
     """Put `a` or `an` before a noun, and nothing before plurals and phrases that take none."""
     if _BARE.search(words) or _PLURAL.search(words):
         return words
-    vowel = _SOUNDS_LIKE_VOWEL.search(words) and not _SOUNDS_LIKE_CONSONANT.search(words)
-    return f"{'an' if vowel else 'a'} {words}"
+    return f"{_article(words)} {words}"
 
 
 def class_phrase(noun: str) -> str:
     """Put `a` or `an` before a class noun, always one of them: a lesson's prompts have one in every place."""
-    said = noun.lower()
-    vowel = _SOUNDS_LIKE_VOWEL.search(said) and not _SOUNDS_LIKE_CONSONANT.search(said)
-    return f"{'an' if vowel else 'a'} {noun}"
+    return f"{_article(noun.lower())} {noun}"
 
 
 def with_right_article(text: str, noun: str) -> str:
     """Say the right one of `a` and `an` before a class noun that was put in the place of another word."""
-    article = class_phrase(noun).split()[0]
+    article = _article(noun.lower())
     before = re.compile(rf"(?<!\w)(a)n?(?=\s+{re.escape(noun)}(?!\w))", re.IGNORECASE)
     return before.sub(lambda said: said[1] + article[1:], text)
+
+
+def _article(words: str) -> str:
+    """Return `an` where words sound as if they began with a vowel, else `a`."""
+    vowel = _SOUNDS_LIKE_VOWEL.search(words) and not _SOUNDS_LIKE_CONSONANT.search(words)
+    return "an" if vowel else "a"
 
 
 def count_words(caption: str) -> int:
