@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 NAMES = ("machine", "generate", "cold_start", "waits", "training_step", "unet_step", "lora_step", "kills")
-WHEN_NAMED = ("diffusers_scripts", "first_stage", "paper", "verdict")
+WHEN_NAMED = ("diffusers_scripts", "first_stage", "paper", "settings", "verdict")
 """Those that need files which are not part of this repository; they run only when they are named."""
 
 

@@ -35,7 +35,7 @@ from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of
 from sfumato.operations.measured_lesson import learn_beside
 from sfumato.operations.stream import Events
-from sfumato.operations.trials import run_trials
+from sfumato.operations.trials import OF_ALL_WEIGHTS, run_trials
 
 _OFFERED = (
     *("base", "subjects", "prompts", "pictures", "steps", "batch_size", "num_class_images", "draw_steps"),
@@ -48,7 +48,7 @@ _READ = (
     "are drawn first, then the pictures of each) lies on the side that the paper reports. Not found: it lies on the "
     f"other side. Within chance: it holds both, or there are fewer than {FEWEST} subjects.",
     f"A loss of subject fidelity is small up to {SLACK:g} of the way from the base in words to the truth.",
-    "The rows of DreamBooth draw with the file of low-rank factors that is nearest to the change of all weights.",
+    OF_ALL_WEIGHTS,
     "All ranks have the alpha of the usual one, as in the paper; rank 8 is the plain lora.",
     "Lessons run one after another in one process; their seconds include neither its start nor reading the base, nor "
     "what --cache held already.",
@@ -77,7 +77,7 @@ def paper(request: BenchmarkRequest, names: Sequence[str]) -> Events:
     scorer = scorer_of(request, benchmark)
     arms = arms_of(experiments)
     trials = yield from run_trials(request, cases, bundle, arms, learn_beside(bundle), bases=(BASELINE,))
-    values = yield from _measured(scorer, trials)
+    values = yield from measured(scorer, trials)
     facts: dict[str, Any] = facts_of(request, bundle, {"seed": benchmark.seed, "primer": benchmark.primer})
     facts["plan"].pop("methods")  # what is tried stands with each experiment
     title = f"The papers' experiments on {bundle.name}: {len(cases)} subjects with known truth"
@@ -91,7 +91,7 @@ def scorer_of(request: BenchmarkRequest, benchmark: Benchmark) -> Scorer:
     return Scorer(request.folder, benchmark, judges.pictures, PictureDistance(), Reader(), judges.texts)
 
 
-def _measured(scorer: Scorer, trials: Sequence[Trial]) -> Generator[Event, None, Values]:
+def measured(scorer: Scorer, trials: Sequence[Trial]) -> Generator[Event, None, Values]:
     """Score subject by subject."""
     groups, scored = by_subject(trials), []
     for number, own in enumerate(groups, start=1):

@@ -15,7 +15,9 @@ from sfumato.errors import ConfigError, DataError
 from sfumato.events import Event, Metric, Preview, Progress, Verdict
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept, LearnedWord
+from sfumato.operations.pictures import draw
 from sfumato.pipeline import Pipeline, Settings
+from sfumato.requests import GenerateRequest
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.learner import Learner
 from sfumato.training.loop import LoopConfig
@@ -54,6 +56,18 @@ def config(folder: Path, way: str = "factors") -> LearnConfig:
     output = folder.parent / ("fox.safetensors" if way == "factors" else "fox")
     values = {"folder": folder, "placeholder": "<fox>", "class_noun": "fox", "output": output, "batch_size": 1}
     return LearnConfig(**{**values, "loop": loop, "preview_prompts": ("a <fox>",), **WAYS[way]})  # type: ignore[arg-type]
+
+
+def test_concepts_of_another_thread_make_a_pipeline_busy(bundle: Bundle) -> None:
+    pipeline, asked = Pipeline(bundle), GenerateRequest(prompt="a fox", steps=2)
+    concept = Concept((LearnedWord("<fox>", "fox", "zq fox"),), {}, {}, bundle.name, bundle.base_hash)
+    with pipeline.using((concept, 1.0)):
+        with pytest.raises(ConfigError, match="inside of `using`") as own:
+            list(draw(asked, pipeline))
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(lambda: list(draw(asked, pipeline))).exception()
+    assert isinstance(other, ConfigError) and (other.field, own.value.field) == ("base", "concepts")
+    assert "busy" in other.message
 
 
 class Looks:

@@ -135,6 +135,17 @@ def understand(words: list[str]) -> None:
         load_recipe(ROOT / request.recipe, RECIPES[request.part], changes)
 
 
+def test_every_table_has_a_head() -> None:
+    for page, text in PAGES.items():
+        lines = [""] + [line.strip() for line in text.splitlines()]
+        for above, line, below in zip(lines, lines[1:], [*lines[2:], ""], strict=False):
+            if line.startswith("|") and not above.startswith("|"):
+                assert set(below) <= set("|-: ") and below.count("|") == line.replace("\\|", "").count("|"), (
+                    page,
+                    line,
+                )
+
+
 def test_no_page_waits_for_a_number() -> None:
     assert not {page: found for page, text in PAGES.items() if (found := re.findall(r"@[A-Z]+@", text))}
 

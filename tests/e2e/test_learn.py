@@ -234,6 +234,12 @@ def test_demo(sfumato: Run, base: Path) -> None:
     with Image.open("out/demo/contact-sheet.png") as sheet:
         assert sheet.width > 900 and sheet.height > 1000
     assert len(list(Path("out/demo").glob("a-*.png"))) == 20
+    before = Path("out/demo/contact-sheet.png").read_bytes()
+    answer = sfumato("demo", "--base", base, "--steps", 2)
+    assert answer.code == 0 and not Path("out/demo/contact-sheet-1.png").exists(), "the same sheet again"
+    answer = sfumato("demo", "--base", base, "--steps", 2, "--seed", 7)
+    assert answer.code == 0 and "the old one is now 'contact-sheet-1.png'" in answer.out
+    assert Path("out/demo/contact-sheet-1.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("seed", [0, 1])

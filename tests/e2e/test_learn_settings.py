@@ -328,6 +328,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
         (("--optimizer", "adafactor"), 0.2, "cosine"),
         (("--optimizer", "adafactor", "--method", "textual-inversion"), 0.05, "constant"),
         (("--optimizer", "adafactor", "--method", "dreambooth"), 1e-3, "cosine"),
+        (("--optimizer", "adafactor", "--init", "pissa"), 0.02, "cosine"),
+        (("--optimizer", "adafactor", "--set", "init=pissa"), 0.02, "cosine"),
         (("--method", "textual-inversion", "--schedule", "cosine"), 5e-3, "cosine"),
         (("--optimizer", "adafactor", "--lr", "3e-3"), 3e-3, "cosine"),
         (("--set", "optim.name=schedule-free"), 2e-3, "constant"),
@@ -381,3 +383,14 @@ def test_a_cache_folder_stays_and_tables_are_no_flags(sfumato: Run, base: Path, 
     assert "kept" not in json.dumps(asked("a.safetensors"))
     answer = sfumato("learn", photos, *FOX, "--optim", "x")
     assert answer.code == 2 and "unexpected '--optim'" in answer.err
+
+
+def test_settings_of_a_verdict_without_one_are_named(sfumato: Run, base: Path, photos: Path) -> None:
+    words = ("learn", photos, *FOX, "--base", base, "--verdict-prompts", "none.txt", "--max-drift", 0.3)
+    answer = sfumato(*words, "--no-verdict")
+    assert answer.code == 0, answer.err
+    assert "Without a verdict --verdict-prompts, --max-drift change nothing." in answer.out
+    answer = sfumato("learn", photos, *FOX, "--base", base, "--no-verdict", "--no-early-stop")
+    assert "Without a verdict --early-stop changes nothing." in answer.out
+    answer = sfumato(*words, "--no-verdict", "--plan")
+    assert answer.code == 0, answer.err

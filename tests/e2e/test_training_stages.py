@@ -376,7 +376,7 @@ def test_a_denoiser_outlives_a_disk_that_is_full_for_a_while(tmp_path: Path, aut
         running.close()  # type: ignore[attr-defined]
     told = [message.split(" The run goes on")[1] for message in notices(seen)]
     preview, save = " without this preview.", " and saves again after 2 steps."
-    assert told == [preview, preview, save, ": what it has encoded is in memory.", preview, preview, save]
+    assert told == [preview, save, preview, ": what it has encoded is in memory.", preview, save, preview]
     assert [event.step for event in seen if isinstance(event, Preview)] == [5, 6]
     rest = list(train_denoiser(recipe, tmp_path / "b", resume=True))
     assert tensor_bytes(last_checkpoint(rest)) == tensor_bytes(last_checkpoint(whole))

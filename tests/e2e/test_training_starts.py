@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -334,3 +335,25 @@ def test_the_pictures_of_a_folder_are_read_once_for_both_stages_and_not_on_resum
     assert told == [(0, 40), (32, 40), (40, 40)] and len(read) == 1
     rest = list(train_denoiser(recipe, tmp_path / "run", resume=True))
     assert done(rest).info["step"] == 4 and len(read) == 1
+
+
+def test_a_run_goes_on_elsewhere_and_measured_otherwise(tmp_path: Path, autoencoder: Path) -> None:
+    list(train_denoiser(second(autoencoder, loop={**LOOP, "steps": 2}), tmp_path))
+    state = next((tmp_path / "checkpoints").iterdir()) / "state.json"
+    content = json.loads(state.read_text())
+    content["settings"] |= {"device": "cuda:1", "compile": True}
+    rewritten(state, content)
+    events = list(
+        train_denoiser(second(autoencoder, loop={**LOOP, "steps": 4}, validation_pictures=3), tmp_path, resume=True)
+    )
+    said = "It goes on on cpu, not on cuda:1: steps are rounded otherwise there."
+    assert any(said in message for message in notices(events)) and done(events).info["step"] == 4
+
+
+def rewritten(state: Path, content: dict[str, Any]) -> None:
+    """Write another state into a checkpoint, whose list of files knows it."""
+    state.write_text(json.dumps(content))
+    manifest = state.with_name("manifest.json")
+    files = json.loads(manifest.read_text())
+    files[state.name] = [state.stat().st_size, hashlib.sha256(state.read_bytes()).hexdigest()]
+    manifest.write_text(json.dumps(files))

@@ -425,3 +425,12 @@ def test_looks_through_factors_leave_the_weights_as_they_are(
     run.close()
     list(learn(parted, bundle, tmp_path / "parted", resume=True, probe=Scripted(SCORES)))
     assert parted.output.read_bytes() == (tmp_path / "seen.safetensors").read_bytes()
+
+
+def test_no_lesson_ends_before_all_vectors_have_joined(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    word = {"method": "textual-inversion", "rank": METHODS["textual-inversion"].rank}
+    for name, joining, last in (("at-once", {}, 2), ("joining", {"num_vectors": 3, "progressive_steps": 2}, 6)):
+        chosen = config(pictures, tmp_path / f"{name}.safetensors", **word, **joining)
+        judge = Scripted({2: 0.9, 4: 0.5, 6: 0.1}, stop_after=2)
+        list(learn(chosen, bundle, tmp_path / name, probe=judge))
+        assert max(judge.looked) == last, name

@@ -107,6 +107,27 @@ def test_each_picture_has_a_word_that_is_not_kept(bundle: Bundle, folders: tuple
     assert rows is not None and len(rows) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a <fox> fox in snow", "a <fox> fox with <picture-1> in snow"),
+        ("a <FOX> in snow", "a <FOX> with <picture-1> in snow"),
+        ("a picture, <fox> style", "a picture, <fox> style with <picture-1>"),
+        ("something in <fox> style", "something in <fox> style with <picture-1>"),
+        ("a <fox> foxglove", "a <fox> with <picture-1> foxglove"),
+        ("<fox>, a fox and <fox>", "<fox> with <picture-1>, a fox and <fox> with <picture-1>"),
+    ],
+)
+def test_the_word_of_a_picture_stands_behind_the_noun(
+    text: str, said: str, bundle: Bundle, folders: tuple[Path, Path]
+) -> None:
+    words = Words(config(folders[0], Path("x"), per_image_words=True), bundle, subject(bundle, folders[0]))
+    try:
+        assert words._with_own_word(text, 0) == said
+    finally:
+        words.detach()
+
+
 def test_a_style_is_named_at_the_end_and_stands_for_itself(
     bundle: Bundle, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from sfumato.formats.bundle import Bundle, Word, find_bundle, load_bundle, save_
 from sfumato.formats.bundle_outline import read_bundle_outline
 from sfumato.formats.diffusers_config import read_scheduler, write_scheduler
 from sfumato.formats.diffusers_unet import read_unet_config, write_unet_config
+from sfumato.formats.network_weights import hash_of_networks
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.models.presets import UNETS
 from sfumato.models.unet_config import UNetConfig
@@ -280,8 +284,9 @@ def test_things_that_are_no_base(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormat, match="empty' is of no known layout; a base must be a folder"):
         find_bundle(tmp_path / "empty")
     write_safetensors(tmp_path / "sd.safetensors", {"model.diffusion_model.out.2.weight": torch.zeros(1)})
-    with pytest.raises(UnknownFormat, match="single-file Stable Diffusion checkpoint"):
+    with pytest.raises(UnknownFormat, match="single-file Stable Diffusion checkpoint") as caught:
         load_bundle(tmp_path / "sd.safetensors")
+    assert "from_single_file(FILE).save_pretrained(FOLDER)" in (caught.value.hint or "")
     write_safetensors(tmp_path / "l.safetensors", {"lora_unet_x.lora_up.weight": torch.zeros(1)})
     with pytest.raises(UnknownFormat, match="LoRA file in kohya layout") as caught:
         load_bundle(tmp_path / "l.safetensors")
@@ -456,3 +461,27 @@ def test_how_weights_are_used_is_told_apart_from_the_weights(folder: Path) -> No
     after = load_bundle(folder)
     assert before.base_hash == after.base_hash and before.use_hash != after.use_hash
     assert after.use_hash == load_bundle(folder, held_in="stored").use_hash
+
+
+def test_the_hash_is_taken_once_however_many_ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, asked, begun = load_bundle(folder), [], threading.Event()
+    wanted = load_bundle(folder).base_hash
+
+    def slow(states: Any) -> str:
+        asked.append(states)
+        begun.set()
+        time.sleep(0.2)
+        return hash_of_networks(states)
+
+    monkeypatch.setattr("sfumato.formats.bundle.hash_of_networks", slow)
+
+    def changes_next() -> str:
+        begun.wait()
+        found = base.base_hash
+        base.unet.conv_in.weight.data.zero_()  # as an adapter that is merged in
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(lambda: base.base_hash), pool.submit(changes_next)]
+        assert [one.result() for one in found] == [wanted] * 2
+    assert len(asked) == 1 and base.base_hash == wanted

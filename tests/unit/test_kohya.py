@@ -14,7 +14,7 @@ from sfumato.adapters.config import LoRAConfig
 from sfumato.adapters.learned_path import LearnedPath
 from sfumato.adapters.lora import LoRA
 from sfumato.concept_requests import ExportRequest
-from sfumato.errors import AdapterError, ConfigError
+from sfumato.errors import AdapterError, CheckpointError, ConfigError
 from sfumato.events import Artifact, Notice
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
@@ -106,7 +106,9 @@ def test_header_and_precision(bundle: Bundle, tmp_path: Path) -> None:
     assert (told["ss_network_module"], told["ss_network_dim"], told["ss_v2"]) == ("networks.lora", "3", "False")
     assert (told["ss_base_model_version"], told["modelspec.architecture"]) == ("sd_v1", "stable-diffusion-v1/lora")
     assert told["modelspec.trigger_phrase"] == "zq fox" and told["modelspec.resolution"] == "512x512"
-    assert {tensor.dtype for tensor in read_safetensors(tmp_path / "fox.safetensors").values()} == {torch.float16}
+    stored = {name: tensor.dtype for name, tensor in read_safetensors(tmp_path / "fox.safetensors").items()}
+    alphas = {name for name in stored if name.endswith(".alpha")}
+    assert {stored.pop(name) for name in alphas} == {torch.float32} and set(stored.values()) == {torch.float16}
 
 
 def test_words_are_files_of_their_own(bundle: Bundle, tmp_path: Path) -> None:
@@ -261,3 +263,18 @@ def test_what_would_be_read_as_something_else_is_refused(bundle: Bundle, tmp_pat
     with pytest.raises(ConfigError, match="'a.pt' was given; needed: one that ends in .safetensors"):
         save_kohya(concept(bundle, adapters(bundle)), tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_half_precision_cannot_hold(bundle: Bundle, tmp_path: Path) -> None:
+    made = adapters(bundle, kind="loha", alpha=65536.0)
+    save_kohya(concept(bundle, made), tmp_path / "loha.safetensors")
+    alphas = {float(t) for name, t in read_safetensors(tmp_path / "loha.safetensors").items() if "alpha" in name}
+    assert alphas == {65536.0}
+    made = adapters(bundle)
+    next(made["unet"].parameters()).data[:] = 7e4
+    with pytest.raises(CheckpointError, match="70000 does not fit"):
+        save_kohya(concept(bundle, made), tmp_path / "fox.safetensors")
+    assert not (tmp_path / "fox.safetensors").exists()
+    rows = LearnedWord("<fox>", "fox", "<fox>", torch.full((1, 8), 7e4))
+    with pytest.raises(CheckpointError, match="70000 does not fit"):
+        save_kohya(concept(bundle, {}, rows), tmp_path / "fox.safetensors")

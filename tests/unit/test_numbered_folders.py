@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broken_folders import photo
-from sfumato.data.caption_checks import read_captions
+from sfumato.data.caption_checks import check_captions, read_captions
 from sfumato.data.listing import list_entries
 from sfumato.data.numbered_folders import Naming, check_subjects
 from sfumato.errors import DataError
@@ -151,3 +151,24 @@ def test_with_word_and_noun_the_doctor_says_what_the_lesson_says(tmp_path: Path)
     other = tree(tmp_path / "b", "10_sks", "20_sks closeup")
     assert len(findings(other, Naming())) == 1
     assert findings(other, Naming("sks", "dog")) == [] != subject_entries(other, "sks", "dog")
+
+
+@pytest.mark.parametrize(
+    ("folder", "caption", "told"),
+    [
+        ("10_zkz girl", "zkz girl, outdoors", "'zkz'"),
+        ("10_ZKZ girl", "a girl zkz, outdoors", "'zkz'"),
+        ("10_sks girl", "ohwx girl, outdoors", "'ohwx'"),
+        ("10_red girl", "red girl, outdoors", None),
+        ("10_zkz girl", "a girl, outdoors", None),
+    ],
+)
+def test_a_word_that_folders_teach_is_named_in_captions(
+    folder: str, caption: str, told: str | None, tmp_path: Path
+) -> None:
+    place = tree(tmp_path, folder)
+    for picture in place.rglob("*.png"):
+        picture.with_suffix(".txt").write_text(caption)
+    entries = list_entries(place)
+    found = check_captions(entries, read_captions(entries)[0], lambda text: None, ("<me>",))
+    assert [one.found.split()[0] for one in found if one.kind == "caption-other-word"] == ([told] if told else [])

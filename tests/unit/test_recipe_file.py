@@ -101,6 +101,15 @@ def test_a_bad_key_or_value_is_named(tmp_path: Path, change: dict[str, str], mes
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
+def test_folders_that_are_named_by_dates_and_figures(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL)
+    for name in ("2024-05-01", "2024-05-01T10:00:00", "07:32:00"):
+        assert load_recipe(path, DenoiserRecipe, {"autoencoder": name}).autoencoder == Path(name)
+    with pytest.raises(ConfigError, match="needs quotes of its own"):
+        load_recipe(path, DenoiserRecipe, {"autoencoder": "2024"})
+    assert load_recipe(path, DenoiserRecipe, {"autoencoder": '"2024"'}).autoencoder == Path("2024")
+
+
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.toml: unet is missing\."):
         load_recipe(written(tmp_path, 'kind = "denoiser"'), DenoiserRecipe)

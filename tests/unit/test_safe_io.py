@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -319,3 +320,23 @@ def test_hash_knows_content_not_storage() -> None:
         {"c": weights["a"], "b": weights["b"]},
     ):
         assert content_hash(weights) != content_hash(other)
+
+
+@pytest.mark.parametrize(("number", "is_written"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_folders_that_cannot_be_flushed(
+    number: int, is_written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def fails_on_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fails_on_folders)
+    if is_written:
+        atomic_write_bytes(tmp_path / "a", b"new")
+        assert (tmp_path / "a").read_bytes() == b"new"
+    else:
+        with pytest.raises(StorageError):
+            atomic_write_bytes(tmp_path / "a", b"new")

@@ -104,6 +104,11 @@ def config(**values: Any) -> LearnConfig:
             r"preview_prompts is \('a',\) but loop.preview_every is 0, so no preview is drawn",
             "set loop.preview_every",
         ),
+        (
+            {"method": "textual-inversion", "optimizer": "muon"},
+            "optim.name is 'muon' but the method 'textual-inversion' learns vectors alone, and Muon moves matrices",
+            "use the method 'pivotal'",
+        ),
         ({"loop": {"validate_every": 5}}, "loop.validate_every is 5 but a lesson measures nothing on fixed data", ""),
     ],
 )

@@ -97,6 +97,16 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         read_state(tmp_path)
 
 
+def test_what_file_managers_leave_is_no_part(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 1, value=3.0)
+    for name in (".DS_Store", "._net.safetensors"):
+        (folder / name).write_bytes(b"x")
+    net = nn.Linear(3, 2)
+    assert latest(tmp_path).path == folder
+    load(folder, {"net": net})
+    assert bool((net.weight == 3.0).all())
+
+
 def test_other_parts_or_shapes_cannot_be_loaded(tmp_path: Path) -> None:
     folder = saved(tmp_path, 1)
     with pytest.raises(CannotResume, match=rf"'{folder}' holds net; this run has ema, net\."):

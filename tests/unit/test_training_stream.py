@@ -60,4 +60,21 @@ class Ends:
 def test_a_worker_that_was_ended_is_told_in_one_message() -> None:
     with Prefetched(Ends(), workers=1) as stream, pytest.raises(TrainingError, match="ended from outside") as told:
         stream.get(0)
-    assert told.value.field == "data.workers"
+    assert told.value.field == "data.workers" and "`if __name__ == '__main__':`" in (told.value.hint or "")
+
+
+class EndsLater:
+    """Makes one batch, and dies at the next."""
+
+    def __call__(self, index: int) -> int:
+        if index:
+            os._exit(1)
+        return index
+
+
+def test_a_worker_that_has_worked_has_a_guard() -> None:
+    with Prefetched(EndsLater(), workers=1, ahead=0) as stream:
+        assert stream.get(0) == 0
+        with pytest.raises(TrainingError) as told:
+            stream.get(1)
+    assert "__main__" not in (told.value.hint or "")

@@ -13,13 +13,14 @@ from sfumato.data.findings import finding
 from sfumato.data.images import is_picture
 from sfumato.data.listing import Entry
 from sfumato.data.metadata import METADATA, TABLE
+from sfumato.data.numbered_folders import taught_words
 from sfumato.events import Finding
 
 Measure = Callable[[str], tuple[str, str] | None]
 """Says what a caption's length makes: a key of `KINDS` and what is found; `None` where it fits."""
 
-PLACEHOLDER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\bsks\b")
-"""A word that captions call a subject by: `<fox>`, `[fox]` or `sks`."""
+PLACEHOLDER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\b(?:sks|ohwx)\b")
+"""A word that captions call a subject by: `<fox>`, `[fox]`, or one of those that everybody takes."""
 
 _OTHER_TEXTS = ("readme", "license", "licence", "requirements")
 
@@ -105,7 +106,8 @@ def check_captions(
         ]
     of_folder = {entry.path: entry.folder_caption for entry in entries}
     own = {path: text for path, text in captions.items() if text != of_folder[path]}
-    found += _other_words(own, words) if words else _without_placeholder(own)
+    calls = _calls(taught_words(entries))
+    found += _other_words(own, words, calls) if words else _without_placeholder(own, calls)
     for text, count in Counter(own.values()).items():
         if count > 1:
             first = next(path for path, other in own.items() if other == text)
@@ -151,30 +153,36 @@ def _why_unread(path: Path, places: Collection[Path]) -> str | None:
     return None
 
 
-def _placeholders(captions: dict[Path, str]) -> list[tuple[str, int]]:
+def _calls(taught: Collection[str]) -> re.Pattern[str]:
+    """Return the pattern of words that a subject is called by, those that names of folders teach among them."""
+    more = "".join(rf"|\b(?i:{re.escape(word)})\b" for word in sorted(taught))
+    return re.compile(PLACEHOLDER.pattern + more)
+
+
+def _placeholders(captions: dict[Path, str], calls: re.Pattern[str]) -> list[tuple[str, int]]:
     """Count in how many captions each word such as <fox>, [fox] or sks stands, by its spelling."""
-    return sorted(Counter(word for text in captions.values() for word in set(PLACEHOLDER.findall(text))).items())
+    return sorted(Counter(word for text in captions.values() for word in set(calls.findall(text))).items())
 
 
-def _other_words(captions: dict[Path, str], words: Collection[str]) -> list[Finding]:
+def _other_words(captions: dict[Path, str], words: Collection[str], calls: re.Pattern[str]) -> list[Finding]:
     """Name words such as <cat>, [fox] or sks that at least half of the captions have and the lesson does not."""
     known = {word.lower() for word in words}
     found: list[Finding] = []
-    for word, count in _placeholders(captions):
+    for word, count in _placeholders(captions, calls):
         if 2 * count >= len(captions) and word.lower() not in known:
-            first = next(path for path, text in captions.items() if word in PLACEHOLDER.findall(text))
+            first = next(path for path, text in captions.items() if word in calls.findall(text))
             found.append(finding("caption-other-word", first, f"{word!r} stands in {count} of {len(captions)}"))
     return found
 
 
-def _without_placeholder(captions: dict[Path, str]) -> list[Finding]:
+def _without_placeholder(captions: dict[Path, str], calls: re.Pattern[str]) -> list[Finding]:
     """Name captions that lack a word such as <fox>, [fox] or sks which at least half of the captions have."""
     found: list[Finding] = []
-    for word, count in _placeholders(captions):
+    for word, count in _placeholders(captions, calls):
         if 2 * count < len(captions):
             continue
         for path, text in captions.items():
-            if word not in PLACEHOLDER.findall(text):
+            if word not in calls.findall(text):
                 what = f"{word!r} stands in {count} of {len(captions)}, not in '{short(text)}'"
                 found.append(finding("caption-placeholder", path, what))
     return found

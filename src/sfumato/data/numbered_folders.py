@@ -18,6 +18,8 @@ from sfumato.events import Finding
 _NO_NOUNS = {"a", "an", "the", "my", "this", "of", "photo", "picture", "sks", "ohwx"}
 """What names of folders share without being of one class: small words, and those that kohya's users teach."""
 
+_NO_WORD = re.compile("[b-df-hj-np-tv-xz]{3,}")
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -39,6 +41,11 @@ class Naming:
     def words(self) -> tuple[str, ...]:
         """The words that captions may name; none where the subject's own is not known."""
         return () if self.placeholder is None else (self.placeholder, *self.others)
+
+
+def taught_words(entries: Sequence[Entry]) -> set[str]:
+    """Return the words in names of numbered folders that are no words: `zkz` of `10_zkz girl`, without a vowel."""
+    return {word for entry in entries for word in _words(entry.folder_caption) if _NO_WORD.fullmatch(word)}
 
 
 def of_one_subject(folder: Path, entries: Sequence[Entry], placeholder: str, class_noun: str) -> list[Entry]:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from sfumato.errors import StorageError
 
+_NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+"""What file systems say that cannot flush a list of files, such as shared folders."""
 _STALE_SECONDS = 3600.0
 
 
@@ -274,6 +276,9 @@ def _fsync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
     finally:
         os.close(handle)
 

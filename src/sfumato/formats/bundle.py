@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import CheckpointError, UnknownFormat
 from sfumato.formats.atomic import atomic_folder
-from sfumato.formats.detect import BUNDLE, detect
+from sfumato.formats.detect import BUNDLE, COMPVIS, detect
 from sfumato.formats.diffusers_config import (
     read_autoencoder_config,
     read_scheduler,
@@ -49,6 +49,8 @@ _WORDS = "sfumato_words.json"
 _OF_A_RUN = "bundle"
 _BASES = Path(__file__).resolve().parents[1] / "bases"
 _FOLDERS = {"autoencoder": "vae", "unet": "unet", "text_encoder": "text_encoder"}
+_HASHING = threading.Lock()
+_CONVERT = "Convert it once, with diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 _INDEX: Json = {
     "_class_name": "StableDiffusionPipeline",
@@ -113,8 +115,9 @@ class Bundle:
     words: tuple[Word, ...] = ()
     held_in: Holding = "fp32"
     stored_hash: str | None = field(default=None, compare=False)
+    _hash: str | None = field(default=None, init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def base_hash(self) -> str:
         """SHA-256 of the weights at half precision, the same for every storage precision and whatever they are held in.
 
@@ -122,7 +125,10 @@ class Bundle:
         """
         if self.stored_hash is not None:
             return self.stored_hash
-        return hash_of_networks({part: module.state_dict() for part, module in self.modules.items()})
+        with _HASHING:  # whoever has asked may change the weights next, while another thread still reads them
+            if self._hash is None:
+                self._hash = hash_of_networks({part: module.state_dict() for part, module in self.modules.items()})
+            return self._hash
 
     @property
     def use_hash(self) -> str:
@@ -216,7 +222,11 @@ def find_bundle(name_or_path: str | Path) -> Path:
         raise UnknownFormat(
             f"'{path}' is {kind}; a base must be a folder in diffusers layout, with model_index.json in it.",
             field="base",
-            hint="Give a LoRA or concept as --concept." if "LoRA" in kind or "concept" in kind else None,
+            hint=_CONVERT
+            if kind == COMPVIS
+            else "Give it as --concept."
+            if "LoRA" in kind or "concept" in kind
+            else None,
         )
     return path
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from sfumato.adapters.config import LoRAConfig
 from sfumato.errors import AdapterError, ConfigError
 from sfumato.formats.concept import Concept, LearnedWord, file_header
+from sfumato.formats.network_weights import for_storage
 from sfumato.formats.safe_io import write_safetensors
 from sfumato.runtime.file_stem import file_stem
 
@@ -43,15 +44,17 @@ def save_kohya(concept: Concept, path: Path, dtype: torch.dtype = torch.float16)
     Raises:
         ConfigError: See `kohya_files`.
         AdapterError: A kind of factors that these programs read as something else, or not at all.
+        CheckpointError: A number is too large for the precision.
         StorageError: A file could not be written.
     """
     files, names, tensors = kohya_files(concept, path), word_names(concept, path), kohya_tensors(concept)
     for word in concept.words:
         if word.rows is not None:
             file = path.with_name(f"{names[word.placeholder]}.safetensors")
-            write_safetensors(file, {"emb_params": word.rows.to(dtype)})
+            write_safetensors(file, {"emb_params": for_storage(word.rows, dtype)})
     if tensors:
-        stored = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        kept = {name: torch.float32 if name.endswith(".alpha") else dtype for name in tensors}
+        stored = {name: for_storage(tensor, kept[name]) for name, tensor in tensors.items()}
         write_safetensors(path, stored, _header(concept, names))
     return files
 

@@ -197,10 +197,14 @@ class Tokenizer:
         }
         write_json(folder / "vocab.json", self._vocab)
         lines = ["#version: 0.2", *(f"{left} {right}" for left, right in self._merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
         write_json(folder / "tokenizer_config.json", config, indent=2)
         write_json(folder / "special_tokens_map.json", names, indent=2)
         self._backend.save(str(folder / "tokenizer.json"))
+
+    def knows(self, text: str) -> bool:
+        """Say whether a text is one piece, in this spelling or in small letters."""
+        return any(word in table for word in (text, text.lower()) for table in (self._vocab, self._added))
 
     def _id_of(self, piece: str) -> int:
         """Return the id of a piece or added word."""

@@ -11,7 +11,7 @@ from PIL import Image
 from sfumato.data.images import list_images, load_image, png_bytes
 from sfumato.errors import CannotResume
 from sfumato.events import Artifact, Done, Notice, Step
-from sfumato.formats.atomic import atomic_write_bytes, remove_folder
+from sfumato.formats.atomic import atomic_write_bytes, keeping_old, remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.png_recipe import place_picture
 from sfumato.operations.contact_sheet import Row, contact_sheet
@@ -60,7 +60,7 @@ def demo(request: DemoRequest) -> Events:
     for prompt in PROMPTS:
         pictures = yield from _drawn(prompt, concept, request, bundle)
         rows.append(Row(prompt, pictures))
-    yield _written(contact_sheet(rows), request.output / "contact-sheet.png")
+    yield from _written(contact_sheet(rows), request.output / "contact-sheet.png")
     yield Done(time.perf_counter() - started, {"prompts": len(PROMPTS)})
 
 
@@ -113,7 +113,10 @@ def _drawn(
     return images
 
 
-def _written(sheet: Image.Image, path: Path) -> Artifact:
-    """Write the sheet."""
-    atomic_write_bytes(path, png_bytes(sheet))
-    return Artifact(path, "report", {})
+def _written(sheet: Image.Image, path: Path) -> Events:
+    """Write the sheet; that of another demo stays under another name."""
+    with keeping_old(path) as old:
+        atomic_write_bytes(path, png_bytes(sheet))
+    if (kept := old()) is not None:
+        yield Notice(0, f"'{path.name}' was there before; the old one is now '{kept.name}'.")
+    yield Artifact(path, "report", {})

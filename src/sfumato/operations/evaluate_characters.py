@@ -26,7 +26,7 @@ from sfumato.formats.bundle import load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
-from sfumato.operations.trials import check_methods, run_trials
+from sfumato.operations.trials import check_methods, notes_on, run_trials
 
 _GRID_ROWS = 5
 
@@ -57,7 +57,7 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
     if primer is not None and wanted_attributes(benchmark, cases):
         check_available()  # found before the first lesson
     trials = yield from run_trials(request, cases, bundle)
-    reader, notes = Reader(), list(NOTES)
+    reader, notes = Reader(), [*NOTES, *notes_on(request.methods)]
     if judges.texts is not None:
         notes.append(f"Prompt fidelity is judged by {judges.texts.name}.")
     wanted = wanted_attributes(benchmark, [trial.case for trial in trials])

@@ -21,7 +21,7 @@ from sfumato.formats.bundle import load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
-from sfumato.operations.trials import check_methods, run_trials
+from sfumato.operations.trials import check_methods, notes_on, run_trials
 from sfumato.runtime.suggestions import did_you_mean
 
 _GRID_ROWS = 4
@@ -64,7 +64,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
         columns_of(list(encoders), None if text is None else text.name),
         sorted(entries, key=lambda entry: order.index(entry.method)),
         facts_of(request, bundle, {"subjects": [case.name for case in cases]}),
-        NOTES,
+        [*NOTES, *notes_on(request.methods)],
         ceiling=REAL,
     )
     rows = _rows(trials, bundle.native_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sfumato.formats.bundle import Bundle
 from sfumato.operations.doctor import buckets_of
 from sfumato.operations.recorded_base import recorded_base
 from sfumato.requests import DoctorRequest, flag_of
+from sfumato.runtime.command_line import command_line
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 
 GRAVEST_FIRST = (
@@ -159,4 +159,4 @@ def _command(subject: SubjectConfig, config: LearnConfig, base: Bundle) -> str:
         if value not in (None, field.default):
             words += [flag_of(name, field).names[-1], str(value)]
     words += ["--style"] if config.kind == "style" else []
-    return shlex.join(words)
+    return command_line(words)

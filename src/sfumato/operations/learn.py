@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from itertools import chain, count
 from pathlib import Path
@@ -15,7 +16,7 @@ from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.verdict import Rule
 from sfumato.evaluation.verdict_plan import STYLE_PROMPTS, VerdictPlan, named, read_prompts
 from sfumato.evaluation.verdict_report import write_report
-from sfumato.events import Artifact, Event, Progress
+from sfumato.events import Artifact, Event, Notice, Progress
 from sfumato.formats.atomic import remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.bundle_unet import read_bundle_unet
@@ -23,13 +24,17 @@ from sfumato.formats.dual_encoder import load_dual_encoder
 from sfumato.operations.folder_notice import folder_notices
 from sfumato.operations.learn_values import with_settings
 from sfumato.operations.stream import Events
-from sfumato.requests import LearnRequest
+from sfumato.requests import LearnRequest, flag_of
 from sfumato.runtime.byte_sizes import bytes_text
 from sfumato.runtime.file_stem import file_stem
 from sfumato.runtime.locks import only_one
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.personalise import learn as learn_subject
 
+_OF_VERDICT = (
+    *("verdict_prompts", "verdict_seeds", "verdict_steps", "judge_pictures", "judge_texts"),
+    *("min_prompt", "max_drift", "early_stop"),
+)
 _SMALL_JUDGES = {"embedded", "dual", "auto", "none"}
 """They load in a fifth of a second; an encoder of the field is loaded once and kept."""
 
@@ -70,6 +75,7 @@ def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -
     output, run_dir, probe = config.output, run_folder(config.output), judge(request)
     is_alone = not output.exists()
     finished, goes_on = False, request.resume and run_dir.is_dir()
+    yield from _said_of_no_verdict(request)
     base = bundle or load_bundle(request.base, held_in=config.held_in)
     for event in learn_subject(config, base, run_dir, resume=request.resume, cache=request.cache, probe=probe):
         report = None
@@ -84,6 +90,15 @@ def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -
                 yield from write_report(probe, report)
     if finished:
         remove_folder(run_dir)
+
+
+def _said_of_no_verdict(request: LearnRequest) -> Iterator[Notice]:
+    """Say what only a verdict would use; that is not refused, since a lesson may go on without one."""
+    fields = LearnRequest.model_fields
+    given = [name for name in _OF_VERDICT if getattr(request, name) != fields[name].default]
+    if given and not request.verdict:
+        names = ", ".join(flag_of(name, fields[name]).names[-1] for name in given)
+        yield Notice(0, f"Without a verdict {names} {'change' if len(given) > 1 else 'changes'} nothing.")
 
 
 def _report_folder(output: Path, result: Artifact, *, is_alone: bool) -> Path:
@@ -146,7 +161,7 @@ def concept_file(placeholder: str) -> Path:
         raise ConfigError(
             f"--as: given {placeholder!r}; needed a word with at least one letter or digit.",
             field="placeholder",
-            hint="For example --as '<fox>'.",
+            hint='For example --as "<fox>".',
         )
     return Path(f"{stem}.safetensors")
 

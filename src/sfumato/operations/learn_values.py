@@ -52,7 +52,8 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     method = METHODS[config.method]
     usual = method.usual(unet.widest)
     known = {str(key): key for key in SUITED}.get(name)  # an unknown one is refused below
-    factor = 1.0 if known is None else suited_factor(known, from_zero=method.factors)
+    from_zero = method.factors and str(overrides.get("init", request.init)).strip("\"'") != "pissa"
+    factor = 1.0 if known is None else suited_factor(known, from_zero=from_zero)
     suited = {} if known is None else {key: value for key, value in SUITED[known].items() if key != "lr_factor"}
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
     content["objective"]["shift"] = usual.shift

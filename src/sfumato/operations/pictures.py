@@ -19,10 +19,12 @@ from sfumato.events import Event, Notice, Step
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.concept import Concept, load_concept
 from sfumato.formats.png_recipe import RECIPE_VERSION, UNUSUAL_TITLES, encode_png, file_hash, place_picture
+from sfumato.operations.prompt_words import check_files_in_prompts, unknown_words
 from sfumato.operations.recorded_base import recorded_base
 from sfumato.pipeline import Drawn, Pipeline, Settings
 from sfumato.requests import MOST_SEED, GenerateRequest, flag_of
 from sfumato.runtime.file_stem import file_stem
+from sfumato.runtime.in_use import in_use
 
 BLACK = (0, 0, 0)
 OF_ONE_PICTURE = ("prompt", "negative_prompt", "steps", "sampler", "guidance_scale")
@@ -79,9 +81,10 @@ def check_choices(request: GenerateRequest) -> None:
         request: What is to be drawn.
 
     Raises:
-        ConfigError: A mask or a strength without an initial picture, a value that only guidance uses without guidance,
-            or more pictures than there are seeds.
+        ConfigError: A file in a prompt, a mask or a strength without an initial picture, a value that only guidance
+            uses without guidance, or more pictures than there are seeds.
     """
+    check_files_in_prompts(request)
     _check_starts_from_a_picture(request)
     _check_is_guided(request)
     last = request.seed + request.count - 1
@@ -100,13 +103,14 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
         pipeline: A loaded base to use instead of the one that the request names.
 
     Yields:
-        A `Notice` where the initial picture is cut, a `Step` for every sampler step and a `Picture` for every finished
-        picture.
+        A `Notice` where the initial picture is cut or nothing knows a word of a prompt, a `Step` for every sampler step
+        and a `Picture` for every finished picture.
 
     Raises:
         SfumatoError: A file cannot be read, the base or a concept is not usable, or values do not fit together.
     """
     if pipeline is not None and pipeline.concepts:
+        in_use(pipeline.bundle.unet).checked(pipeline)  # another thread's concepts mean that it is busy
         raise ConfigError(
             "The pipeline draws with concepts inside of `using`; no recipe could name these.",
             field="concepts",
@@ -116,6 +120,7 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
     concepts = [(load_concept(use.path), use.strength) for use in request.concepts]
     pipeline = pipeline or Pipeline(load_bundle(request.base))
     recipe = _recipe(request, pipeline, inputs)
+    yield from unknown_words(request, pipeline, (w.placeholder for concept, _ in concepts for w in concept.words))
     yield from _drawn(request, pipeline, concepts, inputs, recipe)
 
 

@@ -178,7 +178,8 @@ def _rehearse(job: _Job, send: Send) -> Rehearsed | OutOfRoom:
 def _rehearsed(job: _Job, send: Send) -> Rehearsed:
     """Learn for three steps and look at the clock."""
     watch, request = Stopwatch(job.started_s), job.request
-    config, asked = rehearsal_config(lesson_config(request), job.folder), shorter_verdict(verdict_plan(request))
+    config = rehearsal_config(lesson_config(request), job.folder)
+    asked = shorter_verdict(verdict_plan(request) if request.verdict else VerdictPlan())
     judging = judge(request, asked)
     base = load_bundle(request.base, held_in=config.held_in)
     probe = None if judging is None else TimedProbe(judging, NetworkTime(base.unet), watch)

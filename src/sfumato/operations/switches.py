@@ -10,7 +10,7 @@ from typing import Any
 from sfumato.operations.learn_values import PLACES
 from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of, is_switch
-from sfumato.training.factors import is_of_text
+from sfumato.training.factors import is_of_text, starts_at_zero
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
 from sfumato.training.optim_library import OptimizerName, suited_factor
@@ -156,7 +156,7 @@ def _optimizer(request: LearnRequest, config: LearnConfig) -> Switches | None:
     if request.lr is not None or "lr" in request.optim or "optim.lr" in overridden_keys(request.overrides):
         if name == "prodigy":
             return None  # its rate is a factor on one that it finds, which says nothing about another's
-        from_zero = METHODS[config.method].factors
+        from_zero = starts_at_zero(config)
         rate = config.optim.lr * suited_factor("adafactor", from_zero=from_zero)
         rate /= suited_factor(name, from_zero=from_zero)
         if rate > 1:

@@ -30,6 +30,8 @@ from sfumato.runtime.seeding import derive_seed
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.training.methods import METHODS, MethodName
 
+OF_ALL_WEIGHTS = "dreambooth draws with the file of low-rank factors that is nearest to the change of all weights."
+"""What a reader of a report must know where a method that learns all weights is in it."""
 PLACEHOLDER = "<subject>"
 CLASS = "class"
 """Names the plain class among the texts of a subject."""
@@ -87,6 +89,11 @@ def check_methods(request: BenchmarkRequest) -> None:
     twice = [method for method in request.methods if request.methods.count(method) > 1]
     if twice:
         raise ConfigError(f"--methods: {twice[0]!r} was given twice; needed: each once.", field="methods")
+
+
+def notes_on(methods: Sequence[str]) -> list[str]:
+    """Return what a reader must know of some methods, as `--methods` has them."""
+    return [OF_ALL_WEIGHTS] if any(method.removesuffix(PRIOR) == "dreambooth" for method in methods) else []
 
 
 def run_trials(

@@ -33,7 +33,11 @@ _OF_FACTORS = (
     "strength",
 )
 
-_OF_LENGTHS = 0.01
+_APART: Mapping[str, Mapping[str, float]] = {
+    "adafactor": {"*.magnitude": 0.01, "learned-word.*": 0.1},
+    "muon": {"*.magnitude": 1 / 3, "learned-word.*": 1 / 3},
+}
+"""Factors on rates that optimizers have for what starts at zero, or for matrices: for what is neither."""
 
 
 def check_factors(config: LearnConfig, modules: Mapping[str, nn.Module]) -> None:
@@ -112,18 +116,29 @@ def is_of_text(pattern: str) -> bool:
     return pattern.removeprefix("!").startswith(OF_TEXT)
 
 
+def starts_at_zero(config: LearnConfig) -> bool:
+    """Say whether what is learned is added to the weights and starts at zero; PiSSA's factors hold the weights."""
+    return METHODS[config.method].factors and config.init != "pissa"
+
+
 def rates(config: LearnConfig) -> OptimConfig:
     """Return the settings of the optimizer, with the rates that are apart.
 
-    That of `up` where LoRA+ is asked for; and that of the lengths that DoRA learns with Adafactor, whose rate is made
-    for factors that start at zero.
+    That of `up` where LoRA+ is asked for; and those of the lengths of DoRA and of the vectors beside factors, where an
+    optimizer's rate is made for factors. Where vectors alone learn, weight decay is theirs.
     """
-    factors = dict(config.optim.lr_factors)
+    method, factors = METHODS[config.method], dict(config.optim.lr_factors)
     if config.lora_plus is not None:
         factors["*.up"] = config.lora_plus
-    if config.adapter == "dora" and config.optim.name == "adafactor" and not config.optim.lr_factors:
-        factors["*.magnitude"] = _OF_LENGTHS
-    return config.optim.model_copy(update={"lr_factors": factors})
+    if not config.optim.lr_factors:
+        apart = _APART.get(config.optim.name, {}) if starts_at_zero(config) or config.optim.name == "muon" else {}
+        learns = {
+            "*.magnitude": config.adapter == "dora",
+            "learned-word.*": method.factors and config.chosen_identifier == "new",
+        }
+        factors |= {pattern: factor for pattern, factor in apart.items() if learns[pattern]}
+    alone = not (method.factors or method.weights)
+    return config.optim.model_copy(update={"lr_factors": factors, "decay_all": config.optim.decay_all or alone})
 
 
 def _chosen(config: LearnConfig) -> dict[str, tuple[str, ...]]:

@@ -220,6 +220,12 @@ _OF_LESSONS = (
         "there is nothing to draw",
         "give texts for preview_prompts",
     ),
+    _Need(
+        ("optim.name",),
+        lambda config: config.optim.name != "muon" or _method(config).factors or _method(config).weights,
+        "the method '{0.method}' learns vectors alone, and Muon moves matrices",
+        "use the method 'pivotal'",
+    ),
     _Need(("loop.validate_every",), _never, "a lesson measures nothing on fixed data"),
     _Need(
         ("optim.schedule",),

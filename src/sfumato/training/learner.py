@@ -146,7 +146,7 @@ class Learner:
         if not prompts:
             return
         with self.drawing(step) as pipeline:
-            settings = Settings(steps=16, batch_size=4)
+            settings = Settings(steps=16, batch_size=min(4, self.config.batch_size))
             rows = [pipeline.images([prompt], range(4), settings) for prompt in prompts]
         yield Preview(step, save_sheet(rows, folder / f"step-{step:08d}.png"))
 

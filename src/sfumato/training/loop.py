@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from sfumato.errors import StorageError
+from sfumato.errors import OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.formats.atomic import storage_error
 from sfumato.runtime.interrupt import StopRequest
@@ -43,17 +43,21 @@ MAY_CHANGE = (
     "optim.decay_steps",
     "preview.*",
     "preview_prompts",
+    "validation_pictures",
+    "validation_scenes",
     "bundle_every",
     "name",
     "autoencoder",
     "autoencoder_recipe",
     "gradient_checkpointing",
+    "device",
+    "compile",
     "*.folder",
     "*.workers",
     "latents.keep",
 )
 """Settings that a resumed run may change: they alter no step that is behind it, only where the run ends and what is
-said on the way. Data are compared by hash, not by path."""
+said on the way, or where it is computed. Data are compared by hash, not by path."""
 
 
 class LoopConfig(Section):
@@ -304,7 +308,7 @@ class _Run:
         return locate(self.watched, lambda: self._loss(phase, draw), report, found)
 
     def _after_step(self) -> Iterator[Event]:
-        """Log, validate, preview and save when it is time to."""
+        """Log, validate, save and preview when it is time to."""
         config, last = self.config, self.step == self.config.steps
         if self.step % config.log_every == 0 or last:
             yield Metric(self.step, {**self.interval.means(), "dropped_steps": self.guard.counters["dropped"]})
@@ -314,14 +318,15 @@ class _Run:
                 values = dict(self.task.validate(self.step))
             if values:
                 yield Metric(self.step, values)
+        saves = self.step % config.save_every == 0 and not last
+        if saves:
+            yield self._save_or_go_on()  # first: a drawing for which memory is too small may end the process
         if config.preview_every and (self.step % config.preview_every == 0 or last):
             with self._shipped():
                 yield from self._preview_or_go_on()
-        if self.step % config.save_every == 0 and not last:
-            yield self._save_or_go_on()
-            if self.step == self.saved_step:
-                with self._shipped():
-                    yield from self.task.after_save(self.step, self.run_dir)
+        if saves and self.step == self.saved_step:
+            with self._shipped():
+                yield from self.task.after_save(self.step, self.run_dir)
 
     @contextmanager
     def _shipped(self) -> Iterator[None]:
@@ -342,7 +347,7 @@ class _Run:
         """Draw a preview; when it cannot be written the run goes on without it."""
         try:
             yield from self.task.preview(self.step, self.run_dir / "previews")
-        except StorageError as error:
+        except (StorageError, OutOfMemory) as error:
             yield Notice(self.step, f"{error} The run goes on without this preview.")
 
     def _save_or_go_on(self) -> Event:
@@ -387,4 +392,9 @@ class _Run:
             del counters["good_step"]
         self.guard.resume(saved.step, counters)
         self.step = self.saved_step = saved.step
-        yield Notice(self.step, f"Resumed from '{found.path}' after step {self.step}.")
+        yield Notice(self.step, f"Resumed from '{found.path}' after step {self.step}.{self._moved(saved.settings)}")
+
+    def _moved(self, saved: Mapping[str, Any]) -> str:
+        """Say that a run goes on elsewhere, where its steps are rounded otherwise."""
+        before, now = saved.get("device"), self.settings.get("device")
+        return "" if before == now else f" It goes on on {now}, not on {before}: steps are rounded otherwise there."

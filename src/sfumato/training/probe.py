@@ -123,8 +123,12 @@ class Trial:
             steps = ", ".join(map(str, missing))
             yield Notice(step, f"Steps {steps} were not scored; the verdict is without them.")
         self._check_leader(run_dir)
-        self._reason = self.probe.settled()
+        self._reason = self._settled(step)
         yield from self.after_save(step, run_dir)
+
+    def _settled(self, step: int) -> str | None:
+        """Say why no later step can win; None as long as vectors have not joined, with which all may be otherwise."""
+        return self.probe.settled() if step > self.learner.config.joins_at else None
 
     def _check_leader(self, run_dir: Path) -> None:
         """Refuse to go on where the best step so far lost its weights to another: the judge's bounds have changed."""
@@ -170,7 +174,7 @@ class Trial:
             if number != leader:  # it cannot win any more
                 for name in self.learner.learning:
                     (folder / f"{name}.safetensors").unlink(missing_ok=True)
-        self._reason = self.probe.settled()
+        self._reason = self._settled(step)
         if self._reason is not None and step < self.loop.steps:
             yield Notice(step, self._reason)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
+from datetime import time as clock
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -31,6 +33,9 @@ from sfumato.training.pictures import DataConfig
 from sfumato.training.recipe_checks import check_discriminator, check_first_stage, usable_device
 from sfumato.training.section import Section, checked_keys
 from sfumato.training.sights import SightsConfig
+
+_OF_TEXTS = ("string_type", "path_type")
+"""Problems of values that are no texts."""
 
 AutoencoderTable = Annotated[AutoencoderConfig, checked_keys(AutoencoderConfig)]
 UNetTable = Annotated[UNetConfig, checked_keys(UNetConfig)]
@@ -324,9 +329,10 @@ def set_value(content: dict[str, Any], key: str, value: Any) -> None:
 def _toml_value(text: str) -> Any:
     """Read a text as a TOML value; what is none is taken as the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if isinstance(value, date | clock) else value  # no key takes a date, but folders are named so
 
 
 def _config_error(error: ValidationError, kind: type[BaseModel], where: str) -> ConfigError:
@@ -344,7 +350,8 @@ def _problem(item: ErrorDetails, kind: type[BaseModel]) -> str:
         return f"unknown key {key!r}. {did_you_mean(str(item['loc'][-1]), _known(kind, item['loc'][:-1]))}"
     if item["type"] == "missing":
         return f"{key} is missing."
-    return f"{key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
+    quoted = " A text of figures needs quotes of its own." if item["type"] in _OF_TEXTS else ""
+    return f"{key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}.{quoted}"
 
 
 def _known(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

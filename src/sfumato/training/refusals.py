@@ -11,7 +11,7 @@ from sfumato.formats.bundle import Bundle
 from sfumato.training import state
 from sfumato.training.factors import rates
 from sfumato.training.learn_config import LearnConfig
-from sfumato.training.learner import PHASE, Learner
+from sfumato.training.learner import PHASE, USE, Learner
 from sfumato.training.loop import MAY_CHANGE
 from sfumato.training.methods import METHODS
 from sfumato.training.optim import build_optimizers, check_average
@@ -98,7 +98,7 @@ def check_start(learner: Learner, run_dir: Path, *, resume: bool, judged: Sequen
         raise state.already_there(run_dir)
     saved = next((settings for _, folder in found if (settings := _settings(folder)) is not None), None)
     if saved is not None:
-        state.check_settings(saved, learner.settings, MAY_CHANGE)
+        state.check_settings(saved, learner.settings, MAY_CHANGE, (USE,))
 
 
 def _check_texts(learner: Learner, judged: Sequence[str]) -> None:

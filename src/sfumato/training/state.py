@@ -175,7 +175,7 @@ def load(folder: Path, parts: Mapping[str, Saved]) -> None:
     Raises:
         CannotResume: The checkpoint has other parts, or their tensors have other names or shapes.
     """
-    there = {file.stem for file in folder.glob("*.safetensors")}
+    there = {file.stem for file in folder.glob("*.safetensors") if not file.name.startswith(".")}
     if there != set(parts):
         raise CannotResume(
             f"'{folder}' holds {', '.join(sorted(there)) or 'nothing'}; this run has {', '.join(sorted(parts))}.",

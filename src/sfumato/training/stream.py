@@ -65,6 +65,7 @@ class Prefetched(Generic[Batch]):
         self._ahead = ahead
         self._pool: ProcessPoolExecutor | None = None
         self._pending: dict[int, Future[object]] = {}
+        self._has_made = False
 
     def get(self, index: int) -> Batch:
         """Return the batch of an index and order the ones after it."""
@@ -74,13 +75,16 @@ class Prefetched(Generic[Batch]):
         for stale in [kept for kept in self._pending if kept < index]:
             self._pending.pop(stale).cancel()
         try:
-            return self._pending.pop(index).result()  # type: ignore[return-value]
+            made = self._pending.pop(index).result()
         except BrokenProcessPool as error:
             raise TrainingError(
                 "A process that makes pictures ahead was ended from outside; often memory ran out.",
                 field="data.workers",
-                hint="Resume, with data.workers=0 if it happens again.",
+                hint="Resume, with data.workers=0 if it happens again."
+                + ("" if self._has_made else " In a script of your own, start under `if __name__ == '__main__':`."),
             ) from error
+        self._has_made = True
+        return made  # type: ignore[return-value]
 
     def order(self, indices: range) -> None:
         """Have these batches made in the background."""

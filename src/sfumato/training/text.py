@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from sfumato.training.state import has_checkpoints
 from sfumato.training.stream import Prefetched
 
 _CAPTION_BATCH = 64
+_SAYS_ALL = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def learned_tokenizer(recipe: DenoiserRecipe | DualEncoderRecipe, run_dir: Path) -> Tokenizer | None:
@@ -57,7 +59,7 @@ def _check_same(tokenizer: Tokenizer, recipe: DenoiserRecipe | DualEncoderRecipe
     """Refuse to go on with another tokenizer than the one that a run began with."""
     with TemporaryDirectory() as place:
         tokenizer.save(place)
-        if tokenizer_hash(Path(place)) != tokenizer_hash(kept):
+        if _read_alike(Path(place)) != _read_alike(kept):
             raise CannotResume(
                 f"'{recipe.tokenizer.folder}' holds another tokenizer than '{kept}', with which the run began.",
                 field="tokenizer.folder",
@@ -65,11 +67,18 @@ def _check_same(tokenizer: Tokenizer, recipe: DenoiserRecipe | DualEncoderRecipe
             )
 
 
+def _read_alike(folder: Path) -> dict[str, object]:
+    """Return what a tokenizer's folder says, whatever library and system wrote it."""
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in _SAYS_ALL}
+    return {name: json.loads(text) if name.endswith(".json") else text.splitlines() for name, text in texts.items()}
+
+
 def tokenizer_hash(folder: Path) -> str:
-    """Return the SHA-256 of the files of a tokenizer."""
+    """Return the SHA-256 of the files of a tokenizer; what file managers leave in its folder is none of them."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        digest.update(file.name.encode() + file.read_bytes())
+        if file.is_file() and not file.name.startswith("."):
+            digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ another, an anchor to the coarse word, and a word of its own for every picture.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from sfumato.adapters.tokens import TokenRows, expand_placeholder, expand_words,
 from sfumato.data.templates import TEMPLATES
 from sfumato.errors import ConfigError, DataError
 from sfumato.formats.bundle import Bundle, Word
+from sfumato.models.tokenizer import whole_word
 from sfumato.runtime.precision import computing_in
 from sfumato.runtime.seeding import generator
 from sfumato.tensors import Context
@@ -209,9 +211,12 @@ class Words:
         return TokenRows(config.placeholder, torch.cat(start))
 
     def _with_own_word(self, text: str, row: int) -> str:
-        """Say the word of a picture's file beside that of its subject."""
+        """Say the word of a picture's file beside that of its subject, behind the noun or `style` where it has one."""
         word = self.samples.words[row]
-        return expand_placeholder(text, word, f"{word} with {_picture_word(self._files[row])}", "")
+        noun = next(own.class_noun for own in self.words if own.placeholder == word)
+        nouns = "|".join(re.escape(one) for one in (noun, "style") if one)
+        said = re.compile(rf"{whole_word(word)}(?:\s+(?:{nouns})(?!\w))?", re.IGNORECASE)
+        return said.sub(lambda found: f"{found[0]} with {_picture_word(self._files[row])}", text)
 
     def _said(self) -> dict[str, int]:
         """Return everything that may be said of the subjects' pictures, each with the first of these pictures."""
