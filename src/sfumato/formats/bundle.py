@@ -20,7 +20,7 @@ from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import CheckpointError, UnknownFormat
 from sfumato.formats.atomic import atomic_folder
-from sfumato.formats.detect import BUNDLE, COMPVIS, detect
+from sfumato.formats.detect import BUNDLE, detect, to_use_it
 from sfumato.formats.diffusers_config import (
     read_autoencoder_config,
     read_scheduler,
@@ -50,7 +50,6 @@ _OF_A_RUN = "bundle"
 _BASES = Path(__file__).resolve().parents[1] / "bases"
 _FOLDERS = {"autoencoder": "vae", "unet": "unet", "text_encoder": "text_encoder"}
 _HASHING = threading.Lock()
-_CONVERT = "Convert it once, with diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 _INDEX: Json = {
     "_class_name": "StableDiffusionPipeline",
@@ -222,11 +221,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
         raise UnknownFormat(
             f"'{path}' is {kind}; a base must be a folder in diffusers layout, with model_index.json in it.",
             field="base",
-            hint=_CONVERT
-            if kind == COMPVIS
-            else "Give it as --concept."
-            if "LoRA" in kind or "concept" in kind
-            else None,
+            hint=to_use_it(kind),
         )
     return path
 

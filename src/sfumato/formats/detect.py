@@ -70,3 +70,12 @@ def detect_header(header: Header) -> str:
     if len(header.tensors) == 1 and len(next(iter(header.tensors.values())).shape) <= 2:
         return EMBEDDING
     return UNKNOWN
+
+
+def to_use_it(kind: str) -> str | None:
+    """Say what to do with something that was given as a base and is none."""
+    if kind == COMPVIS:
+        return (
+            "Convert it once, with diffusers: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
+        )
+    return "Give it as --concept." if "LoRA" in kind or "concept" in kind else None
