@@ -36,7 +36,7 @@ class Flag:
 class Request(BaseModel):
     """Base of all requests: unknown keys are refused and values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     places: ClassVar[Mapping[str, str]] = {}
     """Dotted keys that fields stand for where `KEY=VALUE` can be given too; other fields have their own names."""
 

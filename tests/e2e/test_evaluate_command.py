@@ -97,3 +97,11 @@ def test_evaluate_with_a_recipe_that_makes_no_sense(sfumato: Run, reader: Path, 
     answer = sfumato("evaluate", "base", "--base", reader, "--data", data, "--recipe", wrong)
     assert answer.code == 2
     assert "unknown key 'pictures.icons'" in answer.err
+
+
+@pytest.mark.parametrize("command", [("base", "--data", "none"), ("characters", "none"), ("dreambench", "none")])
+def test_a_place_that_cannot_be_written_is_found_first(sfumato: Run, base: Path, command: tuple[str, ...]) -> None:
+    Path("place").write_text("in the way")
+    answer = sfumato("evaluate", *command, "--base", base, "-o", "place")
+    assert answer.code == 2 and "cannot be written to 'place'" in answer.err, answer.err
+    assert "a file is in the way" in answer.err

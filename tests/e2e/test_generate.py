@@ -341,3 +341,26 @@ def test_cold_start(base: Path, tmp_path: Path) -> None:
     heavy = {"torch._dynamo", "sympy", "transformers", "diffusers", "peft", "sklearn", "scipy", "tensorboard", "rich"}
     assert not heavy & set(modules)
     assert not {name for name in modules if name.startswith(("sfumato.training", "sfumato.evaluation"))}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0, "is black everywhere"), (1, "is nowhere white (its highest value is 1 of 255)")]
+)
+def test_masks_that_mark_nothing(sfumato: Run, base: Path, value: int, said: str) -> None:
+    Image.new("RGB", (32, 32), "red").save("start.png")
+    Image.new("L", (32, 32), value).save("mask.png")
+    words = ("generate", "a fox", "--base", base, "--steps", 2, "--init-image", "start.png", "--mask", "mask.png")
+    answer = sfumato(*words)
+    assert answer.code == 2 and said in answer.err and "nothing would be drawn" in answer.err
+    assert not Path("out").exists()
+
+
+def test_a_mask_whose_marks_are_cut_off(sfumato: Run, base: Path) -> None:
+    Image.new("RGB", (96, 32), "red").save("start.png")
+    mask = Image.new("L", (96, 32), 0)
+    mask.paste(255, (0, 0, 16, 32))
+    mask.save("mask.png")
+    words = ("generate", "a fox", "--base", base, "--steps", 2, "--init-image", "start.png", "--mask", "mask.png")
+    answer = sfumato(*words)
+    assert answer.code == 2 and "marks nothing in the middle of the picture" in answer.err
+    assert sfumato(*words, "--size", "96x32").code == 0

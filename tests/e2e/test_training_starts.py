@@ -21,6 +21,7 @@ from sfumato.formats.bundle import load_bundle
 from sfumato.models.autoencoder import Autoencoder, AutoencoderConfig
 from sfumato.training.autoencoder import AutoencoderTrainer, train_autoencoder, without_shift
 from sfumato.training.denoiser import train_denoiser
+from sfumato.training.denoiser_checks import check_recipe
 from sfumato.training.denoiser_start import check_start
 from sfumato.training.ema import Ema
 from sfumato.training.loop import train
@@ -355,5 +356,39 @@ def rewritten(state: Path, content: dict[str, Any]) -> None:
     state.write_text(json.dumps(content))
     manifest = state.with_name("manifest.json")
     files = json.loads(manifest.read_text())
-    files[state.name] = [state.stat().st_size, hashlib.sha256(state.read_bytes()).hexdigest()]
+    content_hash = hashlib.sha256(state.read_bytes()).hexdigest()
+    files[state.name] = {"bytes": state.stat().st_size, "sha256": content_hash}
     manifest.write_text(json.dumps(files))
+
+
+def test_previews_of_more_steps_than_there_are_times(tmp_path: Path, autoencoder: Path) -> None:
+    schedule = {**SECOND["schedule"], "num_train_steps": 20}
+    preview = {"prompts": ["a disc"], "steps": 30}
+    loop = {**LOOP, "preview_every": 2}
+    with pytest.raises(ConfigError, match="preview.steps is 30, but the schedule has 20 times") as caught:
+        check_recipe(second(autoencoder, schedule=schedule, preview=preview, loop=loop))
+    assert caught.value.field == "preview.steps"
+    check_recipe(second(autoencoder, schedule=schedule, preview=preview))
+    check_recipe(second(autoencoder, schedule=schedule, preview={**preview, "steps": 20}, loop=loop))
+
+
+def test_texts_of_another_length_than_the_tokenizer_reads(tmp_path: Path, autoencoder: Path, trained: Path) -> None:
+    recipe = second(autoencoder, init_from=str(trained), tokenizer={"context_length": 12})
+    with pytest.raises(ConfigError, match="context_length is 12, but the tokenizer of .* reads") as caught:
+        list(train_denoiser(recipe, tmp_path / "run"))
+    assert caught.value.field == "tokenizer.context_length"
+
+
+def test_what_changes_nothing_in_a_recipe_of_a_kind_is_said(tmp_path: Path, autoencoder: Path) -> None:
+    quiet = {"preview": {}, "loop": {**LOOP, "preview_every": 2}, "data": {**DATA, "flip": True}}
+    said = notices(list(train_denoiser(second(autoencoder, **quiet), tmp_path / "a")))
+    assert [message for message in said if "It changes nothing." in message] == [
+        "data.flip is on but data.kind is 'shapes', and it is for 'folder'. It changes nothing.",
+        "loop.preview_every is 2 but preview.prompts is empty, so there is nothing to draw. It changes nothing.",
+    ]
+    objective = {**FIRST["objective"], "adversarial_start": 3, "codebook_weight": 0.5}
+    said = notices(list(train_autoencoder(first(objective=objective), tmp_path / "b")))
+    assert [message for message in said if "It changes nothing." in message] == [
+        "objective.adversarial_start is 3 but objective.adversarial_weight is 0. It changes nothing.",
+        "objective.codebook_weight is 0.5 but autoencoder.kind is 'kl', and it is for 'vq'. It changes nothing.",
+    ]

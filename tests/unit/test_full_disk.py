@@ -152,3 +152,15 @@ def test_a_run_goes_on_without_tensorboard_when_its_disk_is_full(
     told = ["could not be written: No space left on device." in message for message in notices(events)]
     assert told == ([True] if full_from < 6 else [])
     assert max(board.written) == last and metric_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_shards_that_another_run_has_made_are_not_ordered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered: list[range] = []
+    monkeypatch.setattr(Prefetched, "order", lambda self, indices: ordered.append(indices))
+    config = {"keep": "all", "rotate_every": 1}
+    for count in (3, 0):
+        shards = pool(tmp_path, [], **config)
+        for step in range(3):
+            list(shards.move_to(step))
+        assert len(ordered) == (1 if count == 0 else 3), "the last shard alone is not there yet"
+        ordered.clear()

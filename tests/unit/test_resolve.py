@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sfumato.errors import ConfigError
 from sfumato.requests import GenerateRequest, LearnRequest
 from sfumato.resolve import resolve
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.runtime.toml_file import read_toml
+from sfumato.training.optim import OptimConfig
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -96,3 +98,13 @@ def test_missing_flags_have_their_own_names() -> None:
 def test_suggestions() -> None:
     assert did_you_mean("stpes", ["steps", "seed"]) == "Did you mean 'steps'?"
     assert did_you_mean("qqq", ["steps", "seed"]) == "Known: steps, seed."
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(value: str) -> None:
+    for flags in ({"prompt": "a", "guidance_scale": value}, {"prompt": "a", "eta": value}):
+        with pytest.raises(ConfigError):
+            resolve(GenerateRequest, flags=flags)
+    for settings in ({"lr": value}, {"decay_steps": value}, {"lr_factors": {"*": value}}, {"betas": [0.9, value]}):
+        with pytest.raises((ValidationError, ConfigError)):
+            OptimConfig.model_validate(settings)

@@ -19,7 +19,7 @@ MaskSource = Literal["none", "alpha", "file"]
 
 _BLACK = (0, 0, 0)
 _MASK_STEMS = (".mask", "-masklabel", "-condlabel")
-_MOST_LABELS = 16
+MOST_LABELS = 16
 """A mask file that is nowhere brighter marks nothing that can be seen: its values may be labels, such as 0 and 1."""
 
 
@@ -180,7 +180,7 @@ def fault_of(mask: UInt8[np.ndarray, "_h _w"], width: int, height: int, *, is_fi
     brightest = int(mask.max())
     if brightest == 0:
         return "black everywhere, nothing would be learned"
-    is_faint = is_file and brightest <= _MOST_LABELS
+    is_faint = is_file and brightest <= MOST_LABELS
     return f"nowhere white (its highest value is {brightest} of 255)" if is_faint else None
 
 

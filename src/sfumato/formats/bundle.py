@@ -20,6 +20,7 @@ from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import CheckpointError, UnknownFormat
 from sfumato.formats.atomic import atomic_folder
+from sfumato.formats.bundle_fit import check_parts, fit_words
 from sfumato.formats.detect import BUNDLE, detect, to_use_it
 from sfumato.formats.diffusers_config import (
     read_autoencoder_config,
@@ -35,10 +36,9 @@ from sfumato.formats.safe_io import write_safetensors
 from sfumato.formats.strict_json import Json, read_json
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
-from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextEncoderConfig, TextFeatures
+from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextFeatures
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
-from sfumato.models.unet_config import UNetConfig
 from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.precision import Holding, Precision, computed_in, computing_as_held, hold
 from sfumato.runtime.suggestions import did_you_mean
@@ -265,8 +265,8 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     )
     autoencoder_config = read_autoencoder_config(*configs["vae"])
     unet_config = read_unet_config(*configs["unet"])
-    _check_parts(folder, unet_config, text_config)
-    _fit_words(folder, tokenizer, text_config)
+    check_parts(folder, unet_config, text_config, autoencoder_config)
+    fit_words(folder, tokenizer, text_config)
     with empty_weights():
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
@@ -284,7 +284,7 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
         schedule=Schedule(schedule),
         prediction=prediction,
         name=str(index.get("_sfumato_name") or folder.resolve().name),
-        native_size=read_sample_size(configs["unet"][0]) * autoencoder.downsample_factor,
+        native_size=read_sample_size(*configs["unet"]) * autoencoder.downsample_factor,
         source=folder,
         words=read_words(folder),
         held_in=held_in,
@@ -292,40 +292,6 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     )
     bundle.freeze()
     return bundle
-
-
-def _fit_words(folder: Path, tokenizer: Tokenizer, text: TextEncoderConfig) -> None:
-    """Let new words begin behind the rows of the token table, which may have more than the tokenizer has tokens.
-
-    Raises:
-        CheckpointError: It has fewer.
-    """
-    if tokenizer.vocab_size > text.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer of '{folder}' has {tokenizer.vocab_size} tokens, its text encoder {text.vocab_size} rows; "
-            "needed: a row for each token.",
-            hint="Its folders 'tokenizer' and 'text_encoder' do not belong together: copy both again.",
-        )
-    tokenizer.first_free_id = text.vocab_size
-
-
-def _check_parts(folder: Path, unet: UNetConfig, text: TextEncoderConfig) -> None:
-    """Refuse a U-Net that needs more than one text encoder gives it, before any weights are read."""
-    if unet.vector_width is not None or (folder / "text_encoder_2").exists():
-        needed = "a second text encoder and a vector for each picture, as Stable Diffusion XL has"
-    elif unet.concat_channels:
-        needed = f"{unet.concat_channels} more channels beside the latents, as models for inpainting have"
-    elif unet.num_classes is not None:
-        needed = "a class for each picture"
-    elif unet.context_dim != text.width:
-        needed = f"text features {unet.context_dim} wide, which its text encoder ({text.width}) does not give"
-    else:
-        return
-    raise UnknownFormat(
-        f"'{folder}' cannot be used: its U-Net needs {needed}.",
-        field="base",
-        hint="Use a base of the kind of Stable Diffusion 1 or 2.",
-    )
 
 
 def save_bundle(

@@ -44,7 +44,7 @@ def read_bundle_outline(name_or_path: str | Path) -> BundleOutline:
     folder, unet = find_bundle(name_or_path), read_bundle_unet(name_or_path)
     file = folder / "vae" / "config.json"
     autoencoder = read_autoencoder_config(read_json(file), str(file))
-    side = read_sample_size(read_json(folder / "unet" / "config.json"))
+    side = read_sample_size(read_json(folder / "unet" / "config.json"), str(folder / "unet" / "config.json"))
     return BundleOutline(
         tokenizer=Tokenizer.load(folder / "tokenizer"),
         native_size=side * autoencoder.downsample_factor,

@@ -209,14 +209,16 @@ def read_scheduler(given: Mapping[str, Any], source: str) -> tuple[ScheduleConfi
         The schedule, and what the network predicts.
 
     Raises:
-        UnknownFormat: An unknown schedule or prediction.
+        UnknownFormat: An unknown schedule or prediction, or a number of times that is none.
     """
     name = str(given.get("_class_name", ""))
     if name.startswith(_OTHER_SCHEDULERS):
         raise unsupported(source, "_class_name", name, _BETA_SCHEDULERS)
     values = {"beta_schedule": "linear", "prediction_type": "epsilon", **given}
     prediction = _PREDICTIONS[one_of(values, "prediction_type", list(_PREDICTIONS), source)]
-    total = int(values.get("num_train_timesteps", 1000))
+    total = values.get("num_train_timesteps", 1000)
+    if not isinstance(total, int):
+        raise unsupported(source, "num_train_timesteps", total, ["a whole number"])
     zero = bool(values.get("rescale_betas_zero_snr", False))
     betas = values.get("trained_betas")
     if betas is not None:

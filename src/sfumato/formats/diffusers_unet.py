@@ -6,7 +6,7 @@ the *number* of heads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sfumato.errors import UnknownFormat
@@ -90,13 +90,14 @@ def read_unet_config(given: Mapping[str, Any], source: str) -> UNetConfig:
         raise unsupported(source, "addition_embed_type", values["addition_embed_type"], [None, "text_time"])
     shift = one_of(values, "resnet_time_scale_shift", ("default", "scale_shift"), source)
     depth = values["transformer_layers_per_block"]
-    heads, head_width = _heads(values, channels, source)
+    attention = _attention_levels(values, len(channels), source)
+    heads, head_width = _heads(values, channels, {factor.bit_length() - 1 for factor in attention}, source)
     return UNetConfig(
         in_channels=in_channels,
         out_channels=out_channels,
         channels=channels,
         blocks_per_level=uniform(values, "layers_per_block", source),
-        attention_downsamples=_attention_levels(values, len(channels), source),
+        attention_downsamples=attention,
         transformer_depth=tuple(depth) if isinstance(depth, list | tuple) else depth,
         context_dim=uniform(values, "cross_attention_dim", source),
         linear_projection=values["use_linear_projection"],
@@ -111,9 +112,17 @@ def read_unet_config(given: Mapping[str, Any], source: str) -> UNetConfig:
     )
 
 
-def read_sample_size(given: Mapping[str, Any]) -> int:
-    """Read the side of the latents that a U-Net was trained on from `unet/config.json`; 64 where it is not said."""
-    return int(given.get("sample_size") or 64)
+def read_sample_size(given: Mapping[str, Any], source: str) -> int:
+    """Read the side of the latents that a U-Net was trained on from `unet/config.json`; 64 where it is not said.
+
+    Raises:
+        UnknownFormat: It is no number, or two that differ.
+    """
+    size = given.get("sample_size") or 64
+    sides = set(size) if isinstance(size, list) else {size}
+    if len(sides) != 1 or not all(isinstance(side, int) for side in sides):
+        raise unsupported(source, "sample_size", size, ["one number"])
+    return int(sides.pop())
 
 
 def write_unet_config(config: UNetConfig, sample_size: int) -> Json:
@@ -173,16 +182,23 @@ def _attention_levels(values: Mapping[str, Any], levels: int, source: str) -> tu
     return tuple(2**level for level, has in enumerate(down) if has)
 
 
-def _heads(values: Mapping[str, Any], channels: tuple[int, ...], source: str) -> tuple[int | None, int | None]:
-    """Read number and width of heads, one of them None; `num_attention_heads` wins where it is given."""
+def _heads(
+    values: Mapping[str, Any], channels: tuple[int, ...], levels_used: Collection[int], source: str
+) -> tuple[int | None, int | None]:
+    """Read number and width of heads, one of them None; `num_attention_heads` wins where it is given.
+
+    What is said of levels without attention only counts where it agrees with the rest.
+    """
     key = "attention_head_dim" if values["num_attention_heads"] is None else "num_attention_heads"
     heads = values[key]
     if isinstance(heads, int):
         return heads, None
     if len(heads) == len(channels):
-        if len(set(heads)) == 1:
-            return heads[0], None
-        widths = {divmod(width, count) for width, count in zip(channels, heads, strict=True)}
-        if len(widths) == 1 and next(iter(widths))[1] == 0:
-            return None, next(iter(widths))[0]
+        last = len(channels) - 1  # the middle has attention as wide as the last level
+        for used in (range(last + 1), {level for level in levels_used if level <= last} | {last}):
+            if len({heads[level] for level in used}) == 1:
+                return heads[last], None
+            widths = {divmod(channels[level], heads[level]) for level in used}
+            if len(widths) == 1 and next(iter(widths))[1] == 0:
+                return None, next(iter(widths))[0]
     raise unsupported(source, key, heads, ["one number of heads", "heads of one width at every level"])

@@ -10,6 +10,12 @@ from typing import Any
 from sfumato.errors import CheckpointError, UnknownFormat
 
 Json = dict[str, Any]
+_NEVER_NULL = {
+    *("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "norm_num_groups"),
+    *("in_channels", "out_channels", "latent_channels", "scaling_factor", "attention_head_dim"),
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"),
+}
+"""Keys that must have a value where they stand at all."""
 
 
 def read_json(path: Path) -> Json:
@@ -50,7 +56,8 @@ def checked(given: Mapping[str, Any], fixed: Json, read: Json, source: str) -> J
         The keys of `read` with their values.
 
     Raises:
-        UnknownFormat: A fixed key has another value, or a key that is switched on is unknown.
+        UnknownFormat: A fixed key has another value, a key that is switched on is unknown, or one that needs a value is
+            null.
     """
     for key, value in given.items():
         if key in fixed and value != fixed[key]:
@@ -61,6 +68,8 @@ def checked(given: Mapping[str, Any], fixed: Json, read: Json, source: str) -> J
                 field=key,
                 hint="The model has a part that would be left out, so it cannot be loaded.",
             )
+        if value is None and key in _NEVER_NULL and key in read:
+            raise unsupported(source, key, value, ["a value"])
     return {**read, **{key: value for key, value in given.items() if key in read}}
 
 

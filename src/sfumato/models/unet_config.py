@@ -85,6 +85,7 @@ class UNetConfig:
                     field="channels",
                     hint="Change the width or the number of groups.",
                 )
+        self._check_head_width()
         if len(self.depths) != len(self.channels):
             raise ConfigError(
                 f"transformer_depth {self.transformer_depth} has {len(self.depths)} entries for "
@@ -92,6 +93,18 @@ class UNetConfig:
                 field="transformer_depth",
                 hint="Give one number, or one for every entry of channels.",
             )
+
+    def _check_head_width(self) -> None:
+        """Refuse heads of a width that no whole number of them fills, where there is attention."""
+        levels = [level for level in range(len(self.channels)) if self.has_attention(level)]
+        for width in dict.fromkeys(self.channels[level] for level in (*levels, len(self.channels) - 1)):
+            if self.head_width is not None and width % self.head_width:
+                raise ConfigError(
+                    f"head_width is {self.head_width} but a level with attention has {width} channels; needed: a "
+                    "divisor of them.",
+                    field="head_width",
+                    hint="Change head_width, or give num_heads in its place.",
+                )
 
     def _check_ranges(self) -> None:
         """Refuse numbers that no network has."""

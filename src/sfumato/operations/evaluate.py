@@ -8,6 +8,7 @@ from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.plan import load_plan
 from sfumato.evaluation.subject import subject_of
 from sfumato.formats.bundle import load_bundle
+from sfumato.formats.png_recipe import check_folder
 from sfumato.operations.stream import Events
 from sfumato.pipeline import Pipeline
 from sfumato.requests import EvaluateRequest
@@ -30,6 +31,7 @@ def evaluate(request: EvaluateRequest) -> Events:
         CheckpointError: The base is not usable.
         StorageError: The report cannot be written.
     """
+    check_folder(request.output)
     plan = load_plan(request.recipe)
     primer = Primer.open(request.data)
     subject = subject_of(Pipeline(load_bundle(request.base)))

@@ -24,6 +24,7 @@ from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Notice, Progress
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
+from sfumato.formats.png_recipe import check_folder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import check_methods, notes_on, run_trials
@@ -48,6 +49,7 @@ def evaluate_characters(request: EvaluateCharactersRequest) -> Events:
     """
     started = time.perf_counter()
     check_methods(request)
+    check_folder(request.output)
     benchmark = open_benchmark(request.folder)
     primer = None if request.primer is None else _primer(request.primer, benchmark)
     cases = in_turns(cases_of(request.folder, benchmark), request.subjects)

@@ -19,6 +19,7 @@ from sfumato.evaluation.trial_grid import GridRow, trial_rows
 from sfumato.events import Done, Progress
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.dual_encoder import load_dual_encoder
+from sfumato.formats.png_recipe import check_folder
 from sfumato.operations.benchmark_report import facts_of, write_board
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import check_methods, notes_on, run_trials
@@ -45,6 +46,7 @@ def evaluate_dreambench(request: EvaluateDreamBenchRequest) -> Events:
     """
     started = time.perf_counter()
     check_methods(request)
+    check_folder(request.output)
     subjects = read_dreambooth(request.folder, request.live)
     _check_live(request, {subject.class_noun for subject in subjects})
     cases = in_turns(dream_cases(subjects), request.subjects)

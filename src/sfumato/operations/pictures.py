@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfumato import __version__
 from sfumato.data.images import load_image, resize, to_pixels, to_tensor
+from sfumato.data.masks import MOST_LABELS
 from sfumato.errors import CheckpointError, ConfigError, ShapeError
 from sfumato.events import Event, Notice, Step
 from sfumato.formats.bundle import load_bundle
@@ -176,6 +177,7 @@ class _Inputs:
                 f"{width}x{height}; needed: the same proportions.",
                 field="mask",
             )
+        _check_marks(int(mask.max()), request)
         return cls(picture, mask)
 
     def cut(self, request: GenerateRequest, size: tuple[int, int]) -> Iterator[Notice]:
@@ -195,7 +197,25 @@ class _Inputs:
         if self.mask is None:
             return picture, None
         mask = to_tensor(resize(self.mask, *size, Image.Resampling.BOX))
-        return picture, (mask.mean(0)[None, None] + 1) / 2
+        grey = (mask.mean(0)[None, None] + 1) / 2
+        if not bool(grey.any()):
+            raise ConfigError(
+                "The mask marks nothing in the middle of the picture, which is what is left of it at this size.",
+                field="mask",
+                hint="Give --size in the proportions of the picture.",
+            )
+        return picture, grey
+
+
+def _check_marks(brightest: int, request: GenerateRequest) -> None:
+    """Refuse a mask by which nothing would be drawn, or nothing that is seen."""
+    if brightest <= MOST_LABELS:
+        what = f"nowhere white (its highest value is {brightest} of 255)" if brightest else "black everywhere"
+        raise ConfigError(
+            f"The mask {request.mask} is {what}: nothing would be drawn.",
+            field="mask",
+            hint="Where something is to be drawn it must be white.",
+        )
 
 
 def _drawn(

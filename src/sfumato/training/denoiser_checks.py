@@ -32,11 +32,23 @@ def check_recipe(recipe: DenoiserRecipe) -> None:
     _check_bundles(recipe)
     _check_levels(recipe)
     _check_conditions(recipe)
+    _check_previews(recipe)
     if recipe.text_encoder is not None:
         check_heads(recipe.text_encoder.width, recipe.text_encoder.heads)
         write_unet_config(recipe.unet, 1)  # what ends as a model folder must be one that can be written
     with empty_weights():
         UNet(recipe.unet)
+
+
+def _check_previews(recipe: DenoiserRecipe) -> None:
+    """Refuse previews of more steps than the schedule has times."""
+    steps, most = recipe.preview.steps, Schedule(recipe.schedule).num_train_steps
+    if recipe.loop.preview_every and steps > most:
+        raise ConfigError(
+            f"preview.steps is {steps}, but the schedule has {most} times.",
+            field="preview.steps",
+            hint=f"Set preview.steps to {most} or less, or loop.preview_every to 0.",
+        )
 
 
 def _check_first_stage(recipe: DenoiserRecipe) -> None:

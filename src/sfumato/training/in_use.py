@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -32,7 +32,7 @@ def check_in_use(config: LearnConfig) -> None:
 
 
 def said_of_tables(recipe: AutoencoderRecipe | DenoiserRecipe | DualEncoderRecipe) -> Iterator[Notice]:
-    """Say what in the tables `optim` and `objective` of a recipe changes nothing.
+    """Say what in a recipe changes nothing.
 
     Why nothing is refused: a recipe is a file, of which `--set` may change one half, and a fall of the learning rate
     may be given when the run goes on.
@@ -41,10 +41,11 @@ def said_of_tables(recipe: AutoencoderRecipe | DenoiserRecipe | DualEncoderRecip
         recipe: The recipe.
     """
     is_denoising = isinstance(getattr(recipe, "objective", None), DenoisingConfig)
-    for need in _OF_TABLES:
-        if is_denoising or need.settings[0].startswith("optim."):
-            for _, message in _unmet(recipe, need):
-                yield Notice(0, f"{message}. It changes nothing.")
+    needs = [need for need in _OF_TABLES if is_denoising or need.settings[0].startswith("optim.")]
+    own = next((of_kind for kind, of_kind in _OF_RECIPES.items() if isinstance(recipe, kind)), ())
+    for need in (*needs, *_OF_DATA, *own):
+        for _, message in _unmet(recipe, need):
+            yield Notice(0, f"{message}. It changes nothing.")
 
 
 def _check(config: LearnConfig, needs: Sequence[_Need]) -> None:
@@ -298,3 +299,50 @@ _OF_TABLES = (
     ),
 )
 """The same of tables that lessons and recipes share."""
+
+_OF_DATA = (
+    _Need(
+        ("data.flip", "data.caption"),
+        lambda recipe: recipe.data.kind == "folder",
+        "data.kind is '{0.data.kind}', and it is for 'folder'",
+    ),
+)
+"""The same of the pictures of recipes."""
+
+_OF_RECIPES: Mapping[type[Section], Sequence[_Need]] = {
+    DenoiserRecipe: (
+        _Need(
+            ("loop.preview_every",),
+            lambda recipe: bool(recipe.preview.prompts) or recipe.text_encoder is None,
+            "preview.prompts is empty, so there is nothing to draw",
+        ),
+        _Need(
+            ("objective.text_dropout",),
+            lambda recipe: recipe.text_encoder is not None,
+            "there is no text_encoder, so that no text is dropped",
+        ),
+    ),
+    AutoencoderRecipe: (
+        _Need(
+            ("objective.adversarial_start", "objective.gan_loss"),
+            lambda recipe: recipe.objective.adversarial_weight > 0,
+            "objective.adversarial_weight is 0",
+        ),
+        _Need(
+            ("objective.kl_weight",),
+            lambda recipe: recipe.autoencoder.kind == "kl" and recipe.learns == "all",
+            "autoencoder.kind is '{0.autoencoder.kind}' and learns is '{0.learns}', and it is for 'kl' and 'all'",
+        ),
+        _Need(
+            ("objective.codebook_weight",),
+            lambda recipe: recipe.autoencoder.kind == "vq",
+            "autoencoder.kind is '{0.autoencoder.kind}', and it is for 'vq'",
+        ),
+        _Need(
+            ("scaling_pictures",),
+            lambda recipe: recipe.learns == "all",
+            "learns is '{0.learns}', which keeps the scale that it is given",
+        ),
+    ),
+}
+"""The same of recipes of one kind."""

@@ -157,7 +157,7 @@ class LatentPool:
             if self._config.keep == "window":
                 for k in range(max(0, oldest - len(missing)), oldest):
                     self._remove(k)
-            if every:
+            if every and not self._path(oldest + self._config.window).is_file():  # another run may have made it
                 self._pictures.order(self._batches(oldest + self._config.window))
 
     def batch(self, draw: int, batch_size: int) -> LatentBatch:

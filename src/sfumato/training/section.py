@@ -15,7 +15,7 @@ from sfumato.runtime.suggestions import did_you_mean
 class Section(BaseModel):
     """One table of a recipe: unknown keys are refused and values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def checked_keys(kind: type) -> BeforeValidator:

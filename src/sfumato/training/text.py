@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sfumato.errors import CannotResume
+from sfumato.errors import CannotResume, ConfigError
 from sfumato.formats.atomic import atomic_folder
 from sfumato.models.text_encoder import TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.training.pictures import PictureBatches
-from sfumato.training.recipe_file import DenoiserRecipe, DualEncoderRecipe, TextEncoderTable
+from sfumato.training.recipe_file import DenoiserRecipe, DualEncoderRecipe, TextEncoderTable, TokenizerTable
 from sfumato.training.state import has_checkpoints
 from sfumato.training.stream import Prefetched
 
@@ -45,6 +45,7 @@ def learned_tokenizer(recipe: DenoiserRecipe | DualEncoderRecipe, run_dir: Path)
     place = table.folder or next((place for place in _origins(recipe) if place.is_dir()), None)
     if place is not None:
         tokenizer = Tokenizer.load(place)
+        _check_length(tokenizer, table, place)
     else:
         tokenizer = Tokenizer.train(_captions(recipe), table.vocab_size, table.context_length)
     if is_kept:
@@ -53,6 +54,17 @@ def learned_tokenizer(recipe: DenoiserRecipe | DualEncoderRecipe, run_dir: Path)
     with atomic_folder(kept) as stage:
         tokenizer.save(stage)
     return tokenizer
+
+
+def _check_length(tokenizer: Tokenizer, table: TokenizerTable, place: Path) -> None:
+    """Refuse a length of texts that the tokenizer which is taken does not have."""
+    found = tokenizer.context_length
+    if "context_length" in table.model_fields_set and table.context_length != found:
+        raise ConfigError(
+            f"tokenizer.context_length is {table.context_length}, but the tokenizer of '{place}' reads {found}.",
+            field="tokenizer.context_length",
+            hint="Leave it out: a text encoder that has been trained reads as long texts as it did.",
+        )
 
 
 def _check_same(tokenizer: Tokenizer, recipe: DenoiserRecipe | DualEncoderRecipe, kept: Path) -> None:
