@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +89,7 @@ def serve(work: Callable[[], object], facts: Mapping[str, Any]) -> None:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Count operations, those of the CPU's fused attention too."""
+    """Count operations, those of the CPU's fused attention and of packed weights too."""
     ops = torch.ops.aten
 
     def backward(grad: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
@@ -97,7 +98,15 @@ def flop_counter() -> FlopCounterMode:
     def forward(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(q, k, v))
 
+    def packed_kernel(x: Sequence[int], kernel: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+        return int(conv_flop_count(list(x), list(kernel), list(out_shape)))
+
+    def packed_matrix(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+        return 2 * math.prod(out_shape) * x[-1]
+
     mapping = {
+        torch.ops.mkldnn._convolution_pointwise: packed_kernel,
+        torch.ops.mkldnn._linear_pointwise: packed_matrix,
         ops._scaled_dot_product_flash_attention_for_cpu: forward,
         ops._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }

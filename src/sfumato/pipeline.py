@@ -237,8 +237,6 @@ class Pipeline:
         events = self.generate(prompts, seeds, settings, **pictures)
         return torch.stack([event.image for event in events if isinstance(event, Drawn)])
 
-    # ── private ──────────────────────────────────────────────────────────────────────────────────
-
     def _switch_on(self, stack: ExitStack, concept: Concept, strength: float) -> None:
         """Merge one concept in and let its placeholder be understood, until the stack closes."""
         concept.check_words(self.concepts)
@@ -321,6 +319,8 @@ class Pipeline:
     @torch.no_grad()
     def _run(self, job: _Job, decode: bool) -> Iterator[Event]:
         """Draw batch after batch."""
+        if self._owner is self:  # not in a lesson, whose memory counts
+            self.bundle.keep_packed(True)
         batch = job.settings.batch_size
         for first in range(0, len(job.seeds), batch):
             rows = range(first, min(first + batch, len(job.seeds)))

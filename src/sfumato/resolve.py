@@ -61,6 +61,7 @@ def resolve(
         ("file", read_toml(file) if file else {}),
         ("flag", flags or {}),
     ]
+    _check_said_once(request_class, flags or {})
     values: dict[str, Any] = {}
     of_file: dict[str, Any] = {}
     sources: dict[str, Source] = dict.fromkeys(request_class.model_fields, "default")
@@ -79,6 +80,27 @@ def resolve(
     except ValidationError as error:
         raise _config_error(error, request_class, sources, file) from error
     return Resolved(request, sources)
+
+
+def _check_said_once(request_class: type[Request], flags: Mapping[str, Any]) -> None:
+    """Refuse a flag and a `KEY=VALUE` of another one that set the same key."""
+    fields = request_class.model_fields
+    given = (name for name, value in flags.items() if value is not None and name in fields)
+    said = {request_class.places.get(name, name): name for name in given if flag_of(name, fields[name]).names}
+    for name, field in fields.items():
+        texts = flags.get(name)
+        if not flag_of(name, field).sets_keys or not isinstance(texts, list | tuple):
+            continue
+        for text in texts:
+            key = text.partition("=")[0].strip() if isinstance(text, str) else ""
+            if key in said and said[key] != name:
+                other = flag_of(said[key], fields[said[key]]).names[-1]
+                own = flag_of(name, field).names[-1]
+                raise ConfigError(
+                    f"{other} and {own} {text} set the same; needed: one of them.",
+                    field=said[key],
+                    hint=f"Leave out {own} {text}.",
+                )
 
 
 def _joined(request_class: type[Request], before: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

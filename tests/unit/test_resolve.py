@@ -108,3 +108,15 @@ def test_numbers_are_finite(value: str) -> None:
     for settings in ({"lr": value}, {"decay_steps": value}, {"lr_factors": {"*": value}}, {"betas": [0.9, value]}):
         with pytest.raises((ValidationError, ConfigError)):
             OptimConfig.model_validate(settings)
+
+
+def test_a_key_is_set_once() -> None:
+    fox = {"folder": "photos", "placeholder": "<fox>", "class_noun": "fox"}
+    for flags, said in (
+        ({"lr": "1e-3", "overrides": ["optim.lr=2e-3"]}, "--lr and --set optim.lr=2e-3 set the same"),
+        ({"rank": "4", "overrides": ["objective.shift=1", "rank = 8"]}, "--rank and --set rank = 8 set the same"),
+        ({"flip": False, "overrides": ["flip=true"]}, "--flip and --set flip=true set the same"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            resolve(LearnRequest, flags={**fox, **flags})
+    resolve(LearnRequest, flags={**fox, "lr": "1e-3", "overrides": ["optim.eps=1e-6", "rank=8"]})

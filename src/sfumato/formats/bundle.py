@@ -39,6 +39,7 @@ from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextFeatures
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
+from sfumato.nn.packed import keep_packed
 from sfumato.runtime.empty_weights import empty_weights
 from sfumato.runtime.precision import Holding, Precision, computed_in, computing_as_held, hold
 from sfumato.runtime.suggestions import did_you_mean
@@ -128,6 +129,11 @@ class Bundle:
             if self._hash is None:
                 self._hash = hash_of_networks({part: module.state_dict() for part, module in self.modules.items()})
             return self._hash
+
+    def keep_packed(self, wanted: bool) -> None:
+        """Let U-Net and autoencoder keep weights as the library reads them, or forget those; see `nn.packed`."""
+        for network in (self.unet, self.autoencoder):
+            keep_packed(network, wanted=wanted)
 
     @property
     def use_hash(self) -> str:

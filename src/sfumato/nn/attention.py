@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sfumato.errors import ConfigError, ShapeError
+from sfumato.nn.packed import Packs, is_packable, multiply
 from sfumato.nn.recomputed import geglu
 from sfumato.nn.stored import Conv2d, Linear
 
@@ -161,7 +162,7 @@ class ContextCache:
             ) from None
 
 
-class Attention(nn.Module):
+class Attention(Packs, nn.Module):
     """Multi-head attention from tokens to themselves or to a context.
 
     Args:
@@ -195,11 +196,22 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b lq c"]:
         """Attend to the context, to its cached keys and values, or (None) to the tokens themselves."""
         if isinstance(context, ContextCache):
-            k, v = context.of(self)
+            q, (k, v) = split_heads(self.to_q(tokens), self.heads), context.of(self)
+        elif context is None and self.packing is not None and self._are_plain(tokens):
+            weights = (self.to_q.weight, self.to_k.weight, self.to_v.weight)
+            joint = multiply(weights, None, self.packing, tokens)  # one product in place of three
+            q, k, v = (split_heads(part, self.heads) for part in joint.chunk(3, dim=-1))
         else:
+            q = split_heads(self.to_q(tokens), self.heads)
             k, v = self.project(tokens if context is None else context)
-        out: Tensor = self.to_out(attend(split_heads(self.to_q(tokens), self.heads), k, v))
+        out: Tensor = self.to_out(attend(q, k, v))
         return out
+
+    def _are_plain(self, tokens: Tensor) -> bool:
+        """Tell whether queries, keys and values are products with weights alone, without what an adapter adds."""
+        layers = (self.to_q, self.to_k, self.to_v)
+        plain = all(type(layer) is Linear and not layer._forward_hooks for layer in layers)
+        return plain and is_packable(self.to_q.weight, tokens, len(layers))
 
 
 def check_heads(width: int, heads: int) -> None:

@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sfumato.nn.packed import Packs, convolve, is_packable, multiply
 
-class Linear(nn.Linear):
+
+class Linear(Packs, nn.Linear):
     """A linear layer whose weight may lie in 16 bits, see `hold_as_stored`."""
 
     is_stored = False
@@ -24,13 +26,15 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """Multiply by the weight and add the bias."""
+        if self.packing is not None and is_packable(self.weight, input):
+            return multiply((self.weight,), self.bias, self.packing, input)
         if not is_narrow(self.weight, input):
             return super().forward(input)
         out: Tensor = _Linear.apply(input, self.weight, self.bias)
         return out
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Packs, nn.Conv2d):
     """A convolution whose kernel may lie in 16 bits, see `hold_as_stored`."""
 
     is_stored = False
@@ -38,6 +42,8 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """Convolve."""
+        if self.packing is not None and is_packable(self.weight, input):
+            return convolve(self, self.packing, input)
         if not is_narrow(self.weight, input):
             return super().forward(input)
         out: Tensor = _Convolution.apply(input, self.weight, self.bias, self)

@@ -81,6 +81,7 @@ class Learner:
         self.method = METHODS[config.method]
         self.lineage: dict[str, Any] = {}
         self.claim = in_use(bundle.unet).claim("a lesson learns on its base")
+        bundle.keep_packed(False)
         with ExitStack() as undone:
             undone.callback(in_use(bundle.unet).release, self.claim)
             self.base_hash = bundle.base_hash
