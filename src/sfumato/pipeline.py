@@ -226,6 +226,8 @@ class Pipeline:
             OutOfMemory: The pictures do not fit into memory.
         """
         settings, changes = settings or Settings(), self._use.checked(self._owner)
+        if self._owner is self:  # not in a lesson, whose memory counts
+            self.bundle.keep_packed(True)
         with _fitting(settings, len(seeds)):
             job = self._plan(prompts, seeds, settings, init_image, mask)
         return self._use.drawing(self._owner, changes, self._run(job, decode))
@@ -316,11 +318,8 @@ class Pipeline:
         latents = torch.cat([self.bundle.autoencoder.to_latents(row[None]) for row in init_image])
         return latents.expand(count, -1, -1, -1)
 
-    @torch.no_grad()
     def _run(self, job: _Job, decode: bool) -> Iterator[Event]:
         """Draw batch after batch."""
-        if self._owner is self:  # not in a lesson, whose memory counts
-            self.bundle.keep_packed(True)
         batch = job.settings.batch_size
         for first in range(0, len(job.seeds), batch):
             rows = range(first, min(first + batch, len(job.seeds)))
@@ -382,10 +381,11 @@ class Pipeline:
         settings = job.settings
         cond = Condition(torch.cat([job.contexts[job.prompts[row]] for row in rows]))
         uncond = Condition(job.contexts[settings.negative].expand(len(rows), -1, -1))
-        return self.bundle.denoiser().bind_guided(
-            cond, uncond, settings.guidance_scale, settings.guidance_rescale, settings.guidance_interval
-        )
+        scale, rescale, interval = settings.guidance_scale, settings.guidance_rescale, settings.guidance_interval
+        denoise = self.bundle.denoiser().bind_guided(cond, uncond, scale, rescale, interval)
+        return torch.no_grad()(denoise)
 
+    @torch.no_grad()
     def _picture(self, job: _Job, row: int, latents: Tensor) -> Tensor:
         """Decode one picture; what the mask keeps is taken from the initial picture, pixel by pixel."""
         image = self.bundle.autoencoder.to_images(latents[None])[0].clamp(-1, 1)

@@ -50,8 +50,8 @@ def test_flags_win_over_the_keys_of_a_file(tmp_path: Path) -> None:
     assert (alone.optim.lr, alone.rank, alone.optim.eps, alone.loop.keep) == (0.5, 3, 1e-3, 4)
     flagged = lesson_config(of_file(tmp_path, lines, lr="0.01", rank="5", overrides=["optim.eps=1e-4"]))
     assert (flagged.optim.lr, flagged.rank, flagged.optim.eps, flagged.loop.keep) == (0.01, 5, 1e-4, 4)
-    both = of_file(tmp_path, lines, lr="0.01", overrides=["optim.lr=0.02"])
-    assert both.overrides == ("rank=3", "optim.eps=1e-3", "loop.keep=4", "optim.lr=0.02")
+    with pytest.raises(ConfigError, match="--lr and --set optim.lr=0.02 set the same"):
+        of_file(tmp_path, lines, lr="0.01", overrides=["optim.lr=0.02"])
 
 
 @pytest.mark.parametrize("value", ['"optim.lr=1"', "[1]", "3"])

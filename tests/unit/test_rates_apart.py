@@ -66,7 +66,7 @@ def test_words_have_a_rate_of_their_own(
         found = peaks(optimizers)
         assert found["learned-word.rows"] == pytest.approx(word)
         downs = {rate for name, rate in found.items() if name.endswith(".down")}
-        assert downs == {pytest.approx(factors)}
+        assert len(downs) == 1 and downs.pop() == pytest.approx(factors)
     finally:
         learner.close()
 
@@ -91,7 +91,7 @@ def test_lengths_of_dora_are_no_matrices(bundle: Bundle, photos: Path) -> None:
     learner, optimizers = lesson(bundle, photos, optimizer="muon", adapter="dora")
     try:
         lengths = {rate for name, rate in peaks(optimizers).items() if name.endswith(".magnitude")}
-        assert lengths == {pytest.approx(2e-3)}
+        assert len(lengths) == 1 and lengths.pop() == pytest.approx(2e-3)
     finally:
         learner.close()
 

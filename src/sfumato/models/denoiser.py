@@ -155,7 +155,8 @@ class Denoiser:
             ShapeError: A condition is missing, is not taken, or does not fit.
             ConfigError: An eps prediction at alpha 0.
         """
-        with computing_as_held(self.held_in, x_t.device):
+        draws = not torch.is_grad_enabled()  # without gradients the library need not keep book of every call
+        with computing_as_held(self.held_in, x_t.device), torch.inference_mode(draws):
             output = self.unet(
                 x_t,
                 level.t,
@@ -164,6 +165,7 @@ class Denoiser:
                 concat=condition.concat,
                 vector=condition.vector,
             )
+        output = output.clone() if draws else output  # what was made there could not be changed in place
         return to_x_0(self.prediction, output.to(x_t.dtype), x_t, level.alpha, level.sigma)
 
     def prepare(self, condition: Condition) -> Condition:

@@ -198,8 +198,13 @@ class Attention(Packs, nn.Module):
         if isinstance(context, ContextCache):
             q, (k, v) = split_heads(self.to_q(tokens), self.heads), context.of(self)
         elif context is None and self.packing is not None and self._are_plain(tokens):
-            weights = (self.to_q.weight, self.to_k.weight, self.to_v.weight)
-            joint = multiply(weights, None, self.packing, tokens)  # one product in place of three
+            joint = multiply(
+                (self.to_q.weight, self.to_k.weight, self.to_v.weight),
+                None,
+                self.packing,
+                tokens,
+                lambda: torch.cat((self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)), dim=-1),
+            )
             q, k, v = (split_heads(part, self.heads) for part in joint.chunk(3, dim=-1))
         else:
             q = split_heads(self.to_q(tokens), self.heads)

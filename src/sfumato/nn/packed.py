@@ -1,8 +1,8 @@
 """Weights that are kept in the order in which the processor's library reads them, for drawing.
 
 The library brings a weight into its own order at every call. Where a picture or two meet a large kernel that takes as
-long as the product itself, or longer. What is kept is made for the rows of one picture, two with guidance and one
-without, whatever the batch: so the rows of a batch are computed as those of one picture alone (decision 0023).
+long as the product itself, or longer. A kept weight is used only for shapes for which it was seen to give the very bits
+that the library gives without it (decision 0023).
 """
 
 from __future__ import annotations
@@ -12,30 +12,36 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _MOST_POSITIONS = 16 * 16
 """Positions of a map, or tokens, beyond which the order of the weight is a small part of the work."""
 _MOST_BYTES, _LEAST_BYTES_OF_MATRIX = 8 * 2**20, 400 * 2**10
 """Weights beyond are not kept, so that large networks need no more memory; matrices below gain nothing."""
-
 _HAS_PRODUCTS = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, f"_{name}")
     for name in ("convolution_pointwise", "reorder_convolution_weight", "linear_pointwise", "reorder_linear_weight")
 )
 """Whether this build of the library has what is used here."""
 
-_alike: dict[Hashable, bool] = {}
-"""By shapes: whether the rows of a batch have the same bits as two rows alone."""
+_CONVOLVE: Callable[..., Tensor] = torch.ops.mkldnn._convolution_pointwise if _HAS_PRODUCTS else F.conv2d
+_MULTIPLY: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise if _HAS_PRODUCTS else F.linear
+
+_Way = Callable[[], Callable[[], Tensor]]
+"""Gets what is kept ready, and returns the product with it."""
+
+_seen_alike: dict[Hashable, int | None] = {}
+"""By shapes: the first way that was seen to give the bits of the plain one; None where none does."""
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A weight in the library's order, and what it was made from and for."""
+    """Weights in the library's order, and what they were made from and for."""
 
     weights: tuple[weakref.ref[Tensor], ...]
     state: tuple[Hashable, ...]
-    packed: Tensor
+    made: Tensor
 
 
 class Packing:
@@ -44,23 +50,26 @@ class Packing:
     def __init__(self) -> None:
         self._kept: _Kept | None = None
 
-    def get(self, weights: Sequence[Tensor], rows: int, shape: Sequence[int], pack: Callable[[], Tensor]) -> Tensor:
-        """Return weights in the library's order; made anew where they or what they are for have changed.
+    def get(self, weights: Sequence[Tensor], use: tuple[Hashable, ...], make: Callable[[], Tensor]) -> Tensor:
+        """Return what is made of weights, anew where they or its use have changed.
 
         Args:
-            weights: As the layer has them; packed as one.
-            rows: Rows that they are packed for.
-            shape: Shape of one row.
-            pack: Makes it.
+            weights: As the layer has them.
+            use: What it is made for.
+            make: Makes it.
         """
-        state = (*((w.data_ptr(), w._version) for w in weights), rows, *shape, torch.get_num_threads())
+        state = (*((w.data_ptr(), w._version) for w in weights), use)
         kept = self._kept
         if kept is None or kept.state != state or any(a() is not b for a, b in zip(kept.weights, weights, strict=True)):
-            kept = self._kept = _Kept(tuple(weakref.ref(weight) for weight in weights), state, pack())
-        return kept.packed
+            kept = self._kept = _Kept(tuple(weakref.ref(weight) for weight in weights), state, make())
+        return kept.made
+
+    def forget(self) -> None:
+        """Free it."""
+        self._kept = None
 
     def __deepcopy__(self, memo: object) -> Packing:
-        """Leave the packed weight behind in copies."""
+        """Leave it behind in copies."""
         return Packing()
 
     def __reduce__(self) -> tuple[type[Packing], tuple[()]]:
@@ -78,7 +87,8 @@ class Packs:
 def keep_packed(network: nn.Module, wanted: bool) -> None:
     """Let a network keep its weights in the library's order too, or forget those that it keeps.
 
-    For drawing on processors: it takes as much memory again as the weights of small maps, and half the time.
+    For drawing on processors: it takes as much memory again as the weights of small maps, and less time. No bit of a
+    result changes.
 
     Args:
         network: Its layers that are `Packs`; its weights may still change.
@@ -90,86 +100,111 @@ def keep_packed(network: nn.Module, wanted: bool) -> None:
 
 
 def is_packable(weight: Tensor, x: Tensor, count: int = 1) -> bool:
-    """Tell whether a product gains by a packed weight, or several of its size, and can have one."""
-    numbers = weight.dtype is x.dtype is torch.float32 and weight.device.type == x.device.type == "cpu"
-    if not numbers or torch.is_grad_enabled() or weight.is_inference() or weight.nbytes > _MOST_BYTES:
+    """Tell whether a product may gain by a packed weight, or several of its size, and can have one."""
+    size = weight.numel() * x.element_size()
+    if torch.is_grad_enabled() or x.dtype is not torch.float32 or weight.is_inference() or size > _MOST_BYTES:
+        return False
+    if weight.device.type != "cpu" or x.device.type != "cpu" or weight.dtype.itemsize > x.element_size():
         return False
     if torch.is_autocast_enabled("cpu") or not _HAS_PRODUCTS:
         return False
     if x.ndim == 4:
         return x.shape[2] * x.shape[3] <= _MOST_POSITIONS
-    return x.ndim == 3 and x.shape[1] <= _MOST_POSITIONS and count * weight.nbytes >= _LEAST_BYTES_OF_MATRIX
+    return x.ndim == 3 and x.shape[1] <= _MOST_POSITIONS and count * size >= _LEAST_BYTES_OF_MATRIX
 
 
-def convolve(layer: nn.Conv2d, packing: Packing, x: Tensor) -> Tensor:
-    """Convolve with a packed kernel.
+def convolve(layer: nn.Conv2d, packing: Packing, x: Tensor, plain: Callable[[], Tensor]) -> Tensor:
+    """Convolve with a packed kernel, where that changes no bit.
 
     Args:
         layer: The convolution; `is_packable` with `x`.
         packing: What it keeps.
         x: Its input.
+        plain: Convolves without.
     """
     assert not isinstance(layer.padding, str)
-    padding, stride, dilation, groups = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
-    weight, bias, rows = layer.weight, layer.bias, rows_of_one(x)
+    weight, bias, groups = layer.weight, layer.bias, layer.groups
+    padding, stride, dilation = list(layer.padding), list(layer.stride), list(layer.dilation)
+    rows = 1 if len(x) % 2 else 2  # those of one picture, so that a batch and a picture alone share what is kept
 
-    def pack() -> Tensor:
+    def make() -> Tensor:
+        wide = weight.to(torch.float32)  # it may lie in the 16 bits of its file
         shape = [rows, *x.shape[1:]]
-        made: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, shape)
+        made: Tensor = torch.ops.mkldnn._reorder_convolution_weight(wide, padding, stride, dilation, groups, shape)
         return made
 
-    kernel = packing.get((weight,), rows, x.shape[1:], pack)
+    def ready() -> Callable[[], Tensor]:
+        kernel = packing.get((weight,), (rows, *x.shape[1:], torch.get_num_threads()), make)
+        return lambda: _CONVOLVE(x, kernel, bias, padding, stride, dilation, groups, "none", [], "")
 
-    def compute(some: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            some, kernel, bias, padding, stride, dilation, groups, "none", [], ""
-        )
-        return out
-
-    return _by_picture(compute, x, rows, ("convolution", weight.shape, layer.stride, layer.padding, layer.dilation))
+    key = ("convolution", weight.shape, *padding, *stride, *dilation, groups)
+    return _alike(key, packing, (weight,), x, plain, (ready,))
 
 
-def multiply(weights: Sequence[Tensor], bias: Tensor | None, packing: Packing, x: Tensor) -> Tensor:
-    """Multiply tokens by packed matrices, one below the other.
+def multiply(
+    weights: Sequence[Tensor], bias: Tensor | None, packing: Packing, x: Tensor, plain: Callable[[], Tensor]
+) -> Tensor:
+    """Multiply tokens by packed matrices, one below the other, where that changes no bit.
 
     Args:
         weights: Matrices `(_, d_in)`; `is_packable` with `x`.
         bias: What is added.
         packing: What is kept.
         x: Tokens, `(b, l, d_in)`.
+        plain: Multiplies without.
 
     Returns:
         The products side by side.
     """
-    rows = rows_of_one(x)
+    tokens = (1 if len(x) % 2 else 2) * x.shape[1]
 
-    def pack() -> Tensor:
-        matrix = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-        made: Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix, rows * x.shape[1])
+    def joined() -> Tensor:
+        return (weights[0] if len(weights) == 1 else torch.cat(list(weights))).to(torch.float32)
+
+    def packed() -> Tensor:
+        made: Tensor = torch.ops.mkldnn._reorder_linear_weight(joined(), tokens)
         return made
 
-    packed = packing.get(weights, rows, x.shape[1:], pack)
+    def with_packed() -> Callable[[], Tensor]:
+        matrix = packing.get(weights, ("packed", tokens, torch.get_num_threads()), packed)
+        return lambda: _MULTIPLY(x, matrix, bias, "none", [], "")
 
-    def compute(some: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(some, packed, bias, "none", [], "")
-        return out
+    def with_joined() -> Callable[[], Tensor]:
+        matrix = packing.get(weights, ("joined",), joined)
+        return lambda: F.linear(x, matrix, bias)
 
-    return _by_picture(compute, x, rows, ("linear", *(weight.shape for weight in weights)))
-
-
-def rows_of_one(x: Tensor) -> int:
-    """Return the rows of one picture: two where a batch can be one of guided pictures, else one."""
-    return 1 if len(x) % 2 else 2
+    ways = (with_packed, with_joined) if len(weights) > 1 else (with_packed,)
+    return _alike(("linear", *(weight.shape for weight in weights)), packing, weights, x, plain, ways)
 
 
-def _by_picture(compute: Callable[[Tensor], Tensor], x: Tensor, rows: int, what: tuple[Hashable, ...]) -> Tensor:
-    """Compute all rows at once where that was seen to change no bit, else picture by picture."""
-    if len(x) == rows:
-        return compute(x)
-    key = (*what, x.shape, torch.get_num_threads())
-    if _alike.get(key):
-        return compute(x)
-    separate = torch.cat([compute(some) for some in x.split(rows)])
-    if key not in _alike:
-        _alike[key] = torch.equal(compute(x), separate)
-    return separate
+def _alike(
+    key: tuple[Hashable, ...],
+    packing: Packing,
+    weights: Sequence[Tensor],
+    x: Tensor,
+    plain: Callable[[], Tensor],
+    ways: Sequence[_Way],
+) -> Tensor:
+    """Compute in the first way that was seen to give the bits of the plain one; else in that."""
+    key = (*key, x.shape, x.stride(), torch.get_num_threads())
+    if key in _seen_alike:
+        chosen = _seen_alike[key]
+        return plain() if chosen is None else ways[chosen]()()
+    wanted = plain()
+    if _says_something(x) and all(_says_something(weight) for weight in weights):
+        found = (index for index, way in enumerate(ways) if _gives(way, wanted))
+        _seen_alike[key] = next(found, None)
+        if _seen_alike[key] is None:
+            packing.forget()
+    return wanted
+
+
+def _gives(way: _Way, wanted: Tensor) -> bool:
+    """Tell whether a way gives some result, bit for bit and in the same order in memory, by which others choose."""
+    found = way()()
+    return found.stride() == wanted.stride() and torch.equal(found, wanted)
+
+
+def _says_something(numbers: Tensor) -> bool:
+    """Tell whether most of some numbers are not 0: products with those are alike in any order."""
+    return bool(2 * numbers[0].count_nonzero() > numbers[0].numel())

@@ -27,7 +27,11 @@ class Linear(Packs, nn.Linear):
     def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """Multiply by the weight and add the bias."""
         if self.packing is not None and is_packable(self.weight, input):
-            return multiply((self.weight,), self.bias, self.packing, input)
+            return multiply((self.weight,), self.bias, self.packing, input, lambda: self._plain(input))
+        return self._plain(input)
+
+    def _plain(self, input: Tensor) -> Tensor:
+        """Multiply as the library does."""
         if not is_narrow(self.weight, input):
             return super().forward(input)
         out: Tensor = _Linear.apply(input, self.weight, self.bias)
@@ -43,7 +47,11 @@ class Conv2d(Packs, nn.Conv2d):
     def forward(self, input: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """Convolve."""
         if self.packing is not None and is_packable(self.weight, input):
-            return convolve(self, self.packing, input)
+            return convolve(self, self.packing, input, lambda: self._plain(input))
+        return self._plain(input)
+
+    def _plain(self, input: Tensor) -> Tensor:
+        """Convolve as the library does."""
         if not is_narrow(self.weight, input):
             return super().forward(input)
         out: Tensor = _Convolution.apply(input, self.weight, self.bias, self)
