@@ -105,11 +105,12 @@ def flop_counter() -> FlopCounterMode:
         return 2 * math.prod(out_shape) * x[-1]
 
     mapping = {
-        torch.ops.mkldnn._convolution_pointwise: packed_kernel,
-        torch.ops.mkldnn._linear_pointwise: packed_matrix,
         ops._scaled_dot_product_flash_attention_for_cpu: forward,
         ops._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
+    for name, count in (("_convolution_pointwise", packed_kernel), ("_linear_pointwise", packed_matrix)):
+        if hasattr(torch.ops.mkldnn, name):
+            mapping[getattr(torch.ops.mkldnn, name)] = count
     return FlopCounterMode(display=False, custom_mapping=mapping)
 
 

@@ -364,3 +364,15 @@ def test_a_mask_whose_marks_are_cut_off(sfumato: Run, base: Path) -> None:
     answer = sfumato(*words)
     assert answer.code == 2 and "marks nothing in the middle of the picture" in answer.err
     assert sfumato(*words, "--size", "96x32").code == 0
+
+
+def test_a_picture_of_a_weak_mask_is_drawn_again(sfumato: Run, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (32, 32), "red").save("start.png")
+    Image.new("L", (32, 32), 9).save("mask.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("sfumato.operations.pictures.MOST_LABELS", 0)  # as it was before such masks were refused
+        words = ("generate", "a fox", "--base", base, "--steps", 2, "--init-image", "start.png", "--mask", "mask.png")
+        assert sfumato(*words).code == 0
+    (drawn,) = Path("out").glob("*.png")
+    answer = sfumato("replay", drawn, "--base", base)
+    assert answer.code == 0, answer.err

@@ -38,6 +38,6 @@ def test_a_file_in_a_prompt_is_refused(sfumato: Run, base: Path, prompt: str, us
 
 
 def test_weights_of_words_are_named(sfumato: Run, base: Path) -> None:
-    answer = sfumato("generate", "a (red:1.3) fox (at 10:30, seen)", "--base", base, "--steps", 2)
+    answer = sfumato("generate", "a (red:1.3) fox (at 10:30) (ratio 16:9)", "--base", base, "--steps", 2)
     assert answer.code == 0 and "(red:1.3) is read as plain text: words have no weights here" in answer.out
     assert answer.out.count("plain text") == 1

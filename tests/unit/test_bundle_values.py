@@ -55,6 +55,7 @@ def test_heads_of_a_width_that_does_not_divide(channels: tuple[int, ...], factor
         ("unet/config.json", "sample_size", [8, 4], r"'sample_size' = \[8, 4\]; supported: 'one number'"),
         ("unet/config.json", "sample_size", "8", "'sample_size' = '8'; supported"),
         ("unet/config.json", "block_out_channels", None, "'block_out_channels' = None; supported: 'a value'"),
+        ("text_encoder/config.json", "hidden_size", None, "'hidden_size' = None; supported: 'a value'"),
         ("vae/config.json", "scaling_factor", None, "'scaling_factor' = None; supported"),
         ("scheduler/scheduler_config.json", "num_train_timesteps", None, "'num_train_timesteps' = None"),
         ("vae/config.json", "latent_channels", 8, "its U-Net needs 4 and gives 4 channels, where its latents have 8"),

@@ -160,6 +160,8 @@ def test_with_word_and_noun_the_doctor_says_what_the_lesson_says(tmp_path: Path)
         ("10_ZKZ girl", "a girl zkz, outdoors", "'zkz'"),
         ("10_sks girl", "ohwx girl, outdoors", "'ohwx'"),
         ("10_red girl", "red girl, outdoors", None),
+        ("10_bmw car", "a bmw car, outdoors", None),
+        ("10_my zkz", "zkz, outdoors", None),
         ("10_zkz girl", "a girl, outdoors", None),
     ],
 )

@@ -237,3 +237,49 @@ def test_norms_and_gates_are_the_same_with_and_without_gradients() -> None:
     y = torch.randn(2, 7, 12)
     with torch.no_grad():
         assert torch.equal(geglu(y), geglu(y.clone().requires_grad_(True)))
+
+
+@torch.no_grad()
+def test_what_is_seen_of_one_kind_of_layer_says_nothing_of_another() -> None:
+    x, tokens = torch.randn(2, 16, 8, 8), torch.randn(2, 64, 256)
+    convolution(16, 16, 3, padding=1)(x)
+    convolution(16, 16, 3, padding=1).to(memory_format=torch.contiguous_format)(x)  # type: ignore[call-overload]
+    convolution(16, 16, 3, padding=1, bias=False)(x)
+    matrix(256, 512)(tokens)
+    matrix(256, 512, bias=False)(tokens)
+    assert len(packed._seen_alike) == 5
+
+
+@torch.no_grad()
+def test_three_matrices_together_are_not_larger_than_one_may_be() -> None:
+    wide = Attention(1024, heads=4)
+    keep_packed(wide, wanted=True)
+    wide(torch.randn(2, 16, 1024))
+    assert not has_packed(wide), "4 MiB each"
+
+
+@torch.no_grad()
+def test_weights_that_are_replaced_twice_are_noticed(use: str) -> None:
+    layer, x = convolution(8, 8, 3, padding=1), torch.randn(2, 8, 4, 4)
+    for _ in range(2):
+        layer(x)
+    for _ in range(4):
+        layer.half().float()
+        layer.weight.data = layer.weight.data * 2
+        torch.testing.assert_close(layer(x), plain(layer, x), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_weights_made_for_drawing_alone_go_the_usual_way() -> None:
+    attention, tokens = Attention(256, heads=4).eval(), torch.randn(2, 16, 256)
+    keep_packed(attention, wanted=True)
+    with torch.inference_mode():
+        attention.to_k.weight = nn.Parameter(torch.randn(256, 256), requires_grad=False)
+        out = attention(tokens)
+        assert torch.equal(out, attention(tokens)) and not has_packed(attention)
+
+
+@torch.no_grad()
+def test_a_norm_of_single_numbers_is_computed() -> None:
+    norm, x = nn.GroupNorm(8, 8), torch.randn(1, 8, 1, 1)
+    assert torch.equal(norm_silu(norm, x), torch.zeros_like(x))

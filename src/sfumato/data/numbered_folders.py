@@ -18,7 +18,10 @@ from sfumato.events import Finding
 _NO_NOUNS = {"a", "an", "the", "my", "this", "of", "photo", "picture", "sks", "ohwx"}
 """What names of folders share without being of one class: small words, and those that kohya's users teach."""
 
-_NO_WORD = re.compile("[b-df-hj-np-tv-xz]{3,}")
+_FIRST = re.compile(r"([b-df-hj-np-tv-xz]{3,})[\W_]+\w")
+"""A word without a vowel, and something behind it."""
+_ABBREVIATIONS = set(["bmw", "vw", "dslr", "hdr", "crt", "lcd", "dvd", "pvc", "rgb", "nyc", "png", "jpg", "html", "css", "mtb", "suv", "kfc", "nba", "nfl", "bbq", "pjs", "mrs"])
+"""Words without a vowel that captions say all the same."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Naming:
 
 
 def taught_words(entries: Sequence[Entry]) -> set[str]:
-    """Return the words in names of numbered folders that are no words: `zkz` of `10_zkz girl`, without a vowel."""
-    return {word for entry in entries for word in _words(entry.folder_caption) if _NO_WORD.fullmatch(word)}
+    """Return the words before others in names of numbered folders that are no words: `zkz` of `10_zkz girl`."""
+    firsts = (_FIRST.match(entry.folder_caption.casefold()) for entry in entries)
+    return {first[1] for first in firsts if first is not None} - _ABBREVIATIONS
 
 
 def of_one_subject(folder: Path, entries: Sequence[Entry], placeholder: str, class_noun: str) -> list[Entry]:

@@ -150,6 +150,8 @@ def read_text_config(
     if kind not in ("clip_text_model", "clip_text_model_with_projection"):
         raise unsupported(source, "model_type", kind, ["clip_text_model"])
     values = {**_CLIP_READ, **{key: given[key] for key in _CLIP_READ if key in given}}
+    if missing := next((key for key, value in values.items() if value is None), None):
+        raise unsupported(source, missing, None, ["a value"])
     if values["layer_norm_eps"] != 1e-5:
         raise unsupported(source, "layer_norm_eps", values["layer_norm_eps"], [1e-5])
     return TextEncoderConfig(

@@ -13,7 +13,6 @@ Json = dict[str, Any]
 _NEVER_NULL = {
     *("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "norm_num_groups"),
     *("in_channels", "out_channels", "latent_channels", "scaling_factor", "attention_head_dim"),
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"),
 }
 """Keys that must have a value where they stand at all."""
 

@@ -40,6 +40,8 @@ class _Kept:
     """Weights in the library's order, and what they were made from and for."""
 
     weights: tuple[weakref.ref[Tensor], ...]
+    numbers: tuple[Tensor, ...]
+    """What lay in them: as long as it is held, nothing else lies at its place in memory."""
     state: tuple[Hashable, ...]
     made: Tensor
 
@@ -61,7 +63,9 @@ class Packing:
         state = (*((w.data_ptr(), w._version) for w in weights), use)
         kept = self._kept
         if kept is None or kept.state != state or any(a() is not b for a, b in zip(kept.weights, weights, strict=True)):
-            kept = self._kept = _Kept(tuple(weakref.ref(weight) for weight in weights), state, make())
+            self._kept = None  # freed before another is made
+            numbers = tuple(weight.detach() for weight in weights)
+            kept = self._kept = _Kept(tuple(weakref.ref(weight) for weight in weights), numbers, state, make())
         return kept.made
 
     def forget(self) -> None:
@@ -102,7 +106,7 @@ def keep_packed(network: nn.Module, wanted: bool) -> None:
 def is_packable(weight: Tensor, x: Tensor, count: int = 1) -> bool:
     """Tell whether a product may gain by a packed weight, or several of its size, and can have one."""
     size = weight.numel() * x.element_size()
-    if torch.is_grad_enabled() or x.dtype is not torch.float32 or weight.is_inference() or size > _MOST_BYTES:
+    if torch.is_grad_enabled() or x.dtype is not torch.float32 or weight.is_inference() or count * size > _MOST_BYTES:
         return False
     if weight.device.type != "cpu" or x.device.type != "cpu" or weight.dtype.itemsize > x.element_size():
         return False
@@ -137,7 +141,7 @@ def convolve(layer: nn.Conv2d, packing: Packing, x: Tensor, plain: Callable[[], 
         kernel = packing.get((weight,), (rows, *x.shape[1:], torch.get_num_threads()), make)
         return lambda: _CONVOLVE(x, kernel, bias, padding, stride, dilation, groups, "none", [], "")
 
-    key = ("convolution", weight.shape, *padding, *stride, *dilation, groups)
+    key = ("convolution", weight.shape, weight.stride(), bias is None, *padding, *stride, *dilation, groups)
     return _alike(key, packing, (weight,), x, plain, (ready,))
 
 
@@ -174,7 +178,8 @@ def multiply(
         return lambda: F.linear(x, matrix, bias)
 
     ways = (with_packed, with_joined) if len(weights) > 1 else (with_packed,)
-    return _alike(("linear", *(weight.shape for weight in weights)), packing, weights, x, plain, ways)
+    key = ("linear", bias is None, *((weight.shape, weight.stride()) for weight in weights))
+    return _alike(key, packing, weights, x, plain, ways)
 
 
 def _alike(

@@ -18,7 +18,8 @@ def norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, 
     """Return `silu(norm(x))`; for the gradient `x` alone is kept."""
     if not torch.is_grad_enabled() and x.device.type == "cpu":  # nothing to keep: half the calls
         x = x.contiguous(memory_format=_order(x))
-        return F.silu(F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps), inplace=True).to(x.dtype)
+        normed = _normed(x, norm.weight, norm.bias, norm.num_groups, norm.eps)[0]
+        return F.silu(normed, inplace=True).to(x.dtype)
     out: Tensor = _NormSilu.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
     return out
 

@@ -96,12 +96,15 @@ def check_choices(request: GenerateRequest) -> None:
         )
 
 
-def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generator[Notice | Step | Picture, None, None]:
+def draw(
+    request: GenerateRequest, pipeline: Pipeline | None = None, *, is_new: bool = True
+) -> Generator[Notice | Step | Picture, None, None]:
     """Draw the pictures of a request.
 
     Args:
         request: What to draw. Its `output` plays no part here.
         pipeline: A loaded base to use instead of the one that the request names.
+        is_new: Refuse a mask that marks nothing; a picture that has been drawn is drawn again with any.
 
     Yields:
         A `Notice` where the initial picture is cut or nothing knows a word of a prompt, a `Step` for every sampler step
@@ -117,7 +120,7 @@ def draw(request: GenerateRequest, pipeline: Pipeline | None = None) -> Generato
             field="concepts",
             hint="Give concepts=, or draw with `Pipeline.images`, which writes no recipe.",
         )
-    inputs = _Inputs.read(request)
+    inputs = _Inputs.read(request, is_new)
     concepts = [(load_concept(use.path), use.strength) for use in request.concepts]
     pipeline = pipeline or Pipeline(load_bundle(request.base))
     recipe = _recipe(request, pipeline, inputs)
@@ -160,9 +163,10 @@ class _Inputs:
 
     picture: np.ndarray | None = None
     mask: np.ndarray | None = None
+    is_new: bool = True
 
     @classmethod
-    def read(cls, request: GenerateRequest) -> _Inputs:
+    def read(cls, request: GenerateRequest, is_new: bool) -> _Inputs:
         """Read the files that a request names."""
         if request.init_image is None:
             return cls()
@@ -177,8 +181,9 @@ class _Inputs:
                 f"{width}x{height}; needed: the same proportions.",
                 field="mask",
             )
-        _check_marks(int(mask.max()), request)
-        return cls(picture, mask)
+        if is_new:
+            _check_marks(int(mask.max()), request)
+        return cls(picture, mask, is_new)
 
     def cut(self, request: GenerateRequest, size: tuple[int, int]) -> Iterator[Notice]:
         """Say what of the picture is lost where its proportions are not those of the size."""
@@ -198,7 +203,7 @@ class _Inputs:
             return picture, None
         mask = to_tensor(resize(self.mask, *size, Image.Resampling.BOX))
         grey = (mask.mean(0)[None, None] + 1) / 2
-        if not bool(grey.any()):
+        if self.is_new and not bool(grey.any()):
             raise ConfigError(
                 "The mask marks nothing in the middle of the picture, which is what is left of it at this size.",
                 field="mask",

@@ -12,7 +12,7 @@ from sfumato.requests import GenerateRequest, flag_of
 
 _WORD = re.compile(r"<[^<>\s]+>")
 _FILE = re.compile(r"<(?:lora|lyco|lycoris|hypernet):([^<>:]+)(?::([^<>:]*))?[^<>]*>", re.IGNORECASE)
-_WEIGHT = re.compile(r"\([^()]+:\s*\d*\.?\d+\s*\)")
+_WEIGHT = re.compile(r"\([^()]*[^()\d\s]\s*:\s*\d*\.?\d+\s*\)")
 
 
 def check_files_in_prompts(request: GenerateRequest) -> None:

@@ -45,7 +45,7 @@ def replay(request: ReplayRequest) -> Events:
         check_folder(request.output)
     pipeline = Pipeline(load_recorded(recipe["base"], places, request.base))
     again: Picture | None = None
-    for event in draw(wanted, pipeline):
+    for event in draw(wanted, pipeline, is_new=False):
         if isinstance(event, Picture):
             again = event
         else:

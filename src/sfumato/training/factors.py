@@ -131,7 +131,9 @@ def rates(config: LearnConfig) -> OptimConfig:
     if config.lora_plus is not None:
         factors["*.up"] = config.lora_plus
     if not config.optim.lr_factors:
-        apart = _APART.get(config.optim.name, {}) if starts_at_zero(config) or config.optim.name == "muon" else {}
+        name, has_own = config.optim.name, config.optim.muon_lr is not None
+        suits = starts_at_zero(config) if name == "adafactor" else not has_own
+        apart = _APART.get(name, {}) if suits else {}
         learns = {
             "*.magnitude": config.adapter == "dora",
             "learned-word.*": method.factors and config.chosen_identifier == "new",

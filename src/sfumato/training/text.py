@@ -45,7 +45,8 @@ def learned_tokenizer(recipe: DenoiserRecipe | DualEncoderRecipe, run_dir: Path)
     place = table.folder or next((place for place in _origins(recipe) if place.is_dir()), None)
     if place is not None:
         tokenizer = Tokenizer.load(place)
-        _check_length(tokenizer, table, place)
+        if not is_kept:  # a run that has begun goes on as it began
+            _check_length(tokenizer, table, place)
     else:
         tokenizer = Tokenizer.train(_captions(recipe), table.vocab_size, table.context_length)
     if is_kept:
