@@ -20,7 +20,10 @@ _NO_NOUNS = {"a", "an", "the", "my", "this", "of", "photo", "picture", "sks", "o
 
 _FIRST = re.compile(r"([b-df-hj-np-tv-xz]{3,})[\W_]+\w")
 """A word without a vowel, and something behind it."""
-_ABBREVIATIONS = set(["bmw", "vw", "dslr", "hdr", "crt", "lcd", "dvd", "pvc", "rgb", "nyc", "png", "jpg", "html", "css", "mtb", "suv", "kfc", "nba", "nfl", "bbq", "pjs", "mrs"])
+_ABBREVIATIONS = {
+    *("bmw", "crt", "css", "dslr", "dvd", "hdr", "html", "jpg", "kfc", "lcd", "mrs", "mtb", "nba", "nfl", "nyc"),
+    *("png", "pvc", "rgb"),
+}
 """Words without a vowel that captions say all the same."""
 
 
