@@ -21,7 +21,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_an_unknown_benchmark_is_answered_with_the_list() -> None:
     done = run("generat")
     assert done.returncode == 2
-    there = ", ".join((*NAMES, "diffusers_scripts", "first_stage", "paper", "verdict"))
+    there = ", ".join((*NAMES, "diffusers_scripts", "first_stage", "paper", "settings", "verdict"))
     assert done.stderr == f"Unknown benchmark 'generat'; there are {there}.\n"
 
 

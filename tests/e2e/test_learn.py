@@ -18,9 +18,9 @@ from PIL import Image
 
 import sfumato as package
 from sfumato.errors import ConfigError, SfumatoError
-from sfumato.events import Checkpoint
+from sfumato.events import Artifact, Checkpoint, Notice
 from sfumato.formats.png_recipe import read_recipe
-from sfumato.operations.demo import demo
+from sfumato.operations.demo import demo, written
 from sfumato.operations.learn import learn as lesson
 from sfumato.requests import DemoRequest, LearnRequest
 
@@ -234,12 +234,20 @@ def test_demo(sfumato: Run, base: Path) -> None:
     with Image.open("out/demo/contact-sheet.png") as sheet:
         assert sheet.width > 900 and sheet.height > 1000
     assert len(list(Path("out/demo").glob("a-*.png"))) == 20
-    before = Path("out/demo/contact-sheet.png").read_bytes()
-    answer = sfumato("demo", "--base", base, "--steps", 2)
-    assert answer.code == 0 and not Path("out/demo/contact-sheet-1.png").exists(), "the same sheet again"
-    answer = sfumato("demo", "--base", base, "--steps", 2, "--seed", 7)
-    assert answer.code == 0 and "the old one is now 'contact-sheet-1.png'" in answer.out
-    assert Path("out/demo/contact-sheet-1.png").read_bytes() == before
+
+
+def test_the_sheet_of_another_demo_stays(tmp_path: Path) -> None:
+    place, one, other = (
+        tmp_path / "contact-sheet.png",
+        Image.new("RGB", (8, 8), "red"),
+        Image.new("RGB", (8, 8), "blue"),
+    )
+    for sheet in (one, one):
+        assert [type(event) for event in written(sheet, place)] == [Artifact], "the same sheet again"
+    before = place.read_bytes()
+    notice, artifact = written(other, place)
+    assert isinstance(notice, Notice) and "the old one is now 'contact-sheet-1.png'" in notice.message
+    assert isinstance(artifact, Artifact) and (tmp_path / "contact-sheet-1.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -282,4 +282,4 @@ def test_weights_made_for_drawing_alone_go_the_usual_way() -> None:
 @torch.no_grad()
 def test_a_norm_of_single_numbers_is_computed() -> None:
     norm, x = nn.GroupNorm(8, 8), torch.randn(1, 8, 1, 1)
-    assert torch.equal(norm_silu(norm, x), torch.zeros_like(x))
+    torch.testing.assert_close(norm_silu(norm, x), torch.zeros_like(x), atol=1e-3, rtol=0)

@@ -60,7 +60,7 @@ def demo(request: DemoRequest) -> Events:
     for prompt in PROMPTS:
         pictures = yield from _drawn(prompt, concept, request, bundle)
         rows.append(Row(prompt, pictures))
-    yield from _written(contact_sheet(rows), request.output / "contact-sheet.png")
+    yield from written(contact_sheet(rows), request.output / "contact-sheet.png")
     yield Done(time.perf_counter() - started, {"prompts": len(PROMPTS)})
 
 
@@ -113,7 +113,7 @@ def _drawn(
     return images
 
 
-def _written(sheet: Image.Image, path: Path) -> Events:
+def written(sheet: Image.Image, path: Path) -> Events:
     """Write the sheet; that of another demo stays under another name."""
     with keeping_old(path) as old:
         atomic_write_bytes(path, png_bytes(sheet))
