@@ -33,7 +33,8 @@ def run_on_budget(
     name: str,
     options: argparse.Namespace,
     names: Sequence[str],
-    preset: Mapping[str, object],
+    usual: Mapping[str, object],
+    tiny: Mapping[str, object],
     start: Callable[[BenchmarkRequest], Events],
 ) -> int:
     """Run a benchmark and show its events.
@@ -42,16 +43,18 @@ def run_on_budget(
         name: Name of the benchmark.
         options: What was asked for.
         names: Fields of `BenchmarkRequest` that were offered.
-        preset: Values of fields that were not given.
+        usual: Values of fields that were not given.
+        tiny: The same with `--tiny`, before those.
         start: Starts it.
 
     Returns:
         Exit code: 0, or 2 when something given is not usable.
     """
     torch.set_num_threads(options.threads)
+    preset = {**usual, **(tiny if options.tiny else {})}
     given = {field: value for field in ("folder", *names) if (value := getattr(options, field)) is not None}
     try:
-        request = resolve(BenchmarkRequest, preset=dict(preset), flags=given).request
+        request = resolve(BenchmarkRequest, preset=preset, flags=given).request
         with make_renderer(json_lines=False) as shown:
             for event in start(request):
                 shown.show(event)

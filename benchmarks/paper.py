@@ -37,12 +37,13 @@ from sfumato.operations.measured_lesson import learn_beside
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import OF_ALL_WEIGHTS, run_trials
 
-_OFFERED = (
+OFFERED = (
     *("base", "subjects", "prompts", "pictures", "steps", "batch_size", "num_class_images", "draw_steps"),
     *("cache", "judge_texts", "seed", "output"),
 )
+"""Fields of the budget that can be given."""
 _USUAL = {"output": "out/paper"}
-_TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_images": 1, "draw_steps": 1}
+TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_images": 1, "draw_steps": 1}
 _READ = (
     "Found: the 95 % bootstrap interval of the difference (of pictures that share subject, prompt and seed; subjects "
     "are drawn first, then the pictures of each) lies on the side that the paper reports. Not found: it lies on the "
@@ -127,7 +128,7 @@ def _written(report: PaperReport, request: BenchmarkRequest) -> Generator[Event,
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the options."""
     made = parser("paper", __doc__)
-    offer_budget(made, _OFFERED)
+    offer_budget(made, OFFERED)
     made.add_argument("--only", metavar="NAME[,NAME]", help=f"experiments out of {', '.join(EXPERIMENTS)}")
     return made.parse_args(words)
 
@@ -142,8 +143,7 @@ def main(words: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 when something given is not usable.
     """
     options = _options(words)
-    preset = {**_USUAL, **(_TINY if options.tiny else {})}
-    return run_on_budget("paper", options, _OFFERED, preset, lambda request: paper(request, choose(options.only)))
+    return run_on_budget("paper", options, OFFERED, _USUAL, TINY, lambda request: paper(request, choose(options.only)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.budget import offer_budget, run_on_budget
 from benchmarks.options import parser
 from benchmarks.orderings import Difference, difference
-from benchmarks.paper import measured, scorer_of
+from benchmarks.paper import OFFERED, TINY, measured, scorer_of
 from benchmarks.paper_report import Values
 from sfumato.benchmark_requests import BenchmarkRequest
 from sfumato.cli.main import build_parser
@@ -36,12 +36,7 @@ from sfumato.operations.stream import Events
 from sfumato.operations.trials import Arm, run_trials
 from sfumato.requests import LearnRequest
 
-_OFFERED = (
-    *("base", "subjects", "prompts", "pictures", "steps", "batch_size", "num_class_images", "draw_steps"),
-    *("cache", "judge_texts", "seed", "output"),
-)
 _USUAL = {"output": "out/settings", "prompts": "5", "pictures": "1"}
-_TINY = {"subjects": 1, "prompts": 2, "steps": 1, "batch_size": 1, "num_class_images": 1, "draw_steps": 1}
 _OF_BENCHMARK = (
     *("folder", "output", "base", "placeholder", "class_noun", "resume", "verdict"),
     *("config", "json", "explain", "plan", "memory"),
@@ -174,7 +169,7 @@ def _told(one: Difference | None, column: Column) -> str:
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the options."""
     made = parser("settings", __doc__)
-    offer_budget(made, _OFFERED)
+    offer_budget(made, OFFERED)
     made.add_argument(
         "--arm", action="append", required=True, metavar="NAME: WORDS", help="a way to learn; give several"
     )
@@ -191,9 +186,13 @@ def main(words: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 when something given is not usable.
     """
     options = _options(words)
-    preset = {**_USUAL, **(_TINY if options.tiny else {})}
     return run_on_budget(
-        "settings", options, _OFFERED, preset, lambda request: settings(request, [arm_of(arm) for arm in options.arm])
+        "settings",
+        options,
+        OFFERED,
+        _USUAL,
+        TINY,
+        lambda request: settings(request, [arm_of(arm) for arm in options.arm]),
     )
 
 

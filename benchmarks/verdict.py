@@ -252,9 +252,13 @@ def main(words: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 when something given is not usable.
     """
     options = _options(words)
-    preset = {**_USUAL, **(_TINY if options.tiny else {})}
     return run_on_budget(
-        "verdict", options, _OFFERED, preset, lambda request: verdict(request, options.saves, options.verdict_prompts)
+        "verdict",
+        options,
+        _OFFERED,
+        _USUAL,
+        _TINY,
+        lambda request: verdict(request, options.saves, options.verdict_prompts),
     )
 
 
