@@ -24,7 +24,9 @@ from sfumato.training.personalise import learn
 from sfumato.training.subject import Samples, read_subject
 
 Run = Callable[..., Any]
-LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--batch-size", 1, "--verdict-steps", 2)
+LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--batch-size", 1)
+SHORT = ("--verdict-steps", 2, "--verdict-prompts", "two.txt")
+TWO_PROMPTS = "a {} on a red background\na big {}\n"
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
@@ -51,7 +53,9 @@ def test_every_method_learns_and_its_file_works_on_the_float32_base(
 
     monkeypatch.setattr(operation, "load_bundle", load)
     rank = ("--rank", 2) if METHODS[method].has_rank else ()  # type: ignore[index]
-    answer = sfumato("learn", photos, *LESSON, *rank, "--base", base, "--method", method, "--precision", "bf16")
+    Path("two.txt").write_text(TWO_PROMPTS)
+    words = (*LESSON, *SHORT, *rank, "--base", base, "--method", method, "--precision", "bf16")
+    answer = sfumato("learn", photos, *words)
     assert answer.code == 0, answer.err
     (used,) = loaded
     assert used.held_in == ("fp32" if method == "dreambooth" else "bf16")

@@ -33,7 +33,9 @@ from tiny_pictures import draw_discs
 
 Run = Callable[..., Any]
 BASES: tuple[tuple[Prediction, bool], ...] = (("eps", False), ("x_0", True), ("v", False))
-LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 4, "--save-every", 2, "--batch-size", 1, "--verdict-steps", 2)
+LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 4, "--save-every", 2, "--batch-size", 1)
+SHORT = ("--verdict-steps", 2, "--verdict-prompts", "two.txt")
+TWO_PROMPTS = "a {} on a red background\na big {}\n"
 
 pytestmark = pytest.mark.usefixtures("base_stays")
 
@@ -179,7 +181,8 @@ def test_a_loss_is_weighted_as_the_prediction_needs(bundle: Bundle, pictures: Pa
 
 def learned_and_judged(sfumato: Run, stored: Path, pictures: Path, *more: object) -> None:
     """Learn through the command line and check what the verdict says."""
-    answer = sfumato("learn", pictures, *LESSON, *more, "--base", stored, "--lr", 0.05, "--json")
+    Path("two.txt").write_text(TWO_PROMPTS)
+    answer = sfumato("learn", pictures, *LESSON, *SHORT, *more, "--base", stored, "--lr", 0.05, "--json")
     assert answer.code == 0, answer.err
     lines = [json.loads(line) for line in answer.out.splitlines()]
     (verdict,) = (line for line in lines if line["event"] == "verdict")

@@ -291,7 +291,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
         "rank = 8\nsteps = 3\n[optim]\nname = 'lion'\nlr = 2e-4\nweight_decay = 0.1\n[objective]\nloss = 'huber'\n"
         "delta = 0.3\n[loop]\nclip_norm = 2.0\n[ema]\ndecay = 0.9\n[pictures]\nvariants = 2\njitter = 0.1\n"
     )
-    words = ("learn", photos, *FOX, "--rank", 2, "--base", base, "--config", "how.toml")
+    words = ("learn", photos, *FOX, "--no-verdict", "--rank", 2, "--base", base, "--config", "how.toml")
     flags = (
         "--loss",
         "pseudo_huber",
@@ -338,7 +338,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(sfumato: Run, base: 
 def test_the_learning_rate_suits_optimizer_and_method(
     sfumato: Run, base: Path, photos: Path, words: tuple[str, ...], lr: float, schedule: str
 ) -> None:
-    answer = sfumato("learn", photos, *FOX, "--base", base, *words)
+    answer = sfumato("learn", photos, *FOX, "--no-verdict", "--base", base, *words)
     assert answer.code == 0, answer.err
     optim = asked()["optim"]
     assert (optim["lr"], optim["schedule"]) == (pytest.approx(lr), schedule)
@@ -375,7 +375,7 @@ def test_wrong_settings_are_named(
 
 
 def test_a_cache_folder_stays_and_tables_are_no_flags(sfumato: Run, base: Path, photos: Path) -> None:
-    words = ("learn", photos, *FOX, "--base", base, "--cache", "kept")
+    words = ("learn", photos, *FOX, "--no-verdict", "--base", base, "--cache", "kept")
     assert sfumato(*words, "-o", "a.safetensors").code == 0
     assert len(list(Path("kept/latents").iterdir())) == 3
     assert sfumato(*words, "-o", "b.safetensors").code == 0

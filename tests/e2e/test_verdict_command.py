@@ -66,7 +66,7 @@ def interrupted(words: dict[str, Any]) -> None:
     """Begin a lesson and leave it while the second saved step draws."""
     run = learn(LearnRequest.model_validate(words))
     for event in run:
-        if isinstance(event, Progress) and event.phase.startswith("step 4") and event.done == 5:
+        if isinstance(event, Progress) and event.phase.startswith("step 4") and event.done == 3:
             break
     run.close()
 
@@ -119,7 +119,13 @@ def test_a_style_is_judged_as_one(sfumato: Run, base: Path, photos: Path) -> Non
 def test_several_subjects_are_judged_together(sfumato: Run, base: Path, photos: Path) -> None:
     words = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "also": (f"{photos}:<robot>:robot",)}
     words |= {"method": "pivotal", "steps": 4, "save_every": 2, "batch_size": 1, "rank": 1, "verdict_steps": 2}
-    words |= {"base": str(base), "early_stop": False, "output": Path("both.safetensors")}
+    Path("two.txt").write_text("a {} on a red background\na big {}\n")
+    words |= {
+        "verdict_prompts": Path("two.txt"),
+        "base": str(base),
+        "early_stop": False,
+        "output": Path("both.safetensors"),
+    }
     events = list(learn(LearnRequest.model_validate(words)))
     (verdict,) = [event for event in events if isinstance(event, Verdict)]
     assert {"<fox>/subject_fidelity", "<robot>/subject_fidelity", "<robot>/pres_high"} <= set(verdict.scores)

@@ -58,7 +58,7 @@ def lesson(tmp_path: Path) -> LearnRequest:
     write(tmp_path / "photos" / "a.png", Image.new("RGB", (32, 32), (200, 40, 40)))
     values = {"folder": tmp_path / "photos", "placeholder": "<it>", "class_noun": "fox", "base": str(tmp_path / "base")}
     return LearnRequest.model_validate(
-        {**values, "steps": 60, "batch_size": 1, "rank": 1, "output": tmp_path / "it.safetensors"}
+        {**values, "steps": 60, "batch_size": 1, "rank": 1, "verdict": False, "output": tmp_path / "it.safetensors"}
     )
 
 
