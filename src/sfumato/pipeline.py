@@ -25,6 +25,7 @@ from sfumato.errors import ConfigError, ShapeError
 from sfumato.events import Event, Step
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept
+from sfumato.formats.finite_picture import check_finite
 from sfumato.models.denoiser import Condition
 from sfumato.runtime.in_use import Claim, in_use
 from sfumato.runtime.memory import keep_freed_memory
@@ -224,6 +225,7 @@ class Pipeline:
             ShapeError: The size is no multiple of what the networks need, or picture and mask do not fit.
             DataError: A text is too long.
             OutOfMemory: The pictures do not fit into memory.
+            CheckpointError: A picture holds numbers that are not finite.
         """
         settings, changes = settings or Settings(), self._use.checked(self._owner)
         if self._owner is self:  # not in a lesson, whose memory counts
@@ -289,8 +291,7 @@ class Pipeline:
 
     def _size(self, settings: Settings, init_image: Pictures | None) -> tuple[int, int]:
         """Return width and height, which must cut into whole latents at every level of the U-Net."""
-        native = self.bundle.native_size
-        width, height = settings.size or (native, native)
+        width, height = settings.size or (self.bundle.native_size,) * 2
         if init_image is not None:
             height, width = init_image.shape[2:]
             if settings.size not in (None, (width, height)):
@@ -335,8 +336,7 @@ class Pipeline:
     def _steps(self, job: _Job, rows: range) -> Iterator[Step]:
         """Run the sampler for the pictures of one batch."""
         settings, seeds = job.settings, [job.seeds[row] for row in rows]
-        eps = noise(job.latent_shape, seeds)
-        x_t = eps
+        x_t = eps = noise(job.latent_shape, seeds)
         original = None if job.original is None else job.original[rows.start : rows.stop]
         if original is not None and settings.strength < 1:  # at 1 nothing of it stays, also where alpha ends above 0
             x_t = q_sample(original, eps, job.levels[0].alpha, job.levels[0].sigma)
@@ -382,13 +382,13 @@ class Pipeline:
         cond = Condition(torch.cat([job.contexts[job.prompts[row]] for row in rows]))
         uncond = Condition(job.contexts[settings.negative].expand(len(rows), -1, -1))
         scale, rescale, interval = settings.guidance_scale, settings.guidance_rescale, settings.guidance_interval
-        denoise = self.bundle.denoiser().bind_guided(cond, uncond, scale, rescale, interval)
-        return torch.no_grad()(denoise)
+        return torch.no_grad()(self.bundle.denoiser().bind_guided(cond, uncond, scale, rescale, interval))
 
     @torch.no_grad()
     def _picture(self, job: _Job, row: int, latents: Tensor) -> Tensor:
         """Decode one picture; what the mask keeps is taken from the initial picture, pixel by pixel."""
         image = self.bundle.autoencoder.to_images(latents[None])[0].clamp(-1, 1)
+        check_finite(image, job.seeds[row], self.bundle, self.concepts, in_lesson=self._owner is not self)
         if job.mask is None or job.init_image is None:
             return image
         mask, original = job.mask[row], job.init_image[row]

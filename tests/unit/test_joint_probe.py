@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,15 +112,17 @@ def test_alarms_and_notices_name_the_subject(subjects: Subjects, tmp_path: Path)
     known = [np.asarray(Image.open(path)) for path in photos]
     joint = subjects.joint()
     judged(joint, tmp_path / "both", {100: Painter(1.0, copied=known)})
-    (alarm,) = joint.verdict().alarms  # for the fox these are no copies
-    assert alarm.startswith("<cat>: Memorised (rule 'closer than kin'): 6 of 6 pictures")
+    fox, cat = (alarm for alarm in joint.verdict().alarms if "Memorised" in alarm)
+    assert cat.startswith("<cat>: Memorised (rule 'closer than kin'): 6 of 6 pictures")
+    assert fox.startswith("<fox>: Memorised (rule 'closer than kin'): 6 of 6 pictures")
+    assert re.search(r"Copied: \d\.png of <cat> \(\d\), ", fox), "what the fox draws are the pictures of the cat"
     (tmp_path / "one").mkdir()
     (tmp_path / "one/0.png").write_bytes(photos[0].read_bytes())
     single = subjects.probe("<cat>")
     single.folder = tmp_path / "one"
     events = list(JointProbe([subjects.probe("<fox>"), single]).begin(Painter()))
     said = [event.message for event in events if isinstance(event, Notice)]
-    assert said == ["<cat>: There is one picture of the subject; its fidelity to itself is taken as 1."]
+    assert "<cat>: There is one picture of the subject; its fidelity to itself is taken as 1." in said
 
 
 def test_one_subject_that_leaks_ends_the_run_for_both(subjects: Subjects, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from sfumato.evaluation.memorisation import (
     leak_alarm,
     leaked,
     nearest_pictures,
+    nothing_alarm,
     pixel_distances,
 )
 
@@ -156,22 +157,32 @@ def test_one_picture_is_compared_with_what_the_base_draws() -> None:
 
 
 def test_a_class_that_goes_half_as_far_as_the_word_has_leaked() -> None:
-    before, word = torch.tensor([0.5, 0.3, 0.5, 0.5]), torch.tensor([0.7, 0.7, 0.6, 0.7])
-    answers = leaked(torch.tensor([0.61, 0.49, 0.5, 0.4]), before, word)
+    before, gained = torch.tensor([0.5, 0.3, 0.5, 0.5]), [0.2, 0.4, 0.1, 0.2, 0.2, 0.1]
+    answers = leaked(torch.tensor([0.61, 0.39, 0.5, 0.4]), before, gained)
     assert answers == [True, False, False, False]
     assert leak_alarm(answers, "a fox") == (
         "Leaked (rule 'half as far as the word'): 1 of 4 pictures of 'a fox', without the learned word, have come at "
         "least half as much nearer to the subject as those with it."
     )
-    assert leak_alarm([False] * 4, "a fox") is None
+    assert leak_alarm([False] * 4, "a fox") is None and nothing_alarm(gained) is None
 
 
 def test_a_class_that_stays_has_not_leaked_even_where_the_word_fails() -> None:
     before = torch.tensor([0.5, 0.5, 0.5, 0.5])
-    assert leaked(before, before, torch.tensor([0.9, 0.9, 0.9, 0.4])) == [False] * 4
+    assert leaked(before, before, [0.4, 0.4, 0.4, -0.1, 0.3, 0.3]) == [False] * 4
+
+
+def test_one_failed_picture_of_the_word_does_not_hide_a_leak() -> None:
+    before, gained = torch.tensor([0.5, 0.5, 0.5]), [0.3, 0.2, 0.3, 0.2, 0.3, 0.25, 0.3, 0.2, 0.3, 0.25, -0.01]
+    assert leaked(before + 0.3, before, gained) == [True] * 3
 
 
 def test_where_the_word_has_gained_nothing_leaks_cannot_be_told() -> None:
-    before = torch.tensor([0.5, 0.5])
-    assert leaked(torch.tensor([0.6, 0.6]), before, torch.tensor([0.6, 0.45])) is None
+    before, gained = torch.tensor([0.5, 0.5]), [0.1, -0.05, 0.02]
+    assert leaked(torch.tensor([0.6, 0.6]), before, gained) is None
     assert leak_alarm(None, "a fox") is None
+    assert nothing_alarm(gained) == (
+        "Nothing learned (rule 'beyond chance'): pictures with the learned word are not shown to be nearer to the "
+        "subject than what the base draws for the class (difference of cosines 0.023, 95 % interval -0.163 to 0.210). "
+        "Whether the subject leaks into its class cannot be told then."
+    )

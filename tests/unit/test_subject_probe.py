@@ -59,7 +59,7 @@ def judged(
 @pytest.mark.parametrize("texts", [False, True])
 def test_a_healthy_lesson(texts: bool, photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
     painters = {50: Painter(0.4), 100: Painter(1.0), 150: Painter(1.0, obeys=False)}
-    probe, events = judged(photos, eye, tmp_path, painters, texts=texts)
+    probe, events = judged(photos, eye, tmp_path, painters, texts=texts, seeds=3)
     verdict = probe.verdict()
     assert verdict.step == 100 and verdict.alarms == ()
     assert verdict.scores["drift_share"] == pytest.approx(0, abs=1e-6) and verdict.scores["leaks"] == 0
@@ -76,7 +76,7 @@ def test_a_healthy_lesson(texts: bool, photos: Path, eye: FeatureExtractor, tmp_
 def test_a_step_that_draws_what_the_base_draws_follows_prompts_as_it_does(
     texts: bool, photos: Path, eye: FeatureExtractor, tmp_path: Path
 ) -> None:
-    probe, _ = judged(photos, eye, tmp_path, {50: Painter(0.0)}, texts=texts)
+    probe, _ = judged(photos, eye, tmp_path, {50: Painter(0.0)}, texts=texts, seeds=3)
     assert probe.steps[50].prompt == probe.yardstick.base.prompt
     assert columns(probe.steps[50], probe.yardstick)["prompt_share"][0] == 1
 
@@ -138,6 +138,44 @@ def test_what_was_scored_otherwise_is_named_in_words(photos: Path, eye: FeatureE
     with pytest.raises(CannotResume, match=r"Step 50 was .* for now: plan\.seed 0, now 7\.") as caught:
         seeded.recall(50, tmp_path / "50")
     assert caught.value.field is None, "no option sets it"
+
+
+def test_scores_of_another_judge_are_not_mixed_with_new_ones(
+    photos: Path, eye: FeatureExtractor, tmp_path: Path
+) -> None:
+    judged(photos, eye, tmp_path, {50: Painter(0.4)})
+    file = tmp_path / "50/scores.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "scale": [value - 0.1 for value in content["scale"]]}))
+    other, _ = judged(photos, eye, tmp_path / "other", {})
+    with pytest.raises(CannotResume, match="Step 50 was scored by another judge") as caught:
+        other.recall(50, tmp_path / "50")
+    assert caught.value.field == "judge_pictures"
+    del content["scale"]
+    file.write_text(json.dumps(content))
+    other.recall(50, tmp_path / "50")  # of a version before
+
+
+def test_what_masks_leave_out_is_not_compared_with(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
+    (tmp_path / "masked").mkdir()
+    for path in photos.iterdir():
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)  # a ground that is not plain
+        pixels[8:24, 8:24] = np.asarray(Image.open(path))[8:24, 8:24]
+        Image.fromarray(pixels).save(tmp_path / "masked" / path.name)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:24, 8:24] = 255
+        Image.fromarray(mask).save(tmp_path / "masked" / f"{path.stem}.mask.png")
+    grid = NamedEncoder("grid", Grid())
+    encoders = Encoders(grid, None)
+    found = {}
+    for masks in ("none", "file"):
+        plan = VerdictPlan(prompts=PROMPTS)
+        probe = SubjectProbe(plan, tmp_path / "masked", "<fox>", "fox", lambda: (encoders, eye), masks)  # type: ignore[arg-type]
+        list(probe.begin(Painter()))
+        (tmp_path / masks).mkdir()
+        list(probe.look(50, nullcontext(Painter(1.0)), tmp_path / masks))
+        found[masks] = float(np.mean(probe.steps[50].fidelity))
+    assert found["file"] > 0.9 > 0.6 > found["none"], "the subject on white, and on noise"
 
 
 def bursts(photos: Path, folder: Path, copies: int) -> Path:

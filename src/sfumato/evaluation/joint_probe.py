@@ -37,6 +37,8 @@ class JointProbe:
         for one in self.subjects:
             for event in one.begin(pipeline):
                 yield _named(event, one.placeholder)
+        for one in self.subjects:
+            one.know([other for other in self.subjects if other is not one])
 
     def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
         """Score a saved step on every subject; each has a folder within the folder."""

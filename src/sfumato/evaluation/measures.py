@@ -17,6 +17,8 @@ Truths = Bool[np.ndarray, "_n"]
 Statistic = Callable[[Rows], float]
 
 _RESAMPLES = 1000
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)
+"""The 97.5 % points of Student's t distribution for 1 to 6 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Measure:
         name: What is measured.
         value: What the base reaches: a share in [0, 1], or a distance; not a number where it could not be measured.
         count: Number of generated pictures behind it.
-        interval: 95 % bootstrap interval; `None` for distances, which resampling biases.
+        interval: 95 % interval (`mean_interval`); `None` for distances, which resampling biases.
         target: What it should reach.
         ceiling: What real pictures reach, seen through the same instrument; for a distance, the floor.
         chance: What guessing reaches.
@@ -71,7 +73,9 @@ def share(
         seed: Decides the resampling.
     """
     values = [float(answer) for answer in right]
-    return Measure(name, float(np.mean(values)), len(values), mean_interval(values, seed), target, ceiling, chance)
+    low, high = mean_interval(values, seed)
+    interval = max(0.0, low), min(1.0, high)
+    return Measure(name, float(np.mean(values)), len(values), interval, target, ceiling, chance)
 
 
 def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
@@ -115,7 +119,7 @@ def balanced_accuracy(right: Truths, labels: np.ndarray) -> float:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
-    """Return the 95 % bootstrap interval of mean(a - b), where both belong to the same prompts and seeds, row by row.
+    """Return the 95 % interval of mean(a - b), where both have the same prompts and seeds, row by row.
 
     Why paired: most of the spread between pictures comes from prompt and seed, which both share; it cancels row by row.
 
@@ -148,12 +152,15 @@ def nested_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> Interva
     """Return the 95 % bootstrap interval of the mean of the groups' means.
 
     Why nested: pictures of one subject resemble each other, so what many pictures of few subjects show may not hold for
-    another subject. Groups are drawn first, with repeats, then the rows of each.
+    another subject. Groups are drawn first, with repeats, then the rows of each; of fewer than eight groups their means
+    alone are taken (`mean_interval`).
 
     Args:
         groups: The values of each group, such as a subject; at least one group, and none without values.
         seed: Decides the resampling.
     """
+    if 1 < len(groups) <= len(_T) + 1:
+        return mean_interval([float(np.mean(group)) for group in groups], seed)
     rng = np.random.default_rng(derive_seed(seed, "bootstrap/nested", len(groups)))
     drawn = rng.integers(len(groups), size=(_RESAMPLES, len(groups)))
     means = np.zeros(drawn.shape)
@@ -165,6 +172,17 @@ def nested_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> Interva
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """Return the 95 % bootstrap interval of a mean."""
+    """Return the 95 % interval of a mean: of Student's t for two to seven values, of the bootstrap for more.
+
+    Why not the bootstrap always: no mean of resampled values lies beyond the values, so that its interval of three ends
+    at the least and the greatest of them, and misses the truth more than one time in ten.
+
+    Args:
+        values: At least one; a single one has no spread, and is both ends.
+        seed: Decides the resampling.
+    """
     numbers = np.array(values, dtype=np.float64)
+    if 1 < len(numbers) <= len(_T) + 1:
+        mean, half = float(numbers.mean()), _T[len(numbers) - 2] * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+        return mean - half, mean + half
     return bootstrap(lambda rows: float(numbers[rows].mean()), len(numbers), seed)

@@ -168,11 +168,11 @@ def pixel_distances(pictures: Sequence[Picture], known: Sequence[Picture]) -> Fl
     return np.array([[_pixel_distance(a, b) for b in other] for a in small])
 
 
-def leaked(class_now: PerPicture, class_before: PerPicture, word_now: PerPicture) -> list[bool] | None:
+def leaked(class_now: PerPicture, class_before: PerPicture, gained: Sequence[float]) -> list[bool] | None:
     """Say which pictures of the plain class show the subject, although their prompt does not name it.
 
-    A picture does when it has come at least half as much nearer to the subject as the picture with the learned word in
-    the same sentence and with the same seed: c_i - b_i ≥ (w_i - b_i) / 2.
+    A picture does when it has come at least half as much nearer to the subject as pictures with the learned word have:
+    c_i - b_i ≥ mean(g) / 2.
 
     Why against the word and not against the subject: what a base can reach of a subject differs; a class that has gone
     as far as the word has leaked, however far that is.
@@ -180,17 +180,34 @@ def leaked(class_now: PerPicture, class_before: PerPicture, word_now: PerPicture
     Args:
         class_now: Fidelity to the subject of pictures of the plain class, drawn with the concept on.
         class_before: Of what the base draws for them.
-        word_now: Of the same sentence with the word, drawn with the concept on.
+        gained: How much nearer to the subject each picture with the word is than what the base draws for the class in
+            the same sentence and with the same seed.
 
     Returns:
-        One answer a picture; None where the 95 % interval of what the word has gained holds 0: then nothing has been
-        learned that could leak.
+        One answer a picture; None where nothing is shown to have been learned that could leak (`nothing_alarm`).
     """
-    gained = (word_now - class_before).tolist()
-    if mean_interval(gained)[0] <= 0:
+    if _has_gained_nothing(gained):
         return None
-    moved = (class_now - class_before).tolist()
-    return [one >= max(word, 0.0) / 2 and one > 0 for one, word in zip(moved, gained, strict=True)]
+    half = float(np.mean(gained)) / 2
+    return [moved >= half for moved in (class_now - class_before).tolist()]
+
+
+def nothing_alarm(gained: Sequence[float]) -> str | None:
+    """Return the alarm of a word that changes nothing, or None.
+
+    Rule "beyond chance": the 95 % interval of what pictures with the word have gained holds 0.
+
+    Args:
+        gained: See `leaked`.
+    """
+    if not _has_gained_nothing(gained):
+        return None
+    low, high = mean_interval(gained)
+    return (
+        "Nothing learned (rule 'beyond chance'): pictures with the learned word are not shown to be nearer to the "
+        f"subject than what the base draws for the class (difference of cosines {float(np.mean(gained)):.3f}, 95 % "
+        f"interval {low:.3f} to {high:.3f}). Whether the subject leaks into its class cannot be told then."
+    )
 
 
 def copy_alarm(nearest: Sequence[Nearest], kin: Kin, names: Sequence[str] = ()) -> str | None:
@@ -212,6 +229,11 @@ def copy_alarm(nearest: Sequence[Nearest], kin: Kin, names: Sequence[str] = ()) 
         f"Memorised (rule 'closer than kin'): {count} of {len(nearest)} pictures in new settings lie less than half as "
         f"far from a training picture as {than}, in features and in pixels.{_which(copied, names)}"
     )
+
+
+def _has_gained_nothing(gained: Sequence[float]) -> bool:
+    """Say whether chance explains what pictures with the word have gained."""
+    return mean_interval(gained)[0] <= 0
 
 
 def _which(copied: Counter[int], names: Sequence[str]) -> str:

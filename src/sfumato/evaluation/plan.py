@@ -13,9 +13,9 @@ from sfumato.runtime.toml_file import read_toml
 
 
 class Table(BaseModel):
-    """One table of the file: unknown keys are refused and values never change."""
+    """One table of the file: unknown keys and numbers that are not finite are refused, and values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Drawing(Table):

@@ -17,13 +17,14 @@ from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from sfumato.data.captions import with_right_article
-from sfumato.data.images import load_tensor, to_pixels, to_tensor
+from sfumato.data.images import load_image, load_tensor, resize, to_pixels, to_tensor
 from sfumato.data.listing import list_entries
-from sfumato.errors import CannotResume, CheckpointError
+from sfumato.data.masks import MaskSource, find_masks, read_mask
+from sfumato.errors import CannotResume, CheckpointError, Diverged
 from sfumato.evaluation import fidelity as formulas
 from sfumato.evaluation.encoders import Encoders, check_readable, without_ground
 from sfumato.evaluation.features import FeatureExtractor, Measuring
-from sfumato.evaluation.memorisation import different_pictures, kin_of, nearest_pictures
+from sfumato.evaluation.memorisation import Nearest, different_pictures, kin_of, nearest_pictures
 from sfumato.evaluation.scores import StepScores, Yardstick, columns
 from sfumato.evaluation.verdict import Candidate, best, pareto_front, reason, settled
 from sfumato.evaluation.verdict_plan import VerdictPlan, filled, without_words
@@ -49,6 +50,8 @@ _WORDS = {
     "placeholder": ("the word", "placeholder"),
 }
 """What decides a score: its name in words, and the option that sets it."""
+_SAME = 0.02
+"""How far cosines of the same pictures may lie apart where machines round otherwise; other judges are further."""
 
 
 class SubjectProbe:
@@ -61,6 +64,9 @@ class SubjectProbe:
         class_noun: What it is.
         opens: Loads what judges, and the embedded features for diversity. Called at the beginning and for every look:
             what is loaded anew each time takes no memory while the subject is learned or pictures are drawn.
+        masks: Where masks of the subject's pictures come from; what they leave out is not what pictures are compared
+            with.
+        mask_folder: Folder of mask files; None for files beside the pictures.
     """
 
     def __init__(
@@ -70,8 +76,12 @@ class SubjectProbe:
         placeholder: str,
         class_noun: str,
         opens: OpensJudges,
+        masks: MaskSource = "none",
+        mask_folder: Path | None = None,
     ) -> None:
         self.plan, self.folder, self._opens = plan, folder, opens
+        self._masks, self._mask_folder = masks, mask_folder
+        self._foreign: tuple[Tensor, list[Picture]] | None = None
         self.placeholder, self.class_noun = placeholder, class_noun
         self.class_prompt = plan.plain_class or with_right_article(plan.plain.replace("{}", class_noun), class_noun)
         judges, _ = opens()  # what cannot be loaded is told before anything is learned
@@ -95,11 +105,21 @@ class SubjectProbe:
         self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in entries]
         names = (entry.path.relative_to(self.folder).as_posix() for entry in entries)
         self._files = tuple(name.encode(errors="backslashreplace").decode() for name in names)
+        self._bare = [*self.subject] if self._masks == "none" else self._masked([entry.path for entry in entries], side)
         self.drawn[0] = yield from self._draw(pipeline, None, "the base, for the verdict")
         self.yardstick = self._measured(self.drawn[0])
         hand_back_memory()
         for text in self.yardstick.left_out:
             yield Notice(0, text)
+
+    def know(self, others: Sequence[SubjectProbe]) -> None:
+        """Look for copies of what other subjects of the same lesson are learned from, too; they must have begun."""
+        self._foreign = (
+            torch.cat([other._known for other in others]),
+            [one for other in others for one in other.subject],
+        )
+        more = tuple(f"{name} of {other.placeholder}" for other in others for name in other._files)
+        self.yardstick = replace(self.yardstick, names=(*self._files, *more))
 
     def look(self, step: int, drawing: AbstractContextManager[Pipeline], folder: Path) -> Iterator[Event]:
         """Score a saved step; pictures and scores are written into a folder."""
@@ -116,7 +136,10 @@ class SubjectProbe:
             pipeline: Draws with the concept as it is at that step.
             phase: What is told while it draws.
         """
-        pictures = yield from self._draw(pipeline, self.placeholder, phase)
+        try:
+            pictures = yield from self._draw(pipeline, self.placeholder, phase)
+        except CheckpointError as error:  # the base drew pictures when the lesson began
+            raise Diverged(error.message, hint="Lower the learning rate.") from error
         return pictures
 
     def score(self, step: int, pictures: list[Picture], folder: Path) -> dict[str, float]:
@@ -124,7 +147,7 @@ class SubjectProbe:
         scores = self._scores(step, pictures, *self._opens())
         hand_back_memory()
         Image.fromarray(np.concatenate(pictures, axis=1)).save(folder / PICTURES)
-        content = {"asked": self.asked(), "scores": scores.to_dict()}
+        content = {"asked": self.asked(), "scale": self._scale(), "scores": scores.to_dict()}
         atomic_write_bytes(folder / SCORES, json.dumps(content, indent=1).encode())
         self._keep(scores, pictures)
         return {name: value for name, (value, _) in columns(scores, self.yardstick).items()}
@@ -146,6 +169,7 @@ class SubjectProbe:
         try:
             content = json.loads((folder / SCORES).read_text())
             before, scores = flattened(content["asked"]), StepScores.from_dict(content["scores"])
+            scale = [float(value) for value in content.get("scale", self._scale())]
             with PngImageFile(folder / PICTURES) as strip:  # of our own making: of any size
                 pixels = np.asarray(strip.convert("RGB"))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -154,7 +178,7 @@ class SubjectProbe:
                 hint="Remove the run folder and learn again, or resume with --no-verdict.",
             ) from error
         now = flattened(self.asked())
-        differing = [key for key in now if now[key] != before.get(key) and not key.startswith("plan.rule.")]
+        differing = [key for key in now if now[key] != before.get(key, now[key]) and not key.startswith("plan.rule.")]
         if differing:
             words = [_WORDS.get(key, (key, None))[0] for key in differing]
             told = [f"{word} {before.get(key)!r}, now {now[key]!r}" for word, key in zip(words, differing, strict=True)]
@@ -162,6 +186,13 @@ class SubjectProbe:
                 f"Step {step} was scored otherwise than is asked for now: {'; '.join(told)}.",
                 field=_WORDS.get(differing[0], (None, None))[1],
                 hint="Change this back, or resume with --no-verdict.",
+            )
+        if len(scale) != len(self._scale()) or not np.allclose(scale, self._scale(), rtol=0, atol=_SAME):
+            raise CannotResume(
+                f"Step {step} was scored by another judge: the subject's pictures and the base's score otherwise now "
+                "than they did then.",
+                field="judge_pictures",
+                hint="Give the judges that the lesson began with, or resume with --no-verdict.",
             )
         self._keep(scores, np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1))
 
@@ -200,6 +231,7 @@ class SubjectProbe:
             "text_encoder": self._names[1],
             "class_noun": self.class_noun,
             "placeholder": self.placeholder,
+            "masks": self._masks,
         }
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
@@ -220,13 +252,28 @@ class SubjectProbe:
                 yield Progress(phase, len(pictures), len(asked))
         return pictures
 
+    def _masked(self, paths: Sequence[Path], side: int) -> list[Picture]:
+        """Paint white what the masks of the subject's pictures leave out."""
+        files = find_masks(self.folder, paths, self._mask_folder) if self._masks == "file" else {}
+        found = []
+        for path in paths:
+            whole = load_image(path)
+            share = read_mask(whole, files.get(path))[..., None] / 255
+            found.append(resize((whole.rgb * share + 255 * (1 - share)).round().astype(np.uint8), side))
+        return found
+
+    def _scale(self) -> list[float]:
+        """Return what the subject's pictures and those of the base score: other judges find other numbers."""
+        base = self.yardstick.base
+        return [*self.yardstick.own, *base.fidelity, *(base.prompt or ())]
+
     def _measured(self, pictures: list[Picture]) -> Yardstick:
         """Look at the subject's pictures and at those of the base."""
         shown, of_class, _ = self._parted(pictures)
         encoders, eye = self._opens()
         embed = encoders.pictures.embed_pictures
         self._known = embed(self.subject)
-        self._known_alone = embed([without_ground(picture) for picture in self.subject])
+        self._known_alone = embed([without_ground(picture) for picture in self._bare])
         self._class_before = embed(of_class)
         self._standards = self._wanted(encoders, shown)
         own = tuple(formulas.own_fidelity(self._known_alone).tolist())
@@ -310,8 +357,17 @@ class SubjectProbe:
             tuple(formulas.class_preservation(class_alone, self._known_alone).tolist()),
             tuple(formulas.class_shift(embed(of_class), self._class_before).tolist()),
             tuple(formulas.diversity(formulas.perceptual_distances(group, distance)) for group in groups),
-            tuple(nearest_pictures(seen, shown, self._known, self.subject)),
+            tuple(self._nearest(seen, shown)),
         )
+
+    def _nearest(self, seen: Tensor, shown: Sequence[Picture]) -> list[Nearest]:
+        """Find the training picture nearest to each picture; those of other subjects are counted on from the own."""
+        own = nearest_pictures(seen, shown, self._known, self.subject)
+        if self._foreign is None:
+            return own
+        other = nearest_pictures(seen, shown, *self._foreign)
+        moved = [replace(one, index=one.index + len(self.subject)) for one in other]
+        return [min(pair, key=lambda one: one.features) for pair in zip(own, moved, strict=True)]
 
     def _keep(self, scores: StepScores, pictures: list[Picture]) -> None:
         """Remember a step."""

@@ -11,7 +11,7 @@ import torch
 
 from sfumato.evaluation.fidelity import share
 from sfumato.evaluation.measures import Interval, mean_interval, unpaired_difference
-from sfumato.evaluation.memorisation import Kin, Nearest, copy_alarm, leak_alarm, leaked
+from sfumato.evaluation.memorisation import Kin, Nearest, copy_alarm, leak_alarm, leaked, nothing_alarm
 from sfumato.evaluation.verdict import Candidate
 
 Values = tuple[float, ...]
@@ -106,12 +106,24 @@ class Yardstick:
 
     def leaks(self, scores: StepScores) -> list[bool] | None:
         """Say which pictures of the plain class show the subject."""
-        rows = (scores.preservation, self.base.preservation, scores.word)
-        return leaked(*(torch.tensor(row) for row in rows))
+        now, before = torch.tensor(scores.preservation), torch.tensor(self.base.preservation)
+        return leaked(now, before, self.gained(scores))
+
+    def gained(self, scores: StepScores) -> list[float]:
+        """Return how much nearer to the subject each picture with the word is than what the base drew in its place.
+
+        Both are drawn for one sentence and from one seed, the prompts first and the plain sentence last.
+        """
+        now, before = (*scores.fidelity, *scores.word), (*self.base.fidelity, *self.base.word)
+        return [one - other for one, other in zip(now, before, strict=True)]
 
     def alarms(self, scores: StepScores) -> tuple[str, ...]:
         """Return the alarms of a step."""
-        found = (copy_alarm(scores.nearest, self.kin, self.names), leak_alarm(self.leaks(scores), self.class_prompt))
+        found = (
+            nothing_alarm(self.gained(scores)),
+            copy_alarm(scores.nearest, self.kin, self.names),
+            leak_alarm(self.leaks(scores), self.class_prompt),
+        )
         return tuple(alarm for alarm in found if alarm is not None)
 
 

@@ -30,6 +30,7 @@ from sfumato.runtime.file_stem import file_stem
 from sfumato.runtime.locks import only_one
 from sfumato.training.learn_config import LearnConfig, SubjectConfig
 from sfumato.training.personalise import learn as learn_subject
+from sfumato.training.picture_config import PictureConfig
 
 _OF_VERDICT = (
     *("verdict_prompts", "verdict_seeds", "verdict_steps", "judge_pictures", "judge_texts"),
@@ -37,6 +38,7 @@ _OF_VERDICT = (
 )
 _SMALL_JUDGES = {"embedded", "dual", "auto", "none"}
 """They load in a fifth of a second; an encoder of the field is loaded once and kept."""
+_WHOLE = PictureConfig()
 
 _SETTLED = Progress("pictures", 0, 1)
 """What the trainer tells first: its settings are accepted, and it is about to read the pictures."""
@@ -72,7 +74,7 @@ def learn(request: LearnRequest, bundle: Bundle | None = None) -> Events:
 
 def _lesson(request: LearnRequest, config: LearnConfig, bundle: Bundle | None) -> Events:
     """Learn, report and clear up."""
-    output, run_dir, probe = config.output, run_folder(config.output), judge(request)
+    output, run_dir, probe = config.output, run_folder(config.output), judge(request, pictures=config.pictures)
     is_alone = not output.exists()
     finished, goes_on = False, request.resume and run_dir.is_dir()
     yield from _said_of_no_verdict(request)
@@ -213,6 +215,7 @@ def verdict_plan(request: LearnRequest, subject: SubjectConfig | None = None) ->
         plain="a picture, {} style" if request.style else default.plain,
         plain_class="a picture" if request.style else None,
         seeds=request.verdict_seeds,
+        class_seeds=max(default.class_seeds, request.verdict_seeds),
         drawing=Drawing(steps=request.verdict_steps, batch_size=min(default.drawing.batch_size, request.batch_size)),
         rule=Rule(
             min_prompt=request.min_prompt,
@@ -222,12 +225,15 @@ def verdict_plan(request: LearnRequest, subject: SubjectConfig | None = None) ->
     )
 
 
-def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProbe | JointProbe | None:
+def judge(
+    request: LearnRequest, plan: VerdictPlan | None = None, pictures: PictureConfig = _WHOLE
+) -> SubjectProbe | JointProbe | None:
     """Make the judge of a lesson; None where no verdict is wanted. Several subjects are judged together.
 
     Args:
         request: The lesson.
         plan: What is asked for in place of what the request says, prompts apart.
+        pictures: How the lesson masks its pictures.
     """
     if not request.verdict:
         return None
@@ -236,6 +242,7 @@ def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProb
         eye = FeatureExtractor()
         return choose_encoders(request.judge_pictures, request.judge_texts, eye=eye, dual=load_dual_encoder), eye
 
+    masks = pictures.masks, pictures.mask_folder
     are_small = {request.judge_pictures, request.judge_texts} <= _SMALL_JUDGES
     judges = opens if are_small else cache(opens)
 
@@ -243,7 +250,7 @@ def judge(request: LearnRequest, plan: VerdictPlan | None = None) -> SubjectProb
         asked = verdict_plan(request, one)
         if plan is not None:
             asked = plan.model_copy(update={"prompts": asked.prompts, "others": asked.others})
-        return SubjectProbe(asked, one.folder, one.placeholder, one.class_noun, judges)
+        return SubjectProbe(asked, one.folder, one.placeholder, one.class_noun, judges, *masks)
 
     main = SubjectConfig(folder=request.folder, placeholder=request.placeholder, class_noun=request.class_noun)
     further = list(map(parse_subject, request.also))

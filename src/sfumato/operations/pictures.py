@@ -15,7 +15,7 @@ from torch import Tensor
 from sfumato import __version__
 from sfumato.data.images import load_image, resize, to_pixels, to_tensor
 from sfumato.data.masks import MOST_LABELS
-from sfumato.errors import CheckpointError, ConfigError, ShapeError
+from sfumato.errors import ConfigError, ShapeError
 from sfumato.events import Event, Notice, Step
 from sfumato.formats.bundle import load_bundle
 from sfumato.formats.concept import Concept, load_concept
@@ -241,22 +241,8 @@ def _drawn(
             if isinstance(event, Step):
                 yield event
             elif isinstance(event, Drawn):
-                _check_finite(event, request, pipeline)
                 own = {**recipe, "request": {**recipe["request"], "seed": event.seed}}
                 yield Picture(Image.fromarray(to_pixels(event.image)), event.seed, own)
-
-
-def _check_finite(drawn: Drawn, request: GenerateRequest, pipeline: Pipeline) -> None:
-    """Refuse a picture with numbers that are none: what a file would hold in their place means nothing."""
-    if bool(drawn.image.isfinite().all()):
-        return
-    raise CheckpointError(
-        f"The picture of seed {drawn.seed} holds numbers that are not finite.",
-        field="concepts" if request.concepts else "base",
-        hint=f"Base '{pipeline.bundle.name}' is damaged, or was converted to too few bits: copy or convert it again."
-        if not request.concepts
-        else "Draw without the concept: if that works, lower its strength or learn it again.",
-    )
 
 
 def _size(request: GenerateRequest, pipeline: Pipeline) -> tuple[int, int]:

@@ -180,7 +180,7 @@ def _rehearsed(job: _Job, send: Send) -> Rehearsed:
     watch, request = Stopwatch(job.started_s), job.request
     config = rehearsal_config(lesson_config(request), job.folder)
     asked = shorter_verdict(verdict_plan(request) if request.verdict else VerdictPlan())
-    judging = judge(request, asked)
+    judging = judge(request, asked, config.pictures)
     base = load_bundle(request.base, held_in=config.held_in)
     probe = None if judging is None else TimedProbe(judging, NetworkTime(base.unet), watch)
     result = config.output

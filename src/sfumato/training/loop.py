@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from sfumato.errors import OutOfMemory, StorageError
+from sfumato.errors import CheckpointError, OutOfMemory, StorageError
 from sfumato.events import Checkpoint, Done, Event, Metric, Notice
 from sfumato.formats.atomic import storage_error
 from sfumato.runtime.interrupt import StopRequest
@@ -344,10 +344,10 @@ class _Run:
         self.interval.start += time.perf_counter() - started
 
     def _preview_or_go_on(self) -> Iterator[Event]:
-        """Draw a preview; when it cannot be written the run goes on without it."""
+        """Draw a preview; when it cannot be written, or shows nothing, the run goes on without it."""
         try:
             yield from self.task.preview(self.step, self.run_dir / "previews")
-        except (StorageError, OutOfMemory) as error:
+        except (CheckpointError, StorageError, OutOfMemory) as error:
             yield Notice(self.step, f"{error} The run goes on without this preview.")
 
     def _save_or_go_on(self) -> Event:

@@ -50,6 +50,9 @@ class Probe(Protocol):
             step: The step.
             drawing: Gives what draws; while it is open, memory holds copies of the weights that were changed.
             folder: Where scores are written.
+
+        Raises:
+            Diverged: What it draws holds numbers that are not finite.
         """
         ...
 
@@ -164,6 +167,10 @@ class Trial:
                 raise
             self.probe.forget(step)
             yield Notice(step, f"{error} Step {step} is not scored; the run goes on.")
+            return
+        except Diverged as error:
+            self.probe.forget(step)
+            yield Notice(step, f"Step {step} is not scored: {error}")
             return
         except OutOfMemory as error:
             hint = "Step {} is saved: the same command with '--resume --no-verdict' goes on without looks."
