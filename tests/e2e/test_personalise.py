@@ -20,6 +20,7 @@ from sfumato.errors import CannotResume, ConfigError, DataError, EmptyDataset, N
 from sfumato.events import Artifact, Checkpoint, Event, Metric, Notice, Preview, Progress, Step
 from sfumato.formats.bundle import Bundle, Word, load_bundle
 from sfumato.formats.concept import load_concept
+from sfumato.formats.lesson_record import LESSON_FILE
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.requests import LearnRequest, choices_of
 from sfumato.runtime.seeding import derive_seed
@@ -86,7 +87,7 @@ def test_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures: P
         tmp_path / "fox.safetensors",
         batch_size=4,
         targets=("all",),
-        loop={"steps": 120, "save_every": 120},
+        loop={"steps": 80, "save_every": 80},
         optim=OptimConfig(lr=1e-2, weight_decay=0.0),
     )
     events = list(learn(chosen, bundle, tmp_path / "run"))
@@ -118,7 +119,7 @@ def test_subject_is_learned_and_the_concept_draws_it(bundle: Bundle, pictures: P
         {"identifier": "rare", "text_encoder": False},
         {"prior_weight": 0.5},
         {"method": "textual-inversion", "num_vectors": 2, "templates": "object", "anchor_weight": 0.1},
-        {"method": "pivotal", "templates": "style"},
+        {"method": "pivotal", "templates": "style", "kind": "style"},
         {"method": "dreambooth", "prior_weight": 1.0},
         {"method": "textual-inversion", "num_vectors": 3, "progressive_steps": 2, "per_image_words": True},
     ],
@@ -286,6 +287,9 @@ def test_all_weights_learn_and_the_whole_base_is_written(bundle: Bundle, picture
     assert np.mean(losses(events)[-10:]) < np.mean(losses(events)[:10])
     artifact = next(event for event in events if isinstance(event, Artifact))
     assert (artifact.kind, artifact.path) == ("bundle", tuned.output)
+    record = json.loads((tuned.output / LESSON_FILE).read_text())
+    assert (record["base_hash"], record["lineage"]["steps"]) == (bundle.base_hash, 40)
+    assert record["request"]["optim"]["lr"] == 1e-3
     made = load_bundle(tuned.output)
     (word,) = made.words
     assert (word.placeholder, word.class_noun) == ("<fox>", "fox")

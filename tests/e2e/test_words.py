@@ -160,6 +160,8 @@ def test_a_style_is_named_at_the_end_and_stands_for_itself(
         ("a dog asleep, <fox> style", True, "a dog asleep"),
         ("a dog in the <fox> style, at night", True, "a dog, at night"),
         ("in <fox> style", True, "a picture"),
+        ("a house in the style of <fox>", True, "a house"),
+        ("a house, drawn in the manner of <fox>, at night", True, "a house, at night"),
     ],
 )
 def test_captions_without_the_subject(caption: str, is_style: bool, without: str) -> None:

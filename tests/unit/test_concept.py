@@ -275,13 +275,13 @@ def test_output_name_and_place_are_checked(bundle: Bundle, tmp_path: Path) -> No
 
 def test_a_word_alone_has_no_strength_and_no_two_become_the_same_words(bundle: Bundle) -> None:
     rex, fido = (
-        Concept((LearnedWord(f"<{name}>", "dog", "ohw dog"),), {}, {}, bundle.name, bundle.base_hash)
-        for name in ("rex", "fido")
+        Concept((LearnedWord(f"<{name}>", noun, f"ohw {noun}"),), {}, {}, bundle.name, bundle.base_hash)
+        for name, noun in (("rex", "dog"), ("fido", "cat"))
     )
     pipeline = Pipeline(bundle)
     with pytest.raises(ConfigError, match="<rex> was given the strength 0.3, but it is a word alone"):
         pipeline.using((rex, 0.3)).__enter__()
-    with pytest.raises(ConfigError, match="'<fido>' and '<rex>' of two concepts both become 'ohw dog' in a prompt"):
+    with pytest.raises(ConfigError, match="'<fido>' and '<rex>' of two concepts both become 'ohw' in a prompt"):
         pipeline.using((rex, 1.0), (fido, 1.0)).__enter__()
     with pipeline.using((rex, 1.0)):
         assert pipeline.expand("two <rex>s and a <rex>2") == "two ohw dogs and a <rex>2"

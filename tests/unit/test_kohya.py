@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sfumato.adapters.lora import LoRA
 from sfumato.concept_requests import ExportRequest
 from sfumato.errors import AdapterError, CheckpointError, ConfigError
 from sfumato.events import Artifact, Notice
+from sfumato.formats import kohya
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.concept import Concept, LearnedWord, load_concept, save_concept, taken_from
 from sfumato.formats.kohya import left_out, save_kohya, trigger_phrase, word_names
@@ -106,9 +108,25 @@ def test_header_and_precision(bundle: Bundle, tmp_path: Path) -> None:
     assert (told["ss_network_module"], told["ss_network_dim"], told["ss_v2"]) == ("networks.lora", "3", "False")
     assert (told["ss_base_model_version"], told["modelspec.architecture"]) == ("sd_v1", "stable-diffusion-v1/lora")
     assert told["modelspec.trigger_phrase"] == "zq fox" and told["modelspec.resolution"] == "512x512"
+    assert json.loads(told["ss_network_args"]) == {"conv_dim": "3", "conv_alpha": "3"}, "kernels learn too"
     stored = {name: tensor.dtype for name, tensor in read_safetensors(tmp_path / "fox.safetensors").items()}
     alphas = {name for name in stored if name.endswith(".alpha")}
     assert {stored.pop(name) for name in alphas} == {torch.float32} and set(stored.values()) == {torch.float16}
+
+
+def test_a_file_that_does_not_hold_what_was_exported_is_told(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(path: Path) -> dict[str, torch.Tensor]:
+        found = {name: tensor.clone() for name, tensor in read_safetensors(path).items()}
+        next(iter(found.values())).view(-1)[0] += 1
+        return found
+
+    monkeypatch.setattr(kohya, "read_safetensors", damaged)
+    with pytest.raises(
+        CheckpointError, match=r"fox\.safetensors' was written but does not hold what was to be exported"
+    ):
+        save_kohya(concept(bundle, adapters(bundle)), tmp_path / "fox.safetensors")
 
 
 def test_words_are_files_of_their_own(bundle: Bundle, tmp_path: Path) -> None:
@@ -255,7 +273,7 @@ def kept(folder: Path, name: str) -> set[str]:
 
 
 def test_what_would_be_read_as_something_else_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="is a DoRA, whose lengths go by outputs"):
+    with pytest.raises(AdapterError, match="is a DoRA, whose lengths are those of the changed weights"):
         save_kohya(concept(bundle, adapters(bundle, kind="dora")), tmp_path / "a.safetensors")
     table = {"text_encoder": LoRA(bundle.text_encoder, LoRAConfig(2, targets=("token_embedding",)))}
     with pytest.raises(AdapterError, match="the table 'text_model.embeddings.token_embedding'"):

@@ -172,5 +172,22 @@ def test_a_word_that_folders_teach_is_named_in_captions(
     for picture in place.rglob("*.png"):
         picture.with_suffix(".txt").write_text(caption)
     entries = list_entries(place)
-    found = check_captions(entries, read_captions(entries)[0], lambda text: None, ("<me>",))
+    found = check_captions(entries, read_captions(entries)[0], lambda text: None, Naming("<me>"))
     assert [one.found.split()[0] for one in found if one.kind == "caption-other-word"] == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("folder", "naming", "told"),
+    [
+        ("10_sks dog", Naming("<rex>", "dog"), []),
+        ("10_sks dogs", Naming("<rex>", "dog"), ["'sks'"]),
+        ("10_sks", Naming("<rex>", "dog"), ["'sks'"]),
+        ("10_sks style", Naming("<ink>", "drawing", is_style=True), ["'sks'"]),
+    ],
+)
+def test_names_of_folders_that_are_learned_as_captions_hold_no_other_word(
+    folder: str, naming: Naming, told: list[str], tmp_path: Path
+) -> None:
+    entries = list_entries(tree(tmp_path, folder))
+    found = check_captions(entries, read_captions(entries)[0], lambda text: None, naming)
+    assert [one.found.split()[0] for one in found if one.kind == "caption-other-word"] == told

@@ -150,6 +150,11 @@ class Spoken(Protocol):
         ...
 
 
+def identifier_of(word: Spoken) -> str:
+    """Return what tells a word from others of its class, such as `sks` of `sks fox`."""
+    return word.expansion.removesuffix(word.class_noun).strip() or word.expansion
+
+
 def expand_words(prompt: str, words: Iterable[Spoken]) -> str:
     """Write out every one of some words, in their order."""
     for word in words:

@@ -13,7 +13,7 @@ from sfumato.data.findings import finding
 from sfumato.data.images import is_picture
 from sfumato.data.listing import Entry
 from sfumato.data.metadata import METADATA, TABLE
-from sfumato.data.numbered_folders import taught_words
+from sfumato.data.numbered_folders import NOBODY, Naming, is_their_name, taught_words
 from sfumato.events import Finding
 
 Measure = Callable[[str], tuple[str, str] | None]
@@ -84,7 +84,7 @@ def read_captions(entries: Sequence[Entry]) -> tuple[dict[Path, str], list[Findi
 
 
 def check_captions(
-    entries: Sequence[Entry], captions: dict[Path, str], measure: Measure, words: Collection[str] = ()
+    entries: Sequence[Entry], captions: dict[Path, str], measure: Measure, naming: Naming = NOBODY
 ) -> list[Finding]:
     """Compare the captions with one another and with what the base reads.
 
@@ -92,7 +92,7 @@ def check_captions(
         entries: The pictures.
         captions: The captions that `read_captions` gave.
         measure: How long they may be.
-        words: Those of the lesson's subjects, where they are known.
+        naming: What the lesson calls its subjects, as far as it is known.
 
     Returns:
         Gaps, words of other trainers, words that most captions have, repeated texts, long texts.
@@ -107,7 +107,11 @@ def check_captions(
     of_folder = {entry.path: entry.folder_caption for entry in entries}
     own = {path: text for path, text in captions.items() if text != of_folder[path]}
     calls = _calls(taught_words(entries))
-    found += _other_words(own, words, calls) if words else _without_placeholder(own, calls)
+    if naming.words:
+        learned = {path: text for path, text in captions.items() if path in own or not is_their_name(text, naming)}
+        found += _other_words(learned, naming.words, calls)
+    else:
+        found += _without_placeholder(own, calls)
     for text, count in Counter(own.values()).items():
         if count > 1:
             first = next(path for path, other in own.items() if other == text)

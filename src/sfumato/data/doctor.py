@@ -15,7 +15,7 @@ from sfumato.data.images import is_beside, is_picture
 from sfumato.data.inspection import Facts, inspect_picture, name_content
 from sfumato.data.listing import Entry, scan_folder, visible
 from sfumato.data.masks import check_mask_folder, fault_of, is_named_like_mask, load_mask, masks_of
-from sfumato.data.numbered_folders import Naming, check_subjects
+from sfumato.data.numbered_folders import NOBODY, Naming, check_subjects
 from sfumato.data.variants import misses_middle
 from sfumato.errors import UnreadableImage
 from sfumato.events import Finding, Progress
@@ -31,8 +31,6 @@ _UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", "
 _UNREAD_CONTENT = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "HEIC", "PSD")
 """What a file without the ending of a picture may be all the same; camera files are TIFF."""
 
-NOBODY = Naming()
-
 
 @dataclass(frozen=True)
 class Examined:
@@ -44,6 +42,7 @@ class Examined:
         caption: Its caption; empty for none.
         mask: The file with its mask, if there is one that can be used.
         same_as: Name of the picture with the same pixels that is kept instead of it; None for others.
+        has_mask_file: There is a file with its mask, whether it can be used or not.
     """
 
     entry: Entry
@@ -51,6 +50,7 @@ class Examined:
     caption: str
     mask: Path | None
     same_as: str | None
+    has_mask_file: bool = False
 
 
 def examine(
@@ -91,7 +91,7 @@ def examine(
     captions, found = read_captions(listing.entries)
     yield from found
     yield from check_subjects(folder, listing.entries, captions, naming)
-    yield from check_captions(listing.entries, captions, measure, naming.words)
+    yield from check_captions(listing.entries, captions, measure, naming)
     yield from check_other_files(files)
     masks, found = masks_of(folder, [entry.path for entry in listing.entries], mask_folder)
     yield from found
@@ -104,7 +104,14 @@ def examine(
     yield from _twins(read, same_as, captions)
     yield from _near_duplicates([item for item in read if item[0].name not in same_as])
     return [
-        Examined(entry, facts, captions.get(entry.path, ""), usable.get(entry.path), same_as.get(entry.name))
+        Examined(
+            entry,
+            facts,
+            captions.get(entry.path, ""),
+            usable.get(entry.path),
+            same_as.get(entry.name),
+            entry.path in masks,
+        )
         for entry, facts in read
     ]
 

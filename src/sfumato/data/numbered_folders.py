@@ -49,6 +49,17 @@ class Naming:
         return () if self.placeholder is None else (self.placeholder, *self.others)
 
 
+NOBODY = Naming()
+"""Of a folder whose subject is not known."""
+
+
+def is_their_name(folder_caption: str, naming: Naming) -> bool:
+    """Say whether the name of a numbered folder is what kohya's trainer calls the subject, and so no caption."""
+    if naming.is_style or naming.class_noun is None:
+        return False
+    return bool(re.search(rf"{_whole_word(naming.class_noun)}\Z", folder_caption, re.IGNORECASE))
+
+
 def taught_words(entries: Sequence[Entry]) -> set[str]:
     """Return the words before others in names of numbered folders that are no words: `zkz` of `10_zkz girl`."""
     firsts = (_FIRST.match(entry.folder_caption.casefold()) for entry in entries)
@@ -77,8 +88,10 @@ def of_one_subject(folder: Path, entries: Sequence[Entry], placeholder: str, cla
     found = _unnamed(folder, entries, placeholder, class_noun, Entry.caption)
     if found is not None:
         raise refusal(found, field="folder")
-    ends = re.compile(rf"{_whole_word(class_noun)}\Z", re.IGNORECASE)
-    return [replace(entry, folder_caption="") if ends.search(entry.folder_caption) else entry for entry in entries]
+    naming = Naming(placeholder, class_noun)
+    return [
+        replace(entry, folder_caption="") if is_their_name(entry.folder_caption, naming) else entry for entry in entries
+    ]
 
 
 def check_subjects(

@@ -24,6 +24,7 @@ from torch import Tensor
 from sfumato.adapters.config import PAIRED, LoRAConfig
 from sfumato.adapters.kinds import KINDS
 from sfumato.adapters.lora import LoRA
+from sfumato.adapters.tokens import identifier_of
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat, WrongBase
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.detect import CONCEPT, detect_header
@@ -31,7 +32,7 @@ from sfumato.formats.safe_io import read_header, read_safetensors, write_safeten
 
 VERSION = 1
 PARTS = ("unet", "text_encoder")
-_HEADER = "sfumato.concept"
+HEADER = "sfumato.concept"
 _ROWS = "sfumato.lora_token_rows"
 _OLD_ROWS = "sfumato.token_rows"
 _OF_EMBEDDINGS = {"down": "lora_embedding_A", "up": "lora_embedding_B"}
@@ -132,12 +133,11 @@ class Concept:
                     field="concepts",
                     hint="Learn one of them again under another word.",
                 )
-        said = {word.expansion.lower(): word.placeholder for other in others for word in other.words}
+        said = {identifier_of(word).lower(): word.placeholder for other in others for word in other.words}
         for word in self.words:
-            if word.expansion.lower() in said:
+            if (own := identifier_of(word)).lower() in said:
                 raise ConfigError(
-                    f"The placeholders '{word.placeholder}' and '{said[word.expansion.lower()]}' of two concepts both "
-                    f"become '{word.expansion}' in a prompt.",
+                    f"'{word.placeholder}' and '{said[own.lower()]}' of two concepts both become '{own}' in a prompt.",
                     field="concepts",
                     hint="Learn one of them again with another --word or --seed.",
                 )
@@ -241,7 +241,7 @@ def load_concept(path: Path) -> Concept:
             hint="Give a base with --base." if "checkpoint" in kind else "Other LoRA files cannot be read yet.",
         )
     try:
-        about: dict[str, Any] = json.loads(header.metadata[_HEADER])
+        about: dict[str, Any] = json.loads(header.metadata[HEADER])
         version = int(about.pop("version"))
         if version > VERSION:
             raise UnknownFormat(
@@ -322,7 +322,7 @@ def file_header(concept: Concept) -> dict[str, str]:
         "lineage": dict(concept.lineage),
     }
     return {
-        _HEADER: json.dumps(about, sort_keys=True),  # escaped: names of pictures need not be UTF-8
+        HEADER: json.dumps(about, sort_keys=True),  # escaped: names of pictures need not be UTF-8
         **({"lora_adapter_metadata": json.dumps(peft, sort_keys=True)} if peft or not concept.configs else {}),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": concept.main.placeholder,

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.config import LoRAConfig
-from sfumato.errors import AdapterError, ConfigError
+from sfumato.errors import AdapterError, CheckpointError, ConfigError
 from sfumato.formats.concept import Concept, LearnedWord, file_header
 from sfumato.formats.network_weights import for_storage
-from sfumato.formats.safe_io import write_safetensors
+from sfumato.formats.safe_io import read_safetensors, write_safetensors
 from sfumato.runtime.file_stem import file_stem
 
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
@@ -46,16 +46,17 @@ def save_kohya(concept: Concept, path: Path, dtype: torch.dtype = torch.float16)
         AdapterError: A kind of factors that these programs read as something else, or not at all.
         CheckpointError: A number is too large for the precision.
         StorageError: A file could not be written.
+        CheckpointError: A file does not hold what was written into it.
     """
     files, names, tensors = kohya_files(concept, path), word_names(concept, path), kohya_tensors(concept)
     for word in concept.words:
         if word.rows is not None:
             file = path.with_name(f"{names[word.placeholder]}.safetensors")
-            write_safetensors(file, {"emb_params": for_storage(word.rows, dtype)})
+            _write_proven(file, {"emb_params": for_storage(word.rows, dtype)}, {})
     if tensors:
         kept = {name: torch.float32 if name.endswith(".alpha") else dtype for name in tensors}
         stored = {name: for_storage(tensor, kept[name]) for name, tensor in tensors.items()}
-        write_safetensors(path, stored, _header(concept, names))
+        _write_proven(path, stored, _header(concept, names))
     return files
 
 
@@ -151,11 +152,28 @@ def trigger_phrase(word: LearnedWord, names: Mapping[str, str]) -> str:
     return word.expansion.replace(word.placeholder, names.get(word.placeholder, word.placeholder))
 
 
+def _write_proven(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a file, read it back and compare it bit for bit."""
+    write_safetensors(path, dict(tensors), header)
+    found = read_safetensors(path)
+    differing = sorted(
+        name
+        for name in tensors.keys() | found.keys()
+        if name not in tensors or name not in found or not torch.equal(tensors[name], found[name])
+    )
+    if differing:
+        raise CheckpointError(
+            f"'{path}' was written but does not hold what was to be exported: '{differing[0]}' differs.",
+            hint="Export it again; if this repeats, the disk or the memory is failing.",
+        )
+
+
 def _check_kind(config: LoRAConfig) -> None:
     """Refuse what is read as something else."""
     if config.kind == "dora":
         raise AdapterError(
-            "The concept is a DoRA, whose lengths go by outputs; programs that read kohya's files take them by inputs.",
+            "The concept is a DoRA, whose lengths are those of the changed weights; programs that read kohya's files "
+            "reckon with them in other ways.",
             field="adapter",
             hint="Learn it again with --adapter lora.",
         )
@@ -202,7 +220,20 @@ def _header(concept: Concept, names: Mapping[str, str]) -> dict[str, str]:
         "ss_network_module": _MODULES[config.kind],
         "ss_network_dim": str(config.rank),
         "ss_network_alpha": f"{config.scale * config.rank:g}",
-        "ss_network_args": json.dumps({} if config.kind == "lora" else {"algo": config.kind}),
+        "ss_network_args": json.dumps(_arguments(concept)),
         "ss_v2": str(concept.base_architecture.startswith("stable-diffusion-v2")),
         **({} if version is None else {"ss_base_model_version": version}),
     }
+
+
+def _arguments(concept: Concept) -> dict[str, str]:
+    """Return what kohya's trainer would have been told beside rank and alpha; values are texts there."""
+    config = next(iter(concept.configs.values()))
+    if config.kind != "lora":
+        return {"algo": config.kind}
+    down = (
+        tensor for factors in concept.factors.values() for name, tensor in factors.items() if name.endswith(".down")
+    )
+    if any(tensor.ndim == 4 and tensor.shape[-1] > 1 for tensor in down):
+        return {"conv_dim": str(config.rank), "conv_alpha": f"{config.scale * config.rank:g}"}
+    return {}

@@ -14,7 +14,7 @@ from sfumato.data.caption_files import SUFFIXES
 from sfumato.data.doctor import Examined
 from sfumato.data.images import MASK_ENDINGS, Picture, is_mask, load_image
 from sfumato.data.listing import Entry
-from sfumato.data.masks import load_mask, mask_file
+from sfumato.data.masks import load_mask
 from sfumato.events import Artifact, Notice, Progress
 from sfumato.formats.atomic import atomic_folder
 from sfumato.operations.stream import Events
@@ -42,7 +42,7 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
         StorageError: The disk is full or the place cannot be written.
     """
     kept = [picture for picture in pictures if picture.same_as is None]
-    takes_alpha = any(picture.facts.is_see_through and mask_file(picture.entry.path) is None for picture in kept)
+    takes_alpha = any(picture.facts.is_see_through and not picture.has_mask_file for picture in kept)
     taken: set[str] = set()
     made, lacking = 0, 0
     with atomic_folder(target) as stage:
@@ -61,7 +61,7 @@ def write_copy(pictures: Sequence[Examined], target: Path) -> Events:
             lacking += mask is None
             yield Progress("writing", number, len(kept))
     left_out = len(pictures) - len(kept)
-    masks = sum(mask_file(picture.entry.path) is not None and picture.mask is None for picture in kept)
+    masks = sum(picture.has_mask_file and picture.mask is None for picture in kept)
     yield Notice(0, f"Pictures copied: {len(kept)}; duplicates left out: {left_out}. Unreadable files are not copied.")
     if masks:
         yield Notice(0, f"Masks that cannot be used and were not copied: {masks}.")
@@ -93,7 +93,7 @@ def _mask(picture: Examined, loaded: Picture, *, takes_alpha: bool) -> UInt8[np.
     """Return the mask that is written beside the copy, `None` for none; alpha never takes the place of a file."""
     if picture.mask is not None:
         return load_mask(picture.mask)
-    return loaded.alpha if takes_alpha and mask_file(picture.entry.path) is None else None
+    return loaded.alpha if takes_alpha and not picture.has_mask_file else None
 
 
 def _place(entry: Entry) -> str:

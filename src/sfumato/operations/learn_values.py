@@ -14,7 +14,7 @@ from sfumato.training.factors import is_of_text
 from sfumato.training.in_use import check_in_use
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
-from sfumato.training.optim_library import SUITED, suited_factor
+from sfumato.training.optim_library import LONGER, SUITED, suited_factor
 from sfumato.training.recipe_file import parse_recipe, set_value
 
 PLACES: Mapping[str, str] = LearnRequest.places
@@ -29,6 +29,8 @@ _ARGUMENTS = {
     "output": "output",
 }
 """Keys of the trainer that the verdict and what is usual go by too: fields of the request, not for `--set`."""
+_LEAST_FACTOR = 0.05
+"""Least `lr` of Prodigy."""
 TABLES = ("optim", "objective", "pictures", "ema", "loop")
 
 
@@ -55,9 +57,13 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     from_zero = method.factors and str(overrides.get("init", request.init)).strip("\"'") != "pissa"
     factor = 1.0 if known is None else suited_factor(known, from_zero=from_zero)
     suited = {} if known is None else {key: value for key, value in SUITED[known].items() if key != "lr_factor"}
+    longer = 1 if known is None else LONGER.get(known, 1)
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
-    content["objective"]["shift"] = usual.shift
-    content["loop"]["steps"] = usual.steps
+    if not {"times", "objective.times"} & (request.model_fields_set | overrides.keys()) | request.objective.keys() & {
+        "times"
+    }:
+        content["objective"]["shift"] = usual.shift
+    content["loop"]["steps"] = usual.steps * longer
     del content["loop"]["save_every"], content["loop"]["preview_every"]
     content["rank"] = request.rank or method.rank
     content["targets"] = request.targets or usual.targets
@@ -77,7 +83,19 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
         content["strength"] = usual.strength if content["adapter"] in LINEAR else 1.0
     made = parse_recipe(content, LearnConfig, "settings")
     check_in_use(made)
+    _check_prodigy(made)
     return made
+
+
+def _check_prodigy(config: LearnConfig) -> None:
+    """Refuse the rate of another optimizer for Prodigy, which takes a factor on the rate that it finds itself."""
+    if config.optim.name == "prodigy" and config.optim.lr < _LEAST_FACTOR:
+        raise ConfigError(
+            f"lr is {config.optim.lr:g} but the optimizer is 'prodigy', whose lr is a factor on the rate that it "
+            f"finds: with less than {_LEAST_FACTOR:g} next to nothing is learned.",
+            field="lr",
+            hint="Leave it out: it is 1 then.",
+        )
 
 
 def _check_arguments(overrides: Mapping[str, str]) -> None:

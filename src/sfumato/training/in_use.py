@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from sfumato.errors import ConfigError
@@ -29,6 +30,7 @@ def check_in_use(config: LearnConfig) -> None:
     """
     _check(config, (*_OF_LESSONS, *_OF_TABLES))
     _check_joining(config)
+    _check_decay(config)
 
 
 def said_of_tables(recipe: AutoencoderRecipe | DenoiserRecipe | DualEncoderRecipe) -> Iterator[Notice]:
@@ -64,8 +66,14 @@ def _unmet(config: AnyConfig, need: _Need) -> Iterator[tuple[str, str]]:
         value = _value(config, key)
         if value in _defaults(config, key) or need.is_met(config):
             continue
-        said = ("on" if value else "off") if isinstance(value, bool) else repr(value)
-        yield key, f"{key} is {said} but {need.instead.format(config, subjects=subjects)}"
+        yield key, f"{key} is {_said(value)} but {need.instead.format(config, subjects=subjects)}"
+
+
+def _said(value: object) -> str:
+    """Say a value as it is given in a file; of a table only that it is given."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "given" if is_dataclass(value) else repr(str(value) if isinstance(value, Path) else value)
 
 
 def _value(config: Section, key: str) -> object:
@@ -77,7 +85,8 @@ def _defaults(config: Section, key: str) -> tuple[object, ...]:
     """Return what a setting is where nobody gave it: in such a run, and in a table that was made anew for one."""
     name, *inner = key.split(".")
     default = type(config).model_fields[name].default
-    return reduce(getattr, inner, default), *(type(default).model_fields[one].default for one in inner)
+    anew = type(default).model_fields if isinstance(default, Section) else {}
+    return reduce(getattr, inner, default), *(anew[one].default for one in inner if one in anew)
 
 
 def _check_joining(config: LearnConfig) -> None:
@@ -90,6 +99,17 @@ def _check_joining(config: LearnConfig) -> None:
             f"join after {joins_at} steps, but the lesson has {steps}.",
             field="progressive_steps",
             hint=f"Set it to {most} or less, or {longer}." if most else f"Leave it out, or {longer}.",
+        )
+
+
+def _check_decay(config: LearnConfig) -> None:
+    """Refuse a decay that would wear off the base: PiSSA's factors hold the strongest part of its weights."""
+    if config.init == "pissa" and config.optim.weight_decay > 0:
+        raise ConfigError(
+            f"optim.weight_decay is {config.optim.weight_decay:g} but init is 'pissa', whose factors begin as part of "
+            "the base's weights: their decay would take that part away.",
+            field="optim.weight_decay",
+            hint="Leave it out, or use init 'kaiming'.",
         )
 
 
@@ -167,6 +187,12 @@ _OF_LESSONS = (
         ("initializer",),
         lambda config: not config.further,
         "there are {subjects} subjects, and it is for one: without it each starts from its class noun",
+    ),
+    _Need(
+        ("templates",),
+        lambda config: (config.templates == "style") == (config.kind == "style"),
+        "the lesson is of a {0.kind}: the verdict and your prompts would say what it never taught",
+        "use templates 'style' for a style (--style), 'object' for a subject",
     ),
     _Need(("say_class",), lambda config: config.kind == "subject", "a style says no class noun anyway"),
     _Need(
@@ -306,6 +332,21 @@ _OF_DATA = (
         lambda recipe: recipe.data.kind == "folder",
         "data.kind is '{0.data.kind}', and it is for 'folder'",
     ),
+    _Need(
+        ("data.size",),
+        lambda recipe: recipe.data.kind != "primer",
+        "data.kind is 'primer', whose pictures have {0.data.side} pixels a side",
+    ),
+    _Need(
+        ("data.scenes",),
+        lambda recipe: recipe.data.kind == "primer",
+        "data.kind is '{0.data.kind}', and it is for 'primer'",
+    ),
+    _Need(
+        ("data.folder", "data.split"),
+        lambda recipe: recipe.data.kind != "shapes",
+        "data.kind is 'shapes', which are drawn in code",
+    ),
 )
 """The same of the pictures of recipes."""
 
@@ -320,6 +361,11 @@ _OF_RECIPES: Mapping[type[Section], Sequence[_Need]] = {
             ("objective.text_dropout",),
             lambda recipe: recipe.text_encoder is not None,
             "there is no text_encoder, so that no text is dropped",
+        ),
+        _Need(
+            ("schedule.beta_start", "schedule.beta_end"),
+            lambda recipe: recipe.schedule.kind not in ("cosine", "given"),
+            "schedule.kind is '{0.schedule.kind}', which has betas of its own",
         ),
     ),
     AutoencoderRecipe: (

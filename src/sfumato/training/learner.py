@@ -18,9 +18,10 @@ from torch import nn
 from sfumato import __version__
 from sfumato.errors import CheckpointError
 from sfumato.events import Artifact, Event, Notice, Preview
-from sfumato.formats.atomic import keeping_old
+from sfumato.formats.atomic import keeping_old, kept_text
 from sfumato.formats.bundle import Bundle, load_bundle, save_bundle
 from sfumato.formats.concept import Concept, LearnedWord, save_concept, taken_from
+from sfumato.formats.lesson_record import LESSON_FILE, lesson_record
 from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.in_use import in_use
 from sfumato.runtime.precision import computing_in
@@ -179,8 +180,16 @@ class Learner:
 
     def concept(self, step: int) -> Concept:
         """Return what has been learned so far."""
+        bare = self._words_alone(step)
+        if not self.method.weights:
+            return taken_from(bare, self.adapters, self.config.strength)
+        adapters, share = self.whole.extract(self.config.rank)
+        return taken_from(replace(bare, lineage={**bare.lineage, "change_held": share}), adapters)
+
+    def _words_alone(self, step: int) -> Concept:
+        """Return the words, and how they were learned, without what changes the weights."""
         config, pairs = self.config, zip(self.words.words, self.words.learned(step), strict=True)
-        bare = Concept(
+        return Concept(
             tuple(LearnedWord(word.placeholder, word.class_noun, word.expansion, rows) for word, rows in pairs),
             factors={},
             configs={},
@@ -198,10 +207,6 @@ class Learner:
                 **self.lineage,
             },
         )
-        if not self.method.weights:
-            return taken_from(bare, self.adapters, config.strength)
-        adapters, share = self.whole.extract(config.rank)
-        return taken_from(replace(bare, lineage={**bare.lineage, "change_held": share}), adapters)
 
     def tuned(self) -> Bundle:
         """Return the base as it has become, with the words for the subjects; it shares the live weights."""
@@ -221,14 +226,14 @@ class Learner:
             yield Notice(step, f"Rank {self.config.rank} holds {share:.0%} of what the weights have changed.")
         with keeping_old(output) as old:
             if concept is None:
-                self._write_base(output)
+                self._write_base(output, step)
             else:
                 live = None if self.method.weights else self.adapters
                 save_concept(concept, output, live=live, strength=self.config.strength)
         kept = old()
         if kept is not None:
             info["kept"] = kept.name
-            yield Notice(step, f"'{output.name}' was there before; the old one is now '{kept.name}'.")
+            yield Notice(step, kept_text(output, kept))
         if concept is None:
             yield Artifact(output, "bundle", info)
         else:
@@ -248,10 +253,10 @@ class Learner:
 
     # ── private ──────────────────────────────────────────────────────────────────────────────────
 
-    def _write_base(self, output: Path) -> None:
-        """Write the base as it has become, and open it again."""
+    def _write_base(self, output: Path, step: int) -> None:
+        """Write the base as it has become with the record of the lesson, and open it again."""
         tuned = self.tuned()
-        save_bundle(tuned, output)
+        save_bundle(tuned, output, files={LESSON_FILE: lesson_record(self._words_alone(step))})
         if load_bundle(output).base_hash != tuned.base_hash:
             raise CheckpointError(
                 f"'{output}' was written but does not hold what was learned.",

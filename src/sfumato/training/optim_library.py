@@ -178,6 +178,9 @@ SUITED: Mapping[OptimizerName, Mapping[str, Any]] = {
 The factors were tried with LoRA on the embedded base. Adafactor's is large because it moves weights in proportion to
 their size, and factors start at zero."""
 
+LONGER: Mapping[OptimizerName, int] = {"prodigy": 2}
+"""Factor on a method's steps: Prodigy finds its rate in the first hundred, and learns little until then."""
+
 _ADAFACTOR_ON_WEIGHTS = 10.0
 
 

@@ -173,7 +173,7 @@ class Words:
     def _cached(self, tokens: Tensor) -> Context:
         """Encode a text with the encoder as it is, or take its features from the cache."""
         encoder = self.bundle.text_encoder
-        key = f"{tokens.tolist()}/{self._cache.identity(encoder)}"
+        key = f"{tokens.tolist()}/{self._cache.identity(encoder)}/{self.bundle.computes_in}/{encoder.config}"
         return self._cache.get("texts", key, lambda: {"context": encoder(tokens).context})["context"]
 
     def anchor(self) -> Tensor | None:
@@ -319,6 +319,15 @@ def check_words(config: LearnConfig) -> None:
             _check_apart(name, f"the class noun '{subject.class_noun}'", subject.class_noun, field)
             if other != number:
                 _check_apart(name, f"'{subject.placeholder}', the word of another subject", subject.placeholder, field)
+    if config.word is not None:
+        _check_given(config, config.word)
+
+
+def _check_given(config: LearnConfig, word: str) -> None:
+    """Refuse a word of the user's choice that would be read in a class noun, or is the placeholder again."""
+    for subject in config.subjects:
+        _check_apart(word, f"the class noun '{subject.class_noun}'", subject.class_noun, "word")
+        _check_apart(subject.placeholder, f"the word '{word}', which it is written out as", word, "word")
 
 
 def _says_class(config: LearnConfig) -> bool:
