@@ -1,4 +1,4 @@
-"""Options that all benchmarks share."""
+"""Options that benchmarks share."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import argparse
 from pathlib import Path
 
 
-def parser(name: str, description: str | None, repeats: int = 7) -> argparse.ArgumentParser:
+def parser(name: str, description: str | None, repeats: int | None = None) -> argparse.ArgumentParser:
     """Build a parser with the shared options.
 
     Args:
         name: Name of the benchmark.
         description: What it measures.
-        repeats: Default of `--repeats`.
+        repeats: Default of `--repeats`; `None` for a benchmark that repeats nothing and has no such option.
 
     Returns:
-        A parser with `--threads`, `--repeats` and `--tiny`.
+        A parser with `--threads` and `--tiny`, and `--repeats` where it is used.
     """
     made = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=description)
     made.add_argument("--threads", type=int, default=2, help="threads of each side (default: 2)")
-    made.add_argument("--repeats", type=int, default=repeats, help=f"measured runs of each side (default: {repeats})")
+    if repeats is not None:
+        made.add_argument(
+            "--repeats", type=int, default=repeats, help=f"measured runs of each side (default: {repeats})"
+        )
     made.add_argument("--tiny", action="store_true", help="sizes so small that only the benchmark itself is tested")
     return made
 

@@ -14,7 +14,9 @@ from benchmarks.paper_experiments import SUBJECT, Claim, Experiment
 from sfumato.evaluation import characters
 from sfumato.evaluation.characters import TRUTH
 from sfumato.evaluation.likeness import Rows
+from sfumato.evaluation.markdown_table import markdown_table
 from sfumato.evaluation.trial import BASELINE, Trial, cost_values
+from sfumato.runtime.json_values import json_value
 
 SLACK = 0.1
 """What counts as a small loss of subject fidelity: this share of the way from the base in words to the truth."""
@@ -98,7 +100,6 @@ class PaperReport:
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the titles of the columns, and the rows: the bounds first, then a group for each experiment."""
-        arrow = {"less": " ↓", "more": " ↑", None: ""}
         shown = [c for c in COLUMNS if any(self.mean(method, c.key) is not None for method in self.values)]
         rows = [("", BASELINE, BASELINE), ("", TRUTH, TRUTH)]
         for experiment in self.experiments:
@@ -108,10 +109,10 @@ class PaperReport:
             (name, title, *(column.show(self.mean(method, column.key)) for column in shown))
             for name, title, method in rows
         ]
-        return ("experiment", "row", *(f"{c.title}{arrow[c.better]}" for c in shown)), cells
+        return ("experiment", "row", *(c.heading for c in shown)), cells
 
     def to_json(self) -> str:
-        """Return everything as JSON."""
+        """Return everything as JSON; what has no value is null."""
         content = {
             "format": 1,
             **self.facts,
@@ -121,13 +122,12 @@ class PaperReport:
             "pictures": self.values,
             "notes": list(self.notes),
         }
-        return json.dumps(content, indent=2, default=str) + "\n"
+        return json.dumps(json_value(content), indent=2) + "\n"
 
     def to_markdown(self) -> str:
         """Return a page: the table, a sentence for each experiment, and the notes."""
         titles, rows = self.table()
-        lines = [f"# {self.title}", "", "| " + " | ".join(titles) + " |", "|---|---|" + "---:|" * (len(titles) - 2)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines = [f"# {self.title}", "", *markdown_table(titles, rows, texts=2)]
         lines += ["", "## What the papers report", ""]
         lines += [f"- **{experiment.name}**: {self.sentence(experiment)}" for experiment in self.experiments]
         return "\n".join([*lines, "", "## Notes", "", *(f"- {note}" for note in self.notes)]) + "\n"

@@ -25,6 +25,7 @@ from sfumato.cli.main import build_parser
 from sfumato.data.benchmark.schema import open_benchmark
 from sfumato.errors import ConfigError
 from sfumato.evaluation.characters import COLUMNS, TRUTH, cases_of
+from sfumato.evaluation.markdown_table import markdown_table
 from sfumato.evaluation.scoreboard import Column
 from sfumato.evaluation.trial import BASES, in_turns
 from sfumato.events import Artifact, Done, Event, Table
@@ -35,6 +36,7 @@ from sfumato.operations.measured_lesson import learn_beside
 from sfumato.operations.stream import Events
 from sfumato.operations.trials import Arm, run_trials
 from sfumato.requests import LearnRequest
+from sfumato.runtime.json_values import json_value
 
 _USUAL = {"output": "out/settings", "prompts": "5", "pictures": "1"}
 _OF_BENCHMARK = (
@@ -119,8 +121,7 @@ def _written(values: Values, arms: Sequence[Arm], facts: dict[str, Any], request
     """Show the tables, and write them with all numbers."""
     labels = [arm.label for arm in arms]
     shown = [c for c in COLUMNS if any(c.key in columns for columns in values.values())]
-    arrow = {"less": " ↓", "more": " ↑", None: ""}
-    titles = ("arm", *(f"{c.title}{arrow[c.better]}" for c in shown))
+    titles = ("arm", *(c.heading for c in shown))
     rows = [row for row in (*BASES, *labels, TRUTH) if row in values]
     tables = [Table(_title(request), titles, tuple((row, *_means(values[row], shown)) for row in rows))]
     found = differences(values, labels[0], labels[1:], request.seed)
@@ -132,10 +133,9 @@ def _written(values: Values, arms: Sequence[Arm], facts: dict[str, Any], request
     content = {**facts, "arms": [vars(arm) for arm in arms], "beside_first": plain, "pictures": values}
     lines = [f"# {tables[0].title}", ""]
     for table in tables:
-        lines += [table.title, "", "| " + " | ".join(table.columns) + " |", "|---|" + "---:|" * (len(titles) - 1)]
-        lines += [*("| " + " | ".join(row) + " |" for row in table.rows), ""]
+        lines += [table.title, "", *markdown_table(table.columns, table.rows), ""]
     for name, text in (
-        ("settings.json", json.dumps(content, indent=1, default=str) + "\n"),
+        ("settings.json", json.dumps(json_value(content), indent=1) + "\n"),
         ("settings.md", "\n".join(lines)),
     ):
         atomic_write_bytes(request.output / name, text.encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import IO, Any, Self
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
+
+from sfumato.runtime.peak_memory import peak_memory_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,7 +79,7 @@ def serve(work: Callable[[], object], facts: Mapping[str, Any]) -> None:
         answers.flush()
 
     work()
-    before = peak_memory()
+    before = peak_memory_bytes()
     with flop_counter() as counter:
         work()
     answer(flops=counter.get_total_flops(), memory=before, **facts)
@@ -112,13 +113,3 @@ def flop_counter() -> FlopCounterMode:
         if hasattr(torch.ops.mkldnn, name):
             mapping[getattr(torch.ops.mkldnn, name)] = count
     return FlopCounterMode(display=False, custom_mapping=mapping)
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process ever had, in bytes, weights and libraries included."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would include the parent's memory at the time of the fork
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024

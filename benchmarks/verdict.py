@@ -27,6 +27,7 @@ from sfumato.data.benchmark.schema import open_benchmark
 from sfumato.data.images import to_pixels
 from sfumato.errors import ConfigError, TrainingError
 from sfumato.evaluation.characters import Scorer, cases_of
+from sfumato.evaluation.markdown_table import markdown_table
 from sfumato.evaluation.probe import SubjectProbe
 from sfumato.evaluation.trial import BASELINE, Case, Trial, in_turns
 from sfumato.events import Artifact, Done, Event, Metric, Notice, Table, Verdict
@@ -47,6 +48,7 @@ from sfumato.operations.trials import (
 )
 from sfumato.pipeline import Pipeline
 from sfumato.requests import LearnRequest
+from sfumato.runtime.json_values import json_value
 from sfumato.training.personalise import learn
 
 _OFFERED = (
@@ -170,7 +172,7 @@ def _judged(
     request: BenchmarkRequest, case: Case, arm: Arm, lesson: LearnRequest, bundle: Bundle, scorer: Scorer
 ) -> Generator[Event, None, Lesson]:
     """Run one lesson and compare every saved step with the truth."""
-    probe = judge(lesson)
+    probe = judge(lesson, pictures=lesson_config(lesson, bundle).pictures)
     assert probe is not None
     witness = Witness(probe, case, request)
     assert lesson.output is not None
@@ -225,10 +227,9 @@ def _written(lessons: Sequence[Lesson], facts: dict[str, object], folder: Path) 
     content = {**facts, "lessons": [asdict(lesson) for lesson in lessons], "tables": [asdict(t) for t in tables]}
     lines = ["# Is the step that a verdict names near the truth?", ""]
     for table in tables:
-        lines += [table.title, "", "| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-        lines += [*("| " + " | ".join(map(str, row)) + " |" for row in table.rows), ""]
+        lines += [table.title, "", *markdown_table(table.columns, table.rows, texts=len(table.columns)), ""]
     lines += [f"- {_line(lesson)}" for lesson in lessons]
-    for name, text in (("verdict.json", json.dumps(content, indent=1)), ("verdict.md", "\n".join(lines))):
+    for name, text in (("verdict.json", json.dumps(json_value(content), indent=1)), ("verdict.md", "\n".join(lines))):
         atomic_write_bytes(folder / name, (text + "\n").encode())
         yield Artifact(folder / name, "report")
 

@@ -12,10 +12,10 @@ from sfumato.evaluation.encoders import Dual, Seeing
 from sfumato.evaluation.likeness import (
     PictureDistance,
     class_before,
-    prompt_fidelity,
+    mean_prompt_fidelity,
+    mean_subject_fidelity,
     real_fidelity,
     side_effects,
-    subject_fidelity,
 )
 from sfumato.evaluation.scoreboard import COST_COLUMNS, Column, Entry
 from sfumato.evaluation.trial import Asked, Case, Picture, Trial
@@ -89,11 +89,12 @@ def score_dream(
     for trial in trials:
         drawn: list[Picture] = [picture for pictures in trial.drawn.values() for picture in pictures]
         values = {
-            f"subject_{name}": subject_fidelity(e.embed_pictures(drawn), real[name]) for name, e in encoders.items()
+            f"subject_{name}": mean_subject_fidelity(e.embed_pictures(drawn), real[name])
+            for name, e in encoders.items()
         }
         if text is not None:
             said = [words[name] for name, pictures in trial.drawn.items() for _ in pictures]
-            values["text"] = prompt_fidelity(text.embed_pictures(drawn), text.embed_texts(said))
+            values["text"] = mean_prompt_fidelity(text.embed_pictures(drawn), text.embed_texts(said))
         values |= side_effects(trial, encoders[main], real[main], before, distance)
         entries.append(Entry(case.name, case.kind, trial.method, values))
     ceiling = {f"subject_{name}": found for name, rows in real.items() if (found := real_fidelity(rows)) is not None}

@@ -27,7 +27,7 @@ def cosines(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Ten
     return fidelity.cosines(one.double(), other.double())
 
 
-def subject_fidelity(drawn: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> float:
+def mean_subject_fidelity(drawn: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> float:
     """Return the mean of `fidelity.subject_fidelity`.
 
     Of class pictures drawn after learning instead of the subject's, the same number is PRES ([ruiz2023] 4.4): less is
@@ -36,7 +36,7 @@ def subject_fidelity(drawn: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) ->
     return float(fidelity.subject_fidelity(drawn.double(), real.double()).mean())
 
 
-def prompt_fidelity(drawn: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> float:
+def mean_prompt_fidelity(drawn: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> float:
     """Return the mean of `fidelity.prompt_fidelity`."""
     return float(fidelity.prompt_fidelity(drawn.double(), texts.double()).mean())
 

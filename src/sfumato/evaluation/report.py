@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sfumato.evaluation.markdown_table import markdown_table
 from sfumato.evaluation.measures import Measure
 from sfumato.runtime.json_values import json_value
 
@@ -58,9 +59,7 @@ class Report:
             f"{met} of {len(judged)} targets are reached. Base {self.base_hash[:12]}, data {self.data_hash[:12]}, "
             f"seed {self.plan.get('seed')}.",
             "",
-            "| " + " | ".join(_HEADER) + " |",
-            "|---|" + "---:|" * (len(_HEADER) - 1),
-            *(_line(measure) for measure in self.measures),
+            *markdown_table(_HEADER, map(_cells, self.measures)),
             "",
             "Ceiling: what real pictures reach through the same instrument (for a distance: the floor, what the "
             "autoencoder alone costs). Chance: what guessing reaches. n: generated pictures. Intervals: bootstrap over "
@@ -71,14 +70,14 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def _line(measure: Measure) -> str:
-    """Write one line of the table."""
+def _cells(measure: Measure) -> tuple[str, ...]:
+    """Write the cells of one line of the table."""
     show = _distance if measure.is_distance else _percent
     low, high = (math.nan, math.nan) if measure.interval is None else measure.interval
     interval = "–" if math.isnan(low) else f"{show(low)} to {show(high)}"
     mark = {True: " ✓", False: " ✗", None: ""}[measure.is_reached]
     target = "–" if measure.target is None else f"{'≤' if measure.is_distance else '≥'} {show(measure.target)}"
-    cells = (
+    return (
         measure.name,
         target,
         show(measure.value) + mark,
@@ -87,7 +86,6 @@ def _line(measure: Measure) -> str:
         "–" if measure.chance is None else show(measure.chance),
         str(measure.count),
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def _percent(value: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sfumato.evaluation.markdown_table import markdown_table
 from sfumato.evaluation.measures import Interval, mean_interval
 from sfumato.evaluation.trial import BASES, NOUN_BASELINE
 from sfumato.runtime.json_values import json_value
@@ -17,6 +18,7 @@ from sfumato.runtime.json_values import json_value
 Learned = Literal["learned", "learned in part", "not shown"]
 FEWEST = 5
 """Subjects below which an interval says nothing of others."""
+_ARROWS = {"less": " ↓", "more": " ↑", None: ""}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Column:
     better: Literal["less", "more"] | None = None
     form: str = ".3f"
     of_subject: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title, with an arrow that says which way is better."""
+        return self.title + _ARROWS[self.better]
 
     def show(self, value: float | None) -> str:
         """Write a value."""
@@ -189,17 +196,12 @@ class Scoreboard:
     def _table(self, wanted: Sequence[Column], kind: str | None = None) -> list[str]:
         """Write one table; a column that no method has is left out."""
         columns = [c for c in wanted if any(self.mean(m, c.key, kind) is not None for m in self.methods)]
-        arrow = {"less": " ↓", "more": " ↑", None: ""}
         rows = [
             [method, *(column.show(self.mean(method, column.key, kind)) for column in columns)]
             for method in self.methods
             if any(self.mean(method, column.key, kind) is not None for column in columns)
         ]
-        return [
-            "| method | " + " | ".join(column.title + arrow[column.better] for column in columns) + " |",
-            "|---|" + "---:|" * len(columns),
-            *("| " + " | ".join(row) + " |" for row in rows),
-        ]
+        return markdown_table(("method", *(column.heading for column in columns)), rows)
 
     def _sentence(self, method: str, own: Sequence[Comparison]) -> str:
         """Say whether a method is better in every column."""
