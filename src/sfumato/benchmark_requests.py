@@ -110,7 +110,7 @@ class BenchmarkRequest(Request):
     ] = 4.0
     judge_texts: Annotated[
         str,
-        Field(description="What compares pictures and prompts: 'auto', 'none', or a folder with CLIP."),
+        Field(description="What compares pictures and prompts: 'auto', 'none', 'dual', or a folder with CLIP."),
         Flag(metavar="NAME|DIR"),
     ] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**53 - 1, description="Seed of lessons and pictures.")] = 0

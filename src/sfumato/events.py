@@ -90,7 +90,10 @@ class Verdict(Event):
 
 @dataclass(frozen=True)
 class Artifact(Event):
-    """A finished file. `kind` is `image`, `concept`, `bundle`, `report`, `dataset`, `lora` or `embedding`."""
+    """A finished file or folder.
+
+    `kind` is `image`, `concept`, `bundle`, `autoencoder`, `dual-encoder`, `report`, `dataset`, `lora` or `embedding`.
+    """
 
     path: Path
     kind: str

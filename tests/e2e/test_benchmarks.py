@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.options import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("machine", "generate", "cold_start", "waits", "training_step", "unet_step", "lora_step", "kills")
@@ -25,6 +26,12 @@ def test_an_unknown_benchmark_is_answered_with_the_list() -> None:
     assert done.stderr == f"Unknown benchmark 'generat'; there are {there}.\n"
 
 
+def test_repeats_are_offered_where_something_is_repeated() -> None:
+    assert parser("name", None, repeats=3).parse_args([]).repeats == 3
+    with pytest.raises(SystemExit):
+        parser("name", None).parse_args(["--repeats", "1"])
+
+
 @pytest.mark.slow
 def test_first_stages_are_trained_and_measured() -> None:
     done = run("first_stage", "--tiny", "--threads", "1")
@@ -35,7 +42,8 @@ def test_first_stages_are_trained_and_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_both_sides_agree(name: str) -> None:
-    done = run(name, "--tiny", "--threads", "1", "--repeats", "1")
+    repeats = () if name in ("machine", "kills") else ("--repeats", "1")
+    done = run(name, "--tiny", "--threads", "1", *repeats)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "DIFFER" not in done.stdout
     if name in ("generate", "training_step", "unet_step", "lora_step"):

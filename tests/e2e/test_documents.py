@@ -25,7 +25,10 @@ from sfumato.resolve import resolve
 from sfumato.training.recipe_file import RECIPES, load_recipe
 
 ROOT = Path(__file__).parents[2]
-PATHS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PATHS = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in PATHS}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -124,7 +127,11 @@ def command_lines(text: str) -> Iterator[list[str]]:
 
 
 def understand(words: list[str]) -> None:
-    """Read a command line as the program does, and the recipe that it names, up to where it would begin to work."""
+    """Read a command line as the program does, up to where it would begin to work.
+
+    Of a training that is also the recipe that it names, and of a lesson the settings of the trainer, where the embedded
+    base stands in for one that need not be there.
+    """
     command, request_class, rest = find_command(words)
     assert isinstance(request_class, type), words
     flags = vars(build_parser(command, request_class).parse_intermixed_args(rest))
@@ -133,6 +140,8 @@ def understand(words: list[str]) -> None:
     if isinstance(request, TrainRequest):
         changes = dict(key_and_value(text) for text in request.overrides)
         load_recipe(ROOT / request.recipe, RECIPES[request.part], changes)
+    if isinstance(request, LearnRequest):
+        lesson_config(request.model_copy(update={"base": "primer"}))
 
 
 def test_every_table_has_a_head() -> None:
@@ -165,6 +174,8 @@ def test_the_command_lines_of_every_page_are_understood() -> None:
         "sfumato learn photos --as '<fox>' --clas fox",
         "sfumato generate fox --steps many",
         "sfumato train denoiser recipes/tiny.toml --set loop.step=4",
+        "sfumato learn photos --as '<fox>' --class fox --set optim.weight_decai=0.01",
+        "sfumato learn photos --as '<fox>' --class fox --base models/sd15 --set loop.step=4",
     ],
 )
 def test_a_command_line_that_is_out_of_date_is_found(line: str) -> None:

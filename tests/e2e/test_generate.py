@@ -289,8 +289,7 @@ def test_the_embedded_base_is_recorded_by_its_name(
 ) -> None:
     bases = tmp_path / "installed" / "bases"
     shutil.copytree(base, bases / "primer")
-    monkeypatch.setattr("sfumato.formats.bundle._BASES", bases.resolve())
-    monkeypatch.setattr("sfumato.operations.recorded_base.EMBEDDED_BASES", bases.resolve())
+    monkeypatch.setattr("sfumato.formats.embedded.BASES", bases.resolve())
     (picture,) = package.generate(PROMPT, base=package.load(), steps=2)
     (named,) = package.generate(PROMPT, steps=2)
     (told,) = package.generate(PROMPT, base=bases / "primer", steps=2)

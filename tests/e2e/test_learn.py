@@ -177,7 +177,8 @@ def interrupted(base: Path, photos: Path, folder: Path, sent: signal.Signals, si
 def assert_resumes_to_the_same_bytes(sfumato: Run, base: Path, photos: Path) -> None:
     """Go on with the interrupted lesson and compare with one that was not interrupted."""
     again = sfumato("learn", photos, *LONG, "--base", base)
-    assert again.code == 2 and "already holds a run. Resume it (--resume)" in again.err
+    said = "already holds a run. Resume it (--resume), remove it, or name another output (-o)."
+    assert again.code == 2 and said in again.err
     assert sfumato("learn", photos, *LONG, "--base", base, "--resume").code == 0
     assert sfumato("learn", photos, *LONG, "--base", base, "-o", "whole.safetensors").code == 0
     assert Path("fox.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()

@@ -26,10 +26,10 @@ from sfumato.evaluation.features import FeatureExtractor
 from sfumato.evaluation.likeness import (
     PictureDistance,
     cosines,
+    mean_prompt_fidelity,
+    mean_subject_fidelity,
     means,
-    prompt_fidelity,
     real_fidelity,
-    subject_fidelity,
 )
 from sfumato.evaluation.reading import Reader, fit_reader, place_of
 from sfumato.evaluation.scoreboard import Column, Entry, Scoreboard
@@ -42,11 +42,11 @@ rows = st.lists(numbers, min_size=1, max_size=5).map(torch.tensor)
 @given(rows, rows)
 @settings(max_examples=40, deadline=None)
 def test_laws_of_likeness(one: Tensor, other: Tensor) -> None:
-    assert subject_fidelity(one, other) == pytest.approx(subject_fidelity(other, one), abs=1e-9)
-    assert subject_fidelity(3 * one, other) == pytest.approx(subject_fidelity(one, other), abs=1e-6)
-    assert -1 - 1e-9 <= subject_fidelity(one, other) <= 1 + 1e-9
-    assert prompt_fidelity(one, one) == pytest.approx(1, abs=1e-9)
-    assert subject_fidelity(one, other) == pytest.approx(float(cosines(one, other).mean()), abs=1e-9)
+    assert mean_subject_fidelity(one, other) == pytest.approx(mean_subject_fidelity(other, one), abs=1e-9)
+    assert mean_subject_fidelity(3 * one, other) == pytest.approx(mean_subject_fidelity(one, other), abs=1e-6)
+    assert -1 - 1e-9 <= mean_subject_fidelity(one, other) <= 1 + 1e-9
+    assert mean_prompt_fidelity(one, one) == pytest.approx(1, abs=1e-9)
+    assert mean_subject_fidelity(one, other) == pytest.approx(float(cosines(one, other).mean()), abs=1e-9)
 
 
 def test_real_pictures_are_compared_with_other_real_pictures_only() -> None:

@@ -362,7 +362,7 @@ def test_the_folder_of_a_finished_run_is_a_base(tmp_path: Path) -> None:
 
 
 def test_embedded_base_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfumato.formats.bundle._BASES", tmp_path)
+    monkeypatch.setattr("sfumato.formats.embedded.BASES", tmp_path)
     monkeypatch.chdir(tmp_path / "..")
     with pytest.raises(CheckpointError, match="The embedded base 'primer' is not part of this installation"):
         find_bundle("primer")

@@ -185,6 +185,7 @@ def test_data_without_people_and_prompts_that_are_too_long(eye: FeatureExtractor
     longest = max(len(scene.caption) for scene in questions(primer, plan)["pairs"])
     events, report = finish(evaluate_base(subject(noise, room=longest - 1), primer, plan, tmp_path / "out", eye))
     assert any("people: not measured" in note for note in report.notes)
+    assert any(note.startswith("held-out icons: ") and "style is not measured either" in note for note in report.notes)
     assert any("of 4 prompts are too long for the base and were left out" in note for note in report.notes)
     assert any(isinstance(e, Notice) and "of 4 prompts for pairs are too long" in e.message for e in events)
     names = {measure.name for measure in report.measures}

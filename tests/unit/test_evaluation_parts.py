@@ -44,6 +44,8 @@ def test_the_quick_recipe_asks_for_a_sixth() -> None:
         ("[pictures]\npair = 1", r"unknown key 'pictures.pair'. Did you mean 'pairs'\?"),
         ("[pictures]\npairs = -1", r"pictures.pairs is -1; input should be greater than or equal to 0"),
         ("[drawing]\nsteps = 0", r"drawing.steps is 0; input should be greater than or equal to 1"),
+        ("[drawing]\nguidance_scale = inf", r"drawing.guidance_scale is inf; input should be a finite number"),
+        ("[drawing]\nguidance_interval = [0, nan]", r"drawing.guidance_interval.1 is nan; input should be a finite"),
     ],
 )
 def test_a_plan_that_makes_no_sense(text: str, message: str, tmp_path: Path) -> None:

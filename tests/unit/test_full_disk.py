@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.errors import OutOfMemory, StorageError
+from sfumato.errors import CheckpointError, OutOfMemory, StorageError
 from sfumato.events import Event, Preview
 from sfumato.training import journal
 from sfumato.training.journal import read_events
@@ -98,15 +98,17 @@ def test_a_shard_that_cannot_be_removed_ends_nothing(tmp_path: Path, monkeypatch
 
 
 def test_a_preview_that_cannot_be_written_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    reasons = {3: StorageError, 4: OutOfMemory, 5: CheckpointError}
+
     def preview(step: int, folder: Path) -> Iterator[Event]:
-        if step in (3, 4):
-            raise (StorageError if step == 3 else OutOfMemory)("Could not draw.", hint="Make room.")
+        if step in reasons:
+            raise reasons[step]("Could not draw.", hint="Make room.")
         yield Preview(step, folder / f"{step}.png")
 
     plain = run(tmp_path / "plain", short())
     events = run(tmp_path / "full", short(preview_every=1), preview=preview)
-    assert [event.step for event in events if isinstance(event, Preview)] == [1, 2, 5, 6]
-    assert notices(events) == ["Could not draw. Make room. The run goes on without this preview."] * 2
+    assert [event.step for event in events if isinstance(event, Preview)] == [1, 2, 6]
+    assert notices(events) == ["Could not draw. Make room. The run goes on without this preview."] * 3
     assert tensor_bytes(last_checkpoint(plain)) == tensor_bytes(last_checkpoint(events))
 
 

@@ -177,7 +177,7 @@ def test_an_interrupted_run_is_planned_to_its_end(folder: Path, tmp_path: Path) 
     state.save(Path("fox.run"), state.RunState(60, {}), {"x": torch.nn.Linear(1, 1)}, 2)
     with pytest.raises(CannotResume, match="'fox.run' already holds a run. Resume it") as caught:
         plan_of(asked(folder), lambda _: rehearsed())
-    assert caught.value.hint is not None and "--resume" in caught.value.hint
+    assert caught.value.hint == "Resume it (--resume), remove it, or name another output (-o)."
     plan, _ = plan_of(asked(folder, resume=True, steps=150), lambda _: rehearsed())
     assert (plan.first_step, plan.steps, plan.shown) == (60, 150, 360)
     assert {part.name: part.times for part in plan.time}[SAVING] == 2

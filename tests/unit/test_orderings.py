@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +121,18 @@ def test_the_sentence_of_an_experiment(much: float, some: float, order: str, eno
     page = report.to_markdown()
     assert "| experiment | row | subject fidelity ↑ |" in page and "| made | much |" in page and "|  | some |" in page
     assert f"- **made**: made up: {whole}." in page and "- A note." in page
+
+
+def test_what_has_no_value_is_null() -> None:
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    report = made_up(0.2, 0.1)
+    some = {**report.values["some"], "seconds": {"s0": [math.nan]}}
+    known = replace(report, values={**report.values, "some": some})
+    plain = json.loads(known.to_json(), parse_constant=refuse)
+    assert plain["pictures"]["some"]["seconds"] == {"s0": [None]}
+    assert plain["experiments"][0]["rows"][1]["means"]["seconds"] is None
 
 
 def test_a_scale_that_is_upside_down_allows_no_loss() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import ConfigError, StorageError, UnreadableImage
 from sfumato.formats.png_recipe import encode_png, file_hash, parameters_text, place_picture, read_recipe
+from sfumato.operations.replay import replay
+from sfumato.requests import ReplayRequest
 
 PICTURE = Image.new("RGB", (8, 8), (200, 30, 60))
 
@@ -151,3 +155,14 @@ def test_file_hash(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     assert file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("base", [{"path": "primer"}, {"path": "primer", "hash": 5}, {"hash": "0"}, [], None])
+def test_a_recipe_that_does_not_say_its_base_is_damaged(base: Any, tmp_path: Path) -> None:
+    chunks = PngInfo()
+    chunks.add_text("sfumato", json.dumps(recipe(base=base)))
+    PICTURE.save(tmp_path / "fox.png", pnginfo=chunks)
+    with pytest.raises(
+        ConfigError, match=r"The recipe in .*fox\.png is damaged or of another version: (Key|Type)Error"
+    ):
+        list(replay(ReplayRequest(picture=tmp_path / "fox.png")))

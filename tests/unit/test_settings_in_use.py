@@ -13,6 +13,7 @@ from sfumato.requests import LearnRequest
 from sfumato.training import in_use
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
+from sfumato.training.recipe_file import DenoiserRecipe, parse_recipe
 
 CAT = {"also": ("cats:<cat>:cat",)}
 
@@ -198,3 +199,51 @@ def test_the_table_names_settings_of_a_lesson() -> None:
 )
 def test_previews_are_drawn_at_every_save_unless_told(values: dict[str, Any], every: int) -> None:
     assert config(**values).loop.preview_every == every
+
+
+UNET = {"in_channels": 4, "out_channels": 4, "channels": [32], "num_heads": 1}
+
+
+def said(**tables: Any) -> list[str]:
+    """Return what a recipe of a denoiser without texts says to change nothing."""
+    recipe = parse_recipe({"kind": "denoiser", "unet": UNET, **tables}, DenoiserRecipe, "recipe.toml")
+    return [notice.message for notice in in_use.said_of_tables(recipe)]
+
+
+@pytest.mark.parametrize(
+    ("tables", "messages"),
+    [
+        (
+            {"data": {"size": 256}},
+            ["data.size is 256 but data.kind is 'primer', whose pictures have 128 pixels a side"],
+        ),
+        (
+            {"data": {"kind": "folder", "folder": "a", "scenes": {"centered": 1}, "size": 64, "split": "all"}},
+            ["data.scenes is given but data.kind is 'folder', and it is for 'primer'"],
+        ),
+        (
+            {"data": {"kind": "shapes", "folder": "a", "scenes": {"centered": 1}, "split": "held_out", "size": 64}},
+            [
+                "data.scenes is given but data.kind is 'shapes', and it is for 'primer'",
+                "data.folder is 'a' but data.kind is 'shapes', which are drawn in code",
+                "data.split is 'held_out' but data.kind is 'shapes', which are drawn in code",
+            ],
+        ),
+        ({"data": {"folder": "a", "scenes": {"centered": 1}, "split": "held_out_pair"}}, []),
+        (
+            {"schedule": {"kind": "cosine", "beta_start": 0.001, "beta_end": 0.02}},
+            [
+                "schedule.beta_start is 0.001 but schedule.kind is 'cosine', which has betas of its own",
+                "schedule.beta_end is 0.02 but schedule.kind is 'cosine', which has betas of its own",
+            ],
+        ),
+        (
+            {"schedule": {"kind": "given", "betas": [0.1, 0.2], "num_train_steps": 2, "beta_end": 0.02}},
+            ["schedule.beta_end is 0.02 but schedule.kind is 'given', which has betas of its own"],
+        ),
+        ({"schedule": {"kind": "linear", "beta_start": 0.001, "beta_end": 0.02}}, []),
+        ({"schedule": {"kind": "cosine"}}, []),
+    ],
+)
+def test_what_changes_nothing_in_a_recipe_is_said(tables: dict[str, Any], messages: list[str]) -> None:
+    assert said(**tables) == [f"{message}. It changes nothing." for message in messages]

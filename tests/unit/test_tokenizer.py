@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.errors import CheckpointError, ConfigError, DataError, UnknownFormat
+from sfumato.errors import CheckpointError, ConfigError, DataError, StorageError, UnknownFormat
+from sfumato.formats.atomic import atomic_folder
 from sfumato.models.tokenizer import SMALLEST_VOCABULARY, Tokenizer, cut_words
 from sfumato.models.tokenizer_files import BOS, EOS
 
@@ -166,8 +169,25 @@ def test_folders_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("vocab.json", "{", r"vocab\.json cannot be read as JSON"),
-        ("vocab.json", "[1]", r"vocab\.json holds a list, a JSON object is needed"),
+        ("vocab.json", "{", r"vocab\.json' cannot be read as JSON"),
+        ("vocab.json", "[1]", r"vocab\.json' holds a list, a JSON object is needed"),
+        (
+            "tokenizer_config.json",
+            '{"model_max_length": null}',
+            r"config\.json' has 'model_max_length' = None; a number",
+        ),
+        (
+            "tokenizer_config.json",
+            '{"model_max_length": "77"}',
+            "'model_max_length' = '77'; a number of tokens is need",
+        ),
+        (
+            "special_tokens_map.json",
+            '{"pad_token": {"text": "!"}}',
+            r"holds a value that nothing can .*: KeyError\('cont",
+        ),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "holds a value that nothing can .*: AttributeError"),
+        ("tokenizer.json", '{"added_tokens": [1]}', "holds a value that nothing can be made of: TypeError"),
         ("merges.txt", "#version: 0.2\na b c\n", r"Merge 0 of .*merges\.txt is \['a', 'b', 'c'\]"),
         ("merges.txt", "#version: 0.2\nq 你\n", r"Merge 0 of .*merges\.txt is \['q', '你'\]"),
         ("vocab.json", json.dumps({BOS: 0, EOS: 5}), r"Merge 0 of"),
@@ -178,6 +198,36 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: str, mess
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=message):
         Tokenizer.load(tmp_path)
+
+
+def test_merges_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path)
+    (tmp_path / "merges.txt").write_bytes(b"#version: 0.2\na \xff\n")
+    with pytest.raises(
+        CheckpointError, match=r"merges\.txt' cannot be read as text: 'utf-8' codec .*Fetch the file aga"
+    ):
+        Tokenizer.load(tmp_path)
+
+
+def test_the_whole_file_is_the_one_that_its_library_writes(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train([*CORPUS, "ein grüner Löwe, 狐狸 🦊"] * 2, 700, 12)
+    tokenizer.save(tmp_path)
+    tokenizer._backend.save(str(tmp_path / "theirs.json"))
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "theirs.json").read_bytes()
+
+
+def test_a_disk_that_is_full_at_the_whole_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def write(path: Path, *args: Any, **values: Any) -> int:
+        if path.name == "tokenizer.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, *args, **values)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    with pytest.raises(StorageError, match="the disk is full"), atomic_folder(tmp_path / "tokenizer") as stage:
+        TOKENIZER.save(stage)
+    assert not list(tmp_path.iterdir())
 
 
 def test_merges_that_are_cut_at_the_end_of_a_line_are_refused(tmp_path: Path) -> None:

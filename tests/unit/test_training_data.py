@@ -29,7 +29,7 @@ from sfumato.training.pictures import (
     fingerprint,
     open_source,
 )
-from sfumato.training.sheets import psnr, save_sheet, to_pixels
+from sfumato.training.sheets import psnr, save_sheet
 from sfumato.training.stream import Prefetched
 
 SHAPES = DataConfig(kind="shapes", size=16, workers=0)
@@ -331,9 +331,10 @@ def test_a_sheet_holds_every_picture(tmp_path: Path) -> None:
         assert sheet.getpixel((0, 0)) == (255, 255, 255) and sheet.getpixel((0, 12)) == (0, 0, 0)
 
 
-def test_pixels_are_clamped_and_rounded() -> None:
+def test_pixels_of_a_sheet_are_clamped_and_rounded(tmp_path: Path) -> None:
     values = torch.tensor([-2.0, -1.0, 0.0, 0.004, 1.0, 2.0]).view(1, 1, 1, 6).expand(1, 3, 1, 6)
-    assert to_pixels(values)[0, 0, :, 0].tolist() == [0, 0, 128, 128, 255, 255]
+    with Image.open(save_sheet([values], tmp_path / "sheet.png")) as sheet:
+        assert np.asarray(sheet)[0, :, 0].tolist() == [0, 0, 128, 128, 255, 255]
 
 
 def test_psnr_by_hand() -> None:
@@ -368,11 +369,28 @@ def test_what_is_not_learned_of_a_folder_is_said(photos: Path) -> None:
         events = check_pictures(config, are_captions_read=are_captions_read)
         return [event.message for event in events if isinstance(event, Notice)]
 
-    below, bare = said(config, are_captions_read=True)
+    below, held_out, bare = said(config, are_captions_read=True)
     assert below == f"Pictures in folders below {photos} are not learned from: 1. Move them up."
     assert bare.startswith("59 of 59 pictures have no caption and are learned with")
-    assert said(config, are_captions_read=False) == [below]
-    assert said(config.model_copy(update={"caption": "grey"}), are_captions_read=True) == [below]
+    assert said(config, are_captions_read=False) == [below, held_out]
+    assert said(config.model_copy(update={"caption": "grey"}), are_captions_read=True) == [below, held_out]
+    kept = len(FolderSampler(photos, 0, 8, split="held_out").files)
+    assert 0 < kept < 10
+    assert held_out == f"{kept} of 59 pictures are held out for validation: nothing is learned from them."
+
+
+def test_a_folder_of_which_nothing_is_held_out_says_so(photos: Path) -> None:
+    held_out = FolderSampler(photos, 0, 8).held_out
+    everything = DataConfig(kind="folder", folder=photos, size=8, split="all")
+    for count, config in ((60, everything), (60 - len(held_out), everything.model_copy(update={"split": "train"}))):
+        events = list(check_pictures(config, are_captions_read=False))
+        said = [event.message for event in events if isinstance(event, Notice)]
+        assert said == [f"Of {count} pictures none is held out: validation is measured on training pictures."]
+        validated, learned = (open_source(config, purpose) for purpose in ("validation", ""))
+        assert isinstance(validated, FolderSampler) and isinstance(learned, FolderSampler)
+        assert set(validated.files) <= set(learned.files)
+        for path in held_out:
+            path.unlink(missing_ok=True)
 
 
 def test_names_that_are_not_utf8_are_learned_from(photos: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -87,11 +88,67 @@ def event_record(event: Event) -> dict[str, Any]:
     return record
 
 
+@contextmanager
+def passing_full_disks() -> Iterator[None]:
+    """Go on where the system takes no text: a log on a full disk ends no command that still works.
+
+    Raises:
+        BrokenPipeError: Nobody reads the output any more.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
+
+
+class Log:
+    """Lines to a stream that may take none for a while, such as a file on a disk that is full.
+
+    A line that comes meanwhile is left out, but for the first, which the stream itself may hold back; when lines can be
+    written again, that is told once.
+
+    Args:
+        out: The stream.
+        told: Makes a line of what is told.
+    """
+
+    def __init__(self, out: Writer, told: Callable[[str], str]) -> None:
+        self._out, self._told = out, told
+        self._reason: str | None = None
+        self._missing = 0
+
+    def write(self, line: str) -> None:
+        """Write a line at once, or leave it out.
+
+        Raises:
+            BrokenPipeError: Nobody reads the stream any more.
+        """
+        is_left_out = True
+        try:
+            if self._reason is not None:
+                self._out.flush()  # of what is held back; as long as that fails, nothing is added to it
+                reason, count = self._reason, self._missing
+                line = f"{self._told(f'Output could not be written: {reason}. Lines missing here: {count}.')}\n{line}"
+            self._out.write(f"{line}\n")
+            is_left_out = False
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._reason = error.strerror or str(error)
+            self._missing += is_left_out
+        else:
+            self._reason, self._missing = None, 0
+
+
 class JsonRenderer:
     """One JSON object a line."""
 
     def __init__(self, out: Writer) -> None:
         self._out = out
+        self._log = Log(out, lambda message: _json_line(event_record(Notice(0, message))))
         self._checkpoint: Checkpoint | None = None
 
     def __enter__(self) -> JsonRenderer:
@@ -100,7 +157,8 @@ class JsonRenderer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._out.flush()
+        with passing_full_disks():
+            self._out.flush()
 
     def show(self, event: Event) -> None:
         """Write one event."""
@@ -121,8 +179,12 @@ class JsonRenderer:
         self._write({"event": "interrupted", "checkpoint": saved.path if saved else None})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._out.write(json.dumps(json_value(record)) + "\n")
-        self._out.flush()
+        self._log.write(_json_line(record))
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    """Write a record as JSON."""
+    return json.dumps(json_value(record))
 
 
 class TerminalRenderer:
@@ -130,6 +192,7 @@ class TerminalRenderer:
 
     def __init__(self, out: Writer, err: Writer) -> None:
         self._out = out
+        self._log = Log(out, str)
         self._err = err
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -182,22 +245,27 @@ class TerminalRenderer:
 
     def problem(self, error: SfumatoError) -> None:
         """Show the one message."""
-        self._err.write(f"sfumato: {error}\n")
+        self._complain(f"sfumato: {error}\n")
 
     def stopping(self) -> None:
         """Say what happens now, and what a second Ctrl-C would do."""
         with suppress(RuntimeError):  # the handler may have come into the middle of another write
-            self._err.write(
+            self._complain(
                 "sfumato: stopping when this step is done and saved. Ctrl-C again stops at once and loses what is not "
                 "saved yet.\n"
             )
-            self._err.flush()
 
     def interrupted(self) -> None:
         """Say what is saved."""
         saved = self._checkpoint
         state = f"State of step {saved.step} is saved in {saved.path}; go on with --resume." if saved else ""
-        self._err.write(f"sfumato: interrupted. {state}".rstrip() + "\n")
+        self._complain(f"sfumato: interrupted. {state}".rstrip() + "\n")
+
+    def _complain(self, text: str) -> None:
+        """Write to the standard error, which may be a file on a full disk too."""
+        with passing_full_disks():
+            self._err.write(text)
+            self._err.flush()
 
     def _metric(self, event: Metric) -> None:
         """Show those of steps at most twice a second on a terminal, every ten seconds elsewhere, and all others."""
@@ -215,11 +283,11 @@ class TerminalRenderer:
             self._findings = []
 
     def _line(self, text: str) -> None:
-        if self._bars is not None:
+        if self._bars is None:
+            self._log.write(text)
+            return
+        with passing_full_disks():  # or a terminal that was closed
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            self._out.write(text + "\n")
-            self._out.flush()
 
     def _advance(self, phase: str, done: int, total: int) -> None:
         """Move the bar of a phase, which exists only on a terminal."""

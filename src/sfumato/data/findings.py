@@ -101,7 +101,7 @@ KINDS: dict[str, Kind] = {
         "warning",
         "smaller than it will be learned",
         "It is enlarged, and the softness is learned.",
-        "Use a larger original or a smaller --size.",
+        "Use a larger original.",
     ),
     "aspect": Kind(
         "warning",

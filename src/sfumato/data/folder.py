@@ -45,6 +45,7 @@ class FolderSampler:
     Attributes:
         listed: All pictures of the folder, sorted by name.
         files: Those of the split.
+        held_out: Those that split `train` never shows; none in a folder too small for one.
         uncaptioned: How many of all have no caption of their own.
         problems: What is wrong with `metadata.jsonl` or `metadata.csv`.
 
@@ -68,7 +69,8 @@ class FolderSampler:
             raise ConfigError(f"split is {split!r}; needed: one of {', '.join(SPLITS)}.", field="split")
         self.listed = files = list_images(folder)
         held_out = [path for path in files if derive_seed(0, _hashable(path.name)) % 1000 < 1000 * HELD_OUT_SHARE]
-        if split == "all" or not held_out or len(held_out) == len(files):
+        self.held_out = held_out if len(held_out) < len(files) else []
+        if split == "all" or not self.held_out:
             self.files = files
         else:
             chosen = set(held_out)

@@ -28,7 +28,7 @@ from sfumato.formats.atomic import atomic_write_bytes
 COLOUR_TARGET = 0.95
 _MISSING = {
     "known icons": "the plan asks for none",
-    "held-out icons": "the plan asks for none, or the data hold out no icons",
+    "held-out icons": "the plan asks for none, or the data hold out no icons; so style is not measured either",
     "pairs": "the plan asks for none",
     "people": "the plan asks for none, or the data have no drawn people",
     "scenes": "the plan asks for none",

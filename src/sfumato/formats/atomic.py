@@ -135,6 +135,16 @@ def keeping_old(path: Path) -> Iterator[Callable[[], Path | None]]:
             kept.unlink()
 
 
+def kept_text(path: Path, kept: Path) -> str:
+    """Say where what `keeping_old` has kept is now.
+
+    Args:
+        path: What was written, such as `fox.safetensors`.
+        kept: What lay in its place, such as `fox-1.safetensors`.
+    """
+    return f"'{path.name}' was there before; the old one is now '{kept.name}'."
+
+
 def _set_aside(path: Path) -> Path:
     """Give a file a second name, or a folder another one."""
     for number in count(1):

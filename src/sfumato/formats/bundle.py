@@ -19,6 +19,7 @@ from torch import nn
 from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule
 from sfumato.errors import CheckpointError, UnknownFormat
+from sfumato.formats import embedded
 from sfumato.formats.atomic import atomic_folder
 from sfumato.formats.bundle_fit import check_parts, fit_words
 from sfumato.formats.detect import BUNDLE, detect, to_use_it
@@ -33,7 +34,7 @@ from sfumato.formats.diffusers_config import (
 from sfumato.formats.diffusers_unet import read_sample_size, read_unet_config, write_unet_config
 from sfumato.formats.network_weights import filled, for_storage, hash_of_files, hash_of_networks
 from sfumato.formats.safe_io import write_safetensors
-from sfumato.formats.strict_json import Json, read_json
+from sfumato.formats.strict_json import Json
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.models.denoiser import Denoiser
 from sfumato.models.text_encoder import ExtraRows, TextEncoder, TextFeatures
@@ -41,6 +42,7 @@ from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.unet import UNet
 from sfumato.nn.packed import keep_packed
 from sfumato.runtime.empty_weights import empty_weights
+from sfumato.runtime.json_file import naming, read_json
 from sfumato.runtime.precision import Holding, Precision, computed_in, computing_as_held, hold
 from sfumato.runtime.suggestions import did_you_mean
 from sfumato.tensors import Tokens
@@ -48,7 +50,6 @@ from sfumato.tensors import Tokens
 EMBEDDED = ("primer",)
 _WORDS = "sfumato_words.json"
 _OF_A_RUN = "bundle"
-_BASES = Path(__file__).resolve().parents[1] / "bases"
 _FOLDERS = {"autoencoder": "vae", "unet": "unet", "text_encoder": "text_encoder"}
 _HASHING = threading.Lock()
 _PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -204,7 +205,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
         UnsafeFile: It is a pickle.
     """
     if str(name_or_path) in EMBEDDED and not _has_parts(Path(name_or_path)):
-        folder = _BASES / str(name_or_path)
+        folder = embedded.BASES / str(name_or_path)
         if not (folder / "model_index.json").is_file():
             raise CheckpointError(
                 f"The embedded base '{name_or_path}' is not part of this installation.",
@@ -265,17 +266,18 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
     tokenizer = Tokenizer.load(folder / "tokenizer")
     configs = {part: (read_json(folder / part / "config.json"), f"{folder / part}/config.json") for part in _PARTS[:3]}
     scheduler_file = folder / "scheduler" / "scheduler_config.json"
-    schedule, prediction = read_scheduler(read_json(scheduler_file), str(scheduler_file))
-    text_config = read_text_config(
-        *configs["text_encoder"], bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
-    )
-    autoencoder_config = read_autoencoder_config(*configs["vae"])
-    unet_config = read_unet_config(*configs["unet"])
-    check_parts(folder, unet_config, text_config, autoencoder_config)
-    fit_words(folder, tokenizer, text_config)
-    with empty_weights():
+    with naming(folder), empty_weights():
+        schedule, prediction = read_scheduler(read_json(scheduler_file), str(scheduler_file))
+        text_config = read_text_config(
+            *configs["text_encoder"], bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+        )
+        autoencoder_config = read_autoencoder_config(*configs["vae"])
+        unet_config = read_unet_config(*configs["unet"])
+        check_parts(folder, unet_config, text_config, autoencoder_config)
+        fit_words(folder, tokenizer, text_config)
         autoencoder, unet = Autoencoder(autoencoder_config), UNet(unet_config)
         text_encoder = TextEncoder(text_config)
+        native_size = read_sample_size(*configs["unet"]) * autoencoder.downsample_factor
     stored_hash = None
     if held_in == "bf16":
         networks = {"autoencoder": autoencoder, "unet": unet, "text_encoder": text_encoder}
@@ -290,7 +292,7 @@ def load_bundle(name_or_path: str | Path, *, held_in: Holding = "fp32") -> Bundl
         schedule=Schedule(schedule),
         prediction=prediction,
         name=str(index.get("_sfumato_name") or folder.resolve().name),
-        native_size=read_sample_size(*configs["unet"]) * autoencoder.downsample_factor,
+        native_size=native_size,
         source=folder,
         words=read_words(folder),
         held_in=held_in,

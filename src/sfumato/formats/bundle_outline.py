@@ -9,8 +9,8 @@ from sfumato.formats.bundle import Word, find_bundle, read_words
 from sfumato.formats.bundle_unet import read_bundle_unet
 from sfumato.formats.diffusers_config import read_autoencoder_config
 from sfumato.formats.diffusers_unet import read_sample_size
-from sfumato.formats.strict_json import read_json
 from sfumato.models.tokenizer import Tokenizer
+from sfumato.runtime.json_file import naming, read_json
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,17 @@ def read_bundle_outline(name_or_path: str | Path) -> BundleOutline:
         name_or_path: `primer`, or a folder in diffusers layout.
 
     Raises:
-        CheckpointError: There is no such base, or a file of it is missing.
+        CheckpointError: There is no such base, or a file of it is missing or damaged.
         UnknownFormat: It is something else, or a configuration that our networks cannot follow.
         UnsafeFile: It is a pickle.
     """
     folder, unet = find_bundle(name_or_path), read_bundle_unet(name_or_path)
     file = folder / "vae" / "config.json"
-    autoencoder = read_autoencoder_config(read_json(file), str(file))
-    side = read_sample_size(read_json(folder / "unet" / "config.json"), str(folder / "unet" / "config.json"))
+    with naming(file):
+        autoencoder = read_autoencoder_config(read_json(file), str(file))
+    file = folder / "unet" / "config.json"
+    with naming(file):
+        side = read_sample_size(read_json(file), str(file))
     return BundleOutline(
         tokenizer=Tokenizer.load(folder / "tokenizer"),
         native_size=side * autoencoder.downsample_factor,

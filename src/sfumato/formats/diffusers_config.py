@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule, ScheduleConfig
-from sfumato.formats.strict_json import Json, checked, flags, one_of, uniform, unsupported
+from sfumato.formats.strict_json import Json, check_kinds, checked, flags, one_of, uniform, unsupported
 from sfumato.models.autoencoder import AutoencoderConfig
 from sfumato.models.text_encoder import TextEncoderConfig
 
@@ -34,6 +34,7 @@ _VQ_READ: Json = {"num_vq_embeddings": 256, "vq_embed_dim": None, "latent_channe
 _OTHER_SCHEDULERS = ("FlowMatch", "EDM", "CosineDPM")
 """What the names of schedulers begin with that have no betas; their files would be read as the usual ones."""
 _BETA_SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
+_ENDS: Json = {"beta_start": 0.0001, "beta_end": 0.02}
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _CLIP_READ: Json = {
@@ -152,6 +153,7 @@ def read_text_config(
     values = {**_CLIP_READ, **{key: given[key] for key in _CLIP_READ if key in given}}
     if missing := next((key for key, value in values.items() if value is None), None):
         raise unsupported(source, missing, None, ["a value"])
+    check_kinds(values, _CLIP_READ, source)
     if values["layer_norm_eps"] != 1e-5:
         raise unsupported(source, "layer_norm_eps", values["layer_norm_eps"], [1e-5])
     return TextEncoderConfig(
@@ -211,7 +213,7 @@ def read_scheduler(given: Mapping[str, Any], source: str) -> tuple[ScheduleConfi
         The schedule, and what the network predicts.
 
     Raises:
-        UnknownFormat: An unknown schedule or prediction, or a number of times that is none.
+        UnknownFormat: An unknown schedule or prediction, or a number of times or a beta that is none.
     """
     name = str(given.get("_class_name", ""))
     if name.startswith(_OTHER_SCHEDULERS):
@@ -224,13 +226,18 @@ def read_scheduler(given: Mapping[str, Any], source: str) -> tuple[ScheduleConfi
     zero = bool(values.get("rescale_betas_zero_snr", False))
     betas = values.get("trained_betas")
     if betas is not None:
+        if not isinstance(betas, list):
+            raise unsupported(source, "trained_betas", betas, ["a list of numbers"])
         config = ScheduleConfig(
             kind="given", num_train_steps=len(betas), zero_terminal_snr=zero, betas=tuple(map(float, betas))
         )
         return config, prediction
     kind = _SCHEDULES[one_of(values, "beta_schedule", list(_SCHEDULES), source)]
-    start, end = float(values.get("beta_start", 0.0001)), float(values.get("beta_end", 0.02))
-    return ScheduleConfig(kind, start, end, total, zero), prediction
+    ends = {**_ENDS, **{key: values[key] for key in _ENDS if key in values}}
+    if missing := next((key for key, value in ends.items() if value is None), None):
+        raise unsupported(source, missing, None, ["a number"])
+    check_kinds(ends, _ENDS, source)
+    return ScheduleConfig(kind, float(ends["beta_start"]), float(ends["beta_end"]), total, zero), prediction
 
 
 def write_scheduler(config: ScheduleConfig, prediction: Prediction) -> Json:

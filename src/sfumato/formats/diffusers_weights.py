@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.errors import CheckpointError
 from sfumato.formats.safe_io import PICKLE_SUFFIXES, read_safetensors, refuse_pickle
-from sfumato.formats.strict_json import read_json
+from sfumato.runtime.json_file import naming, read_json
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _VARIANTS = ("", ".fp16", ".non_ema")
@@ -40,7 +40,8 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
             return path, read_safetensors(path)
         index = folder / f"{stem}.safetensors.index{variant}.json"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            with naming(index):
+                shards = sorted(set(read_json(index).get("weight_map", {}).values()))
             tensors: dict[str, Tensor] = {}
             for shard in shards:
                 tensors |= read_safetensors(folder / Path(str(shard)).name)

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat
+from sfumato.formats import embedded
 from sfumato.formats.atomic import atomic_folder
 from sfumato.formats.network_weights import fill
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
-from sfumato.formats.strict_json import Json, read_json
+from sfumato.formats.strict_json import Json
 from sfumato.models.dual_encoder import DualEncoder, DualEncoderConfig, ImageTextEncoder
 from sfumato.models.efficientnet import EfficientNetLite0
 from sfumato.models.eye import Eye, EyeConfig
 from sfumato.models.text_encoder import TextEncoderConfig
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.runtime.empty_weights import empty_weights
+from sfumato.runtime.json_file import naming, read_json
 from sfumato.runtime.suggestions import did_you_mean
 
-EMBEDDED_DUAL_ENCODER = Path(__file__).resolve().parents[1] / "bases" / "dual-encoder"
+EMBEDDED_DUAL_ENCODER = embedded.BASES / "dual-encoder"
 _FORMAT = "sfumato-dual-encoder/1"
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer"
 
@@ -72,7 +74,7 @@ def load_dual_encoder(network: EfficientNetLite0 | None = None, *, folder: Path 
             else "Name the folder that `sfumato train dual-encoder` wrote.",
         )
     config = read_dual_encoder_config(read_json(place / _CONFIG), str(place / _CONFIG))
-    with empty_weights():
+    with naming(place / _CONFIG), empty_weights():
         trained = DualEncoder(config)
     fill(trained, read_safetensors(place / _WEIGHTS), str(place / _WEIGHTS))
     return ImageTextEncoder(trained, Tokenizer.load(place / _TOKENIZER), Eye(config.eye, network))

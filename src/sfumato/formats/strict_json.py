@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sfumato.errors import CheckpointError, UnknownFormat
+from sfumato.errors import UnknownFormat
 
 Json = dict[str, Any]
 _NEVER_NULL = {
@@ -15,31 +13,6 @@ _NEVER_NULL = {
     *("in_channels", "out_channels", "latent_channels", "scaling_factor", "attention_head_dim"),
 }
 """Keys that must have a value where they stand at all."""
-
-
-def read_json(path: Path) -> Json:
-    """Read a file that holds one JSON object.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        CheckpointError: The file is missing or no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"'{path}' is missing.", hint="The folder is not complete; download or copy it again."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path}' cannot be read as JSON: {error}.", hint="Download it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, a JSON object is needed.")
-    return content
 
 
 def checked(given: Mapping[str, Any], fixed: Json, read: Json, source: str) -> Json:
@@ -55,8 +28,8 @@ def checked(given: Mapping[str, Any], fixed: Json, read: Json, source: str) -> J
         The keys of `read` with their values.
 
     Raises:
-        UnknownFormat: A fixed key has another value, a key that is switched on is unknown, or one that needs a value is
-            null.
+        UnknownFormat: A fixed key has another value, a key that is switched on is unknown, or a value is of another
+            kind than its default, such as null where one is needed.
     """
     for key, value in given.items():
         if key in fixed and value != fixed[key]:
@@ -69,7 +42,48 @@ def checked(given: Mapping[str, Any], fixed: Json, read: Json, source: str) -> J
             )
         if value is None and key in _NEVER_NULL and key in read:
             raise unsupported(source, key, value, ["a value"])
-    return {**read, **{key: value for key, value in given.items() if key in read}}
+    values = {**read, **{key: value for key, value in given.items() if key in read}}
+    check_kinds(values, read, source)
+    return values
+
+
+def check_kinds(values: Mapping[str, Any], defaults: Json, source: str) -> None:
+    """Refuse values of another kind than their defaults.
+
+    Whole numbers may also be listed, once per level. What has no default, and null, is left to whoever reads it.
+
+    Args:
+        values: Some keys with their values.
+        defaults: The same keys, each with a value that is of the right kind.
+        source: Name of the file, for messages.
+
+    Raises:
+        UnknownFormat: A value is of another kind; key and value are named.
+    """
+    for key, value in values.items():
+        default = defaults[key]
+        if default is None or value is None:
+            continue
+        if isinstance(default, list):
+            if not (isinstance(value, list | tuple) and all(_is_alike(one, default[0]) for one in value)):
+                raise unsupported(source, key, value, [f"a list, each {_kind(default[0])}"])
+            continue
+        is_of_levels = type(default) is int and isinstance(value, list | tuple)
+        if not all(_is_alike(one, default) for one in (value if is_of_levels else [value])):
+            raise unsupported(source, key, value, [_kind(default)])
+
+
+def _is_alike(value: Any, default: Any) -> bool:
+    """Say whether a value is of the kind of its default; a whole number will do for any number, 0 and 1 for a flag."""
+    if isinstance(default, bool):
+        return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _kind(default: Any) -> str:
+    """Name the kind of a default."""
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
 
 
 def unsupported(source: str, key: str, value: Any, allowed: Sequence[Any]) -> UnknownFormat:

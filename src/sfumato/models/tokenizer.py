@@ -26,11 +26,12 @@ from sfumato.models.tokenizer_files import (
     Merges,
     clip_backend,
     read_added,
-    read_json,
+    read_length,
     read_pieces,
     special_token,
     write_json,
 )
+from sfumato.runtime.json_file import naming, read_json
 from sfumato.tensors import Tokens
 
 SMALLEST_VOCABULARY = 2 * 256 + 2
@@ -157,18 +158,18 @@ class Tokenizer:
             CheckpointError: A file cannot be read as what its name says.
         """
         folder = Path(folder)
-        vocab, merges = read_pieces(folder)
-        config = read_json(folder / "tokenizer_config.json", {})
-        specials = read_json(folder / "special_tokens_map.json", {})
-        pad = specials.get("pad_token") or config.get("pad_token") or EOS
-        length = config.get("model_max_length", 77)
-        return cls(
-            vocab,
-            merges,
-            length if length < 1_000_000 else 77,
-            pad=pad["content"] if isinstance(pad, dict) else pad,
-            added={text: index for text, index in read_added(folder).items() if text not in vocab},
-        )
+        with naming(folder):
+            vocab, merges = read_pieces(folder)
+            config = read_json(folder / "tokenizer_config.json", {})
+            specials = read_json(folder / "special_tokens_map.json", {})
+            pad = specials.get("pad_token") or config.get("pad_token") or EOS
+            return cls(
+                vocab,
+                merges,
+                read_length(folder),
+                pad=pad["content"] if isinstance(pad, dict) else pad,
+                added={text: index for text, index in read_added(folder).items() if text not in vocab},
+            )
 
     def save(self, folder: Path | str) -> None:
         """Write the folder that `load` and the transformers `CLIPTokenizer` read.
@@ -200,7 +201,8 @@ class Tokenizer:
         (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
         write_json(folder / "tokenizer_config.json", config, indent=2)
         write_json(folder / "special_tokens_map.json", names, indent=2)
-        self._backend.save(str(folder / "tokenizer.json"))
+        whole = self._backend.to_str(pretty=True)  # its own `save` says of a full disk what is no OSError
+        (folder / "tokenizer.json").write_text(whole, encoding="utf-8", newline="\n")
 
     def knows(self, text: str) -> bool:
         """Say whether a text is one piece, in this spelling or in small letters."""

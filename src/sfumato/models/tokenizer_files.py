@@ -11,10 +11,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from sfumato.errors import CheckpointError, UnknownFormat
+from sfumato.runtime.json_file import read_json
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 WORDS = rf"{re.escape(BOS)}|{re.escape(EOS)}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+_USUAL_LENGTH, _NO_LIMIT = 77, 1_000_000
 
 Merges = list[tuple[str, str]]
 
@@ -70,7 +72,7 @@ def read_pieces(folder: Path) -> tuple[dict[str, int], Merges]:
     """
     vocab_file, merges_file, whole_file = (folder / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
     if vocab_file.is_file() and merges_file.is_file():
-        lines = merges_file.read_text(encoding="utf-8").split("\n")
+        lines = _read_text(merges_file).split("\n")
         pairs = [line.split(" ") for line in lines if line.strip() and not line.startswith("#version")]
         vocab, source = read_json(vocab_file), merges_file
     elif whole_file.is_file():
@@ -92,6 +94,14 @@ def read_pieces(folder: Path) -> tuple[dict[str, int], Merges]:
     if BOS in vocab:  # else it is no vocabulary of CLIP, which the tokenizer says
         _check_complete(vocab, merges, folder, source)
     return vocab, merges
+
+
+def _read_text(file: Path) -> str:
+    """Read a text file; one that is none is named."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{file}' cannot be read as text: {error}.", hint="Fetch the file again.") from error
 
 
 def _check_complete(vocab: dict[str, int], merges: Merges, folder: Path, source: Path) -> None:
@@ -144,28 +154,27 @@ def read_added(folder: Path) -> dict[str, int]:
     return added | read_json(folder / "added_tokens.json", {})
 
 
-def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read a JSON object; `default` stands for a missing file.
+def read_length(folder: Path) -> int:
+    """Read how long an encoded text is.
 
     Args:
-        path: The file.
-        default: What a missing file means; None makes it an error.
+        folder: A tokenizer folder.
 
     Returns:
-        The object.
+        Tokens, start and end included; 77 where the folder does not say it or, as the transformers library writes it,
+        names no limit.
 
     Raises:
-        CheckpointError: The file is missing or is not a JSON object.
+        CheckpointError: It is no number.
     """
-    if default is not None and not path.is_file():
-        return default
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.", hint="Fetch the file again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, a JSON object is needed.")
-    return content
+    file = folder / "tokenizer_config.json"
+    length = read_json(file, {}).get("model_max_length", _USUAL_LENGTH)
+    if not isinstance(length, int | float) or isinstance(length, bool):
+        raise CheckpointError(
+            f"'{file}' has 'model_max_length' = {length!r}; a number of tokens is needed.",
+            hint=f"Fetch the file again, or write the length there: that of Stable Diffusion is {_USUAL_LENGTH}.",
+        )
+    return int(length) if length < _NO_LIMIT else _USUAL_LENGTH
 
 
 def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:

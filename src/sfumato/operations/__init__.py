@@ -1,4 +1,4 @@
-"""Use cases: each takes a request and yields events, on a terminal, in a job and behind a server alike."""
+"""Use cases: each takes a request and yields events, whoever shows them: the command line, a notebook, a program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(request: Request, sources: Mapping[str, str] | None = None, pipeline: Pi
     Each use case is imported when it is asked for: drawing a picture needs neither the trainer nor the evaluation.
 
     Args:
-        request: Any request of `sfumato.requests`.
+        request: Any request of `sfumato.requests`, `sfumato.benchmark_requests` or `sfumato.concept_requests`.
         sources: Where each field came from, which a plan tells; None where nothing tells.
         pipeline: For a `GenerateRequest`: a loaded base to use instead of the one that the request names.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sfumato.data.images import list_images, load_image, png_bytes
 from sfumato.errors import CannotResume
 from sfumato.events import Artifact, Done, Notice, Step
-from sfumato.formats.atomic import atomic_write_bytes, keeping_old, remove_folder
+from sfumato.formats.atomic import atomic_write_bytes, keeping_old, kept_text, remove_folder
 from sfumato.formats.bundle import Bundle, load_bundle
 from sfumato.formats.png_recipe import place_picture
 from sfumato.operations.contact_sheet import Row, contact_sheet
@@ -118,5 +118,5 @@ def written(sheet: Image.Image, path: Path) -> Events:
     with keeping_old(path) as old:
         atomic_write_bytes(path, png_bytes(sheet))
     if (kept := old()) is not None:
-        yield Notice(0, f"'{path.name}' was there before; the old one is now '{kept.name}'.")
+        yield Notice(0, kept_text(path, kept))
     yield Artifact(path, "report", {})

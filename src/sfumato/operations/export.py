@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from sfumato.concept_requests import ExportRequest
 from sfumato.events import Artifact, Done, Notice
-from sfumato.formats.atomic import keeping_old
+from sfumato.formats.atomic import keeping_old, kept_text
 from sfumato.formats.concept import Concept, load_concept
 from sfumato.formats.kohya import kohya_files, left_out, save_kohya, trigger_phrase, word_names
 from sfumato.operations.stream import Events
@@ -40,7 +40,7 @@ def export(request: ExportRequest) -> Events:
         yield Artifact(path, kind if kind == "lora" else "embedding", {"bytes": path.stat().st_size})
         old = olds[path]()
         if old is not None:
-            yield Notice(0, f"'{path.name}' was there before; the old one is now '{old.name}'.")
+            yield Notice(0, kept_text(path, old))
     yield from _said_of_tables(concept)
     names = word_names(concept, output)
     said = ", ".join(f"'{trigger_phrase(word, names)}'" for word in concept.words)

@@ -17,8 +17,9 @@ class Setting:
     Attributes:
         name: Dotted key of the trainer, or the field of the request where the trainer has none.
         value: The value, as plain data.
-        source: `default`, `method`, `optimizer`, `steps`, `word`, `file`, `--set`, the flag or argument, or `given`
-            where nothing tells which of the last two it was.
+        source: `default`; what it follows from, such as `method and base`, `method, base and optimizer`, `optimizer`,
+            `adapter`, `rank`, `steps`, `loop.save_every`, `word`, `class noun` or `base, pictures and seed`; `file`;
+            `--set`; the flag or argument; or `given` where nothing tells which of the last two it was.
     """
 
     name: str

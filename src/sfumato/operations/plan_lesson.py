@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfumato.data.listing import list_entries
-from sfumato.errors import CannotResume, ConfigError
+from sfumato.errors import ConfigError
 from sfumato.events import Event, Notice
 from sfumato.formats.atomic import free_bytes
 from sfumato.formats.bundle import find_bundle
@@ -120,9 +120,7 @@ def _first_step(config: LearnConfig, resume: bool) -> int:
     run_dir = run_folder(config.output)
     found = state.latest(run_dir)
     if (found.path or found.rejected) and not resume:
-        raise CannotResume(
-            f"'{run_dir}' already holds a run.", hint="Resume it (--resume), remove it, or name another output."
-        )
+        raise state.already_there(run_dir)
     return 0 if found.path is None else state.read_state(found.path).step
 
 

@@ -7,11 +7,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from sfumato.errors import NotReproduced
+from sfumato.formats import embedded
 from sfumato.formats.bundle import EMBEDDED, Bundle, load_bundle
 from sfumato.runtime.precision import Holding
-
-EMBEDDED_BASES = Path(__file__).resolve().parents[1] / "bases"
-"""Where the embedded bases lie."""
 
 
 def recorded_base(bundle: Bundle) -> str:
@@ -27,7 +25,7 @@ def recorded_base(bundle: Bundle) -> str:
     if bundle.source is None:
         return bundle.name
     folder = bundle.source.resolve()
-    is_embedded = folder.name in EMBEDDED and folder.parent == EMBEDDED_BASES
+    is_embedded = folder.name in EMBEDDED and folder.parent == embedded.BASES
     return folder.name if is_embedded else bundle.source.as_posix()
 
 
@@ -73,8 +71,8 @@ def load_recorded(record: Mapping[str, Any], places: Sequence[Path], given: str 
 def _candidates(recorded: str, places: Sequence[Path]) -> list[Path]:
     """Return the folders that may be the base: what is recorded, the embedded one, one of its name where it may be."""
     path = PureWindowsPath(recorded)  # which takes both kinds of slashes
-    is_embedded = path.name in EMBEDDED and (recorded == path.name or path.parent.name == EMBEDDED_BASES.name)
-    folders = [Path(recorded), *([EMBEDDED_BASES / path.name] if is_embedded else ())]
+    is_embedded = path.name in EMBEDDED and (recorded == path.name or path.parent.name == embedded.BASES.name)
+    folders = [Path(recorded), *([embedded.BASES / path.name] if is_embedded else ())]
     folders += [place / name for place in places for name in (recorded, path.name)]
     return [folder for folder in dict.fromkeys(folders) if _is_base(folder)]
 

@@ -63,7 +63,10 @@ def _request(recipe: Mapping[str, Any], picture: Path, places: Sequence[Path]) -
     """Build the request that a recipe describes, with the files where they lie now."""
     try:
         values = dict(recipe["request"])
-        values["base"] = recipe["base"]["path"]
+        base = recipe["base"]
+        if not all(isinstance(base[key], str) for key in ("path", "hash")):
+            raise TypeError("path or hash of the base")
+        values["base"] = base["path"]
         values["concepts"] = [
             {"path": _found(f"concept {number}", used, places), "strength": used["strength"]}
             for number, used in enumerate(recipe["concepts"], 1)

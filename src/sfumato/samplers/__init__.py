@@ -26,7 +26,7 @@ SAMPLERS: dict[str, Sampler] = {
     "heun": Sampler("heun", "Heun, order 2, two evaluations a step", heun),
     "dpm++2m": Sampler("dpm++2m", "DPM-Solver++ 2M, order 2; good from 15 steps", dpmpp_2m),
     "dpm++2m-sde": Sampler("dpm++2m-sde", "DPM-Solver++ 2M with noise", dpmpp_2m_sde, stochastic=True),
-    "unipc": Sampler("unipc", "UniPC, order 2, corrected; good from 8 steps", unipc),
+    "unipc": Sampler("unipc", "UniPC, order 3 by its corrector; good from 8 steps", unipc),
     "lcm": Sampler("lcm", "LCM, for distilled networks, 1 to 8 steps", lcm, stochastic=True),
 }
 

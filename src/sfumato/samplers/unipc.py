@@ -1,4 +1,4 @@
-"""UniPC of order 2 with B(h) = e^h - 1 ("bh2"), predicting x_0, after [zhao2023]."""
+"""UniPC: a predictor of order 2, corrected to 3, with B(h) = e^h - 1 ("bh2"), predicting x_0, after [zhao2023]."""
 
 from __future__ import annotations
 

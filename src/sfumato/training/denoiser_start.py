@@ -15,8 +15,8 @@ from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule, ScheduleConfig
 from sfumato.errors import CheckpointError, ConfigError
 from sfumato.formats.diffusers_config import read_scheduler
-from sfumato.formats.strict_json import read_json
 from sfumato.models.autoencoder import Autoencoder
+from sfumato.runtime.json_file import naming, read_json
 from sfumato.training.autoencoder import without_shift
 from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
 from sfumato.training.recipe_file import DenoiserRecipe
@@ -120,7 +120,8 @@ def _trained_for(start: Path) -> tuple[Prediction, ScheduleConfig] | None:
     """Read what a U-Net was trained for, of a bundle or of a run; `None` where nothing tells."""
     file = start / "scheduler" / "scheduler_config.json"
     if file.is_file():
-        schedule, prediction = read_scheduler(read_json(file), str(file))
+        with naming(file):
+            schedule, prediction = read_scheduler(read_json(file), str(file))
         return prediction, schedule
     settings = _settings(start)
     if not {"prediction", "schedule"} <= settings.keys():

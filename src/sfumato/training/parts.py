@@ -17,8 +17,8 @@ from sfumato.formats.diffusers_config import read_autoencoder_config, write_auto
 from sfumato.formats.diffusers_weights import modernised, read_weights
 from sfumato.formats.network_weights import fill
 from sfumato.formats.safe_io import read_safetensors, write_safetensors
-from sfumato.formats.strict_json import read_json
 from sfumato.models.autoencoder import Autoencoder
+from sfumato.runtime.json_file import naming, read_json
 from sfumato.runtime.seeding import derive_seed
 from sfumato.training import state as states
 
@@ -85,7 +85,8 @@ def load_autoencoder(path: Path) -> Autoencoder:
             hint="Name the folder that `sfumato train autoencoder` wrote.",
         )
     file = folder / _CONFIG
-    autoencoder = Autoencoder(read_autoencoder_config(read_json(file), str(file)))
+    with naming(file):
+        autoencoder = Autoencoder(read_autoencoder_config(read_json(file), str(file)))
     source, tensors = read_weights(folder)
     fill(autoencoder, modernised(tensors, {key: t.ndim for key, t in autoencoder.state_dict().items()}), str(source))
     return autoencoder.eval().requires_grad_(False)

@@ -46,7 +46,8 @@ class DataConfig(Section):
             captions in text files of the same name or in `metadata.jsonl`) or `shapes` (drawn in code).
         folder: The folder, for `primer` and `folder`.
         seed: Seed of the pictures.
-        split: Which part of the primer's pictures may appear.
+        split: Which part of the pictures may appear: of a primer `train`, `held_out_pair` or `held_out_concept`; of a
+            folder `train`, `held_out` or `all`, and validation always shows those that are held out.
         scenes: What the primer's scenes are made of.
         size: Height and width of `shapes` and `folder`, in pixels; the primer's is fixed.
         caption: Caption of the pictures of a `folder` that have none.
@@ -119,7 +120,8 @@ def open_source(config: DataConfig, purpose: str = "") -> Source:
 
     Args:
         config: Which pictures.
-        purpose: A word such as `validation` gives other pictures of the same kind than the training pictures.
+        purpose: A word such as `validation` gives other pictures of the same kind than the training pictures; of a
+            folder `validation` gives those that are held out, any other word the training pictures in another order.
 
     Raises:
         ConfigError: The folder is not given.
@@ -149,7 +151,8 @@ def check_pictures(config: DataConfig, *, are_captions_read: bool) -> Iterator[E
         are_captions_read: Something is learned from their captions.
 
     Yields:
-        `Progress` in pictures of a `folder`; a `Notice` of what lies in it and is not read, and of missing captions.
+        `Progress` in pictures of a `folder`; a `Notice` of what lies in it and is not read, of what is held out, and of
+        missing captions.
 
     Raises:
         SfumatoError: See `open_source`; or the folder cannot be opened.
@@ -182,13 +185,18 @@ def check_pictures(config: DataConfig, *, are_captions_read: bool) -> Iterator[E
 
 
 def _said_of_folder(config: DataConfig, source: FolderSampler, *, are_captions_read: bool) -> Iterator[Event]:
-    """Say which pictures below a folder are not read, and how many of those in it have no caption."""
+    """Say which pictures below a folder are not read, and how many of those in it are held out or have no caption."""
     if config.folder is None:
         return
     below = sum(is_picture(path) and path.parent != config.folder for path in visible(config.folder))
     if below:
         yield Notice(0, f"Pictures in folders below {config.folder} are not learned from: {below}. Move them up.")
     bare, total = source.uncaptioned, len(source.listed)
+    if source.held_out and config.split == "train":
+        kept = len(source.held_out)
+        yield Notice(0, f"{kept} of {total} pictures are held out for validation: nothing is learned from them.")
+    else:
+        yield Notice(0, f"Of {total} pictures none is held out: validation is measured on training pictures.")
     if bare and are_captions_read and not config.caption:
         yield Notice(
             0, f"{bare} of {total} pictures have no caption and are learned with none (data.caption is empty)."

@@ -11,19 +11,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sfumato.data.images import png_bytes
+from sfumato.data.images import png_bytes, to_pixels
 from sfumato.formats.atomic import atomic_write_bytes
-from sfumato.tensors import Images
 
 Row = Float[Tensor, "_b 3 H W"]
 _GAP = 2
-
-
-def to_pixels(images: Images) -> np.ndarray:
-    """Turn pictures in [-1, 1] into uint8 `(b, H, W, 3)`; values outside are clamped."""
-    pixels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    array: np.ndarray = pixels.permute(0, 2, 3, 1).cpu().numpy()
-    return array
 
 
 def save_sheet(rows: Sequence[Row], path: Path) -> Path:
@@ -43,9 +35,9 @@ def save_sheet(rows: Sequence[Row], path: Path) -> Path:
     columns = max(len(row) for row in rows)
     sheet = np.full((len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
     for i, row in enumerate(rows):
-        for j, picture in enumerate(to_pixels(row)):
+        for j, picture in enumerate(row):
             top, left = i * (height + _GAP), j * (width + _GAP)
-            sheet[top : top + height, left : left + width] = picture
+            sheet[top : top + height, left : left + width] = to_pixels(picture)
     atomic_write_bytes(path, png_bytes(Image.fromarray(sheet)))
     return path
 

@@ -114,7 +114,9 @@ def checkpoints_of(run_dir: Path) -> list[tuple[int, Path]]:
 
 def already_there(run_dir: Path) -> CannotResume:
     """Build the refusal to begin where a run lies."""
-    return CannotResume(f"'{run_dir}' already holds a run.", hint="Resume it (--resume) or name another folder.")
+    return CannotResume(
+        f"'{run_dir}' already holds a run.", hint="Resume it (--resume), remove it, or name another output (-o)."
+    )
 
 
 def has_checkpoints(run_dir: Path) -> bool:

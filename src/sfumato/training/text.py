@@ -114,7 +114,7 @@ def _origins(recipe: DenoiserRecipe | DualEncoderRecipe) -> tuple[Path, ...]:
 
 
 def _captions(recipe: DenoiserRecipe | DualEncoderRecipe) -> Iterator[str]:
-    """Yield the captions of pictures that the run does not train on."""
+    """Yield captions: of pictures that the run does not train on, but of a folder those of its training pictures."""
     batches = PictureBatches(recipe.data, _CAPTION_BATCH, "captions")
     with Prefetched(batches, recipe.data.workers) as pictures:
         for index in range(-(-recipe.tokenizer.captions // _CAPTION_BATCH)):
