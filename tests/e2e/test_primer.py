@@ -19,6 +19,7 @@ from sfumato.pipeline import Pipeline, Settings
 from sfumato.runtime.seeding import noise
 
 Run = Callable[..., Any]
+README = Path(__file__).resolve().parents[2] / "README.md"
 MOST_BYTES = 64_000_000
 DOG = "a dog, noto style, on a blue background"
 
@@ -46,6 +47,19 @@ def test_the_base_keeps_within_its_size_and_names_what_it_was_made_from() -> Non
         "Limits",
     ):
         assert word in card
+
+
+def test_the_readme_says_what_the_card_has_measured() -> None:
+    card = (find_bundle("primer") / "README.md").read_text(encoding="utf-8")
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    for measure, said in (
+        ("style: accuracy", "tells the style in {:.0f} %"),
+        ("concept of training pairs: top-5", "for {:.0f} % of the icons"),
+        ("concept of training pairs: top-1", "for {:.0f} % it is the first"),
+    ):
+        row = next(line for line in card.splitlines() if line.startswith(f"| {measure} |"))
+        value = float(row.split("|")[3].split()[0])
+        assert said.format(value) in readme, measure
 
 
 def test_grounds_have_the_colour_that_was_asked_for(primer: Pipeline) -> None:
