@@ -166,8 +166,9 @@ class Pipeline:
             yield
 
     def forget(self) -> None:
-        """Forget encoded texts; call it after you have changed the weights of the text encoder."""
+        """Forget what was made of the weights (texts, packed kernels, hash); call it after you have changed any."""
         self._contexts.clear()
+        self.bundle.forget()
 
     def expand(self, prompt: str) -> str:
         """Return the text that the tokenizer sees: placeholders written out."""
@@ -340,8 +341,7 @@ class Pipeline:
         original = None if job.original is None else job.original[rows.start : rows.stop]
         if original is not None and settings.strength < 1:  # at 1 nothing of it stays, also where alpha ends above 0
             x_t = q_sample(original, eps, job.levels[0].alpha, job.levels[0].sigma)
-        sampler = find_sampler(settings.sampler)
-        denoise = self._denoise(job, rows)
+        sampler, denoise = find_sampler(settings.sampler), self._denoise(job, rows)
 
         def draw(step: int) -> Tensor:
             return noise(job.latent_shape, seeds, "sampler", step)

@@ -144,7 +144,9 @@ def test_custom_diffusion_changes_keys_and_values_of_cross_attention_alone(
             "targets": ("attention",),
             "text_encoder": True,
             "ema": EmaConfig(decay=0.5),
-            "optim": OptimConfig(lr=1e-3, lr_factors={"learned-text_encoder.*": 0.5, "learned-word.*": 5.0}),
+            "optim": OptimConfig(
+                lr=1e-3, weight_decay=0.0, lr_factors={"learned-text_encoder.*": 0.5, "learned-word.*": 5.0}
+            ),
         },
         {"adapter": "loha"},
         {"adapter": "lokr", "alpha": 8.0, "optim": OptimConfig(lr=1e-3, lr_factors={"*.lokr_w1": 3.0})},

@@ -162,6 +162,7 @@ def test_a_style_is_named_at_the_end_and_stands_for_itself(
         ("in <fox> style", True, "a picture"),
         ("a house in the style of <fox>", True, "a house"),
         ("a house, drawn in the manner of <fox>, at night", True, "a house, at night"),
+        ("a <fox> drawing of a house", True, "a drawing of a house"),
     ],
 )
 def test_captions_without_the_subject(caption: str, is_style: bool, without: str) -> None:

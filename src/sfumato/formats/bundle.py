@@ -136,6 +136,12 @@ class Bundle:
         for network in (self.unet, self.autoencoder):
             keep_packed(network, wanted=wanted)
 
+    def forget(self) -> None:
+        """Forget what was made of the weights: their hash, and those that are kept as the library reads them."""
+        self.keep_packed(wanted=False)
+        with _HASHING:
+            self._hash = None
+
     @property
     def use_hash(self) -> str:
         """SHA-256 of how the weights are used: schedule, prediction, networks, vocabulary, size of pictures."""

@@ -215,8 +215,8 @@ class Attention(Packs, nn.Module):
     def _are_plain(self, tokens: Tensor) -> bool:
         """Tell whether queries, keys and values are products with weights alone, without what an adapter adds."""
         layers = (self.to_q, self.to_k, self.to_v)
-        plain = all(type(layer) is Linear and not layer._forward_hooks for layer in layers)
-        plain = plain and not any(layer.weight.is_inference() for layer in layers)
+        plain = all(type(layer) is Linear and not layer.weight.is_inference() for layer in layers)
+        plain = plain and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
         return plain and is_packable(self.to_q.weight, tokens, len(layers))
 
 

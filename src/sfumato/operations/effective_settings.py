@@ -8,13 +8,13 @@ from typing import Any
 from sfumato.adapters.kinds import KINDS
 from sfumato.formats.bundle_outline import read_bundle_outline
 from sfumato.operations.learn_plan import Setting
-from sfumato.operations.learn_values import PLACES, TABLES
+from sfumato.operations.learn_values import PLACES, TABLES, times_are_chosen
 from sfumato.operations.overrides import overridden_keys
 from sfumato.requests import LearnRequest, flag_of
 from sfumato.runtime.json_values import flattened
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.methods import METHODS
-from sfumato.training.optim_library import SUITED
+from sfumato.training.optim_library import LONGER, SUITED
 from sfumato.training.subject import learned_caption, subject_entries
 from sfumato.training.words import rare_words
 
@@ -72,7 +72,7 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         return given
     table, _, rest = key.partition(".")
     if table in TABLES and rest.partition(".")[0] in getattr(request, table):
-        return "file"
+        return "given" if sources is None else "file"
     suited: Mapping[str, Any] = SUITED[config.optim.name]
     derived = {
         "optim.lr": "method, base and optimizer" if "lr_factor" in suited else "method and base",
@@ -81,9 +81,9 @@ def source_of(key: str, request: LearnRequest, config: LearnConfig, sources: Map
         "rank": "method",
         "targets": "method and base",
         "output": "word",
-        "loop.steps": "method and base",
+        "loop.steps": "method, base and optimizer" if config.optim.name in LONGER else "method and base",
         "strength": "method, base and adapter",
-        "objective.shift": "method and base",
+        "objective.shift": "default" if times_are_chosen(request) else "method and base",
         "loop.save_every": "steps",
         "loop.preview_every": "loop.save_every" if config.preview_prompts else "default",
         **{f"optim.{name}": "optimizer" for name in suited},

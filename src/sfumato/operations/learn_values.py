@@ -59,9 +59,7 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     suited = {} if known is None else {key: value for key, value in SUITED[known].items() if key != "lr_factor"}
     longer = 1 if known is None else LONGER.get(known, 1)
     content["optim"] |= {"lr": usual.lr * factor, "schedule": method.schedule, **suited}
-    if not {"times", "objective.times"} & (request.model_fields_set | overrides.keys()) | request.objective.keys() & {
-        "times"
-    }:
+    if not times_are_chosen(request):
         content["objective"]["shift"] = usual.shift
     content["loop"]["steps"] = usual.steps * longer
     del content["loop"]["save_every"], content["loop"]["preview_every"]
@@ -85,6 +83,12 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
     check_in_use(made)
     _check_prodigy(made)
     return made
+
+
+def times_are_chosen(request: LearnRequest) -> bool:
+    """Say whether a request names the distribution of times, by flag, file or `--set`; it is not moved then."""
+    chosen = (request.model_fields_set, request.objective, dict(key_and_value(text) for text in request.overrides))
+    return any(key in where for key, where in zip(("times", "times", "objective.times"), chosen, strict=True))
 
 
 def _check_prodigy(config: LearnConfig) -> None:

@@ -46,7 +46,7 @@ class OptimConfig(Section):
         schedule: `constant`, `cosine`, `linear`, or `trapezoid` (constant, then linear over the last `decay_steps`).
         warmup_steps: Steps of linear warm-up from 0.
         decay_steps: Length of the final decay of `trapezoid`.
-        final_lr: The learning rate at the end, as a fraction of the peak.
+        final_lr: What the learning rate falls to, as a fraction of the peak; the step after the last would have it.
         lr_factors: Factor on the learning rate of all weights whose dotted name fits a shell pattern, such as
             `{"*.up": 16}` for LoRA+ ([hayou2024]); the first that fits counts.
     """

@@ -256,7 +256,7 @@ def class_caption(caption: str, placeholder: str, class_noun: str, *, is_style: 
     """
     if not is_style:
         return with_right_article(expand_placeholder(caption, placeholder, class_noun, class_noun), class_noun)
-    of = r"(?:\b(?:made|drawn|painted)\s+)?(?:\bin\s+)?(?:\b(?:the|a)\s+)?(?:\b(?:style|manner)\s+of\s+)?(?:\bthe\s+)?"
+    of = r"(?:\b(?:(?:made|drawn|painted)\s+)?in\s+)?(?:\b(?:(?:the|a)\s+)?(?:style|manner)\s+of\s+)?(?:\bthe\s+)?"
     said = rf"[\s,]*{of}{re.escape(placeholder)}(?!\w)(?:\s+style\b)?"
     return re.sub(said, "", caption, flags=re.IGNORECASE).strip(" ,") or "a picture"
 
