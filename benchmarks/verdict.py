@@ -172,12 +172,13 @@ def _judged(
     request: BenchmarkRequest, case: Case, arm: Arm, lesson: LearnRequest, bundle: Bundle, scorer: Scorer
 ) -> Generator[Event, None, Lesson]:
     """Run one lesson and compare every saved step with the truth."""
-    probe = judge(lesson, pictures=lesson_config(lesson, bundle).pictures)
+    config = lesson_config(lesson, bundle)
+    probe = judge(lesson, pictures=config.pictures)
     assert probe is not None
     witness = Witness(probe, case, request)
     assert lesson.output is not None
     is_finished = False
-    for event in learn(lesson_config(lesson, bundle), bundle, lesson.output.with_suffix(".run"), probe=witness):
+    for event in learn(config, bundle, lesson.output.with_suffix(".run"), probe=witness):
         is_finished = is_finished or is_result(event)
         if isinstance(event, Done) and "asked_to_stop" in event.info:
             is_finished = False

@@ -126,3 +126,11 @@ def base_stays(bundle: Bundle) -> Iterator[None]:
         assert all(torch.equal(tensor, before[part][name]) for name, tensor in module.state_dict().items())
         assert not any(isinstance(child, Adapted) for child in module.modules())
     assert bundle.tokenizer.placeholders == {}
+
+
+@pytest.fixture(scope="session")
+def two_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with as few prompts as a verdict takes, for lessons whose verdict is not what is tested."""
+    file = tmp_path_factory.mktemp("prompts") / "two.txt"
+    file.write_text("a {} on a red background\na big {}\n")
+    return file

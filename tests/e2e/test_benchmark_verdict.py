@@ -67,16 +67,11 @@ def test_bounds_are_tried_on_the_same_lessons() -> None:
 
 
 def test_every_saved_step_is_judged_and_compared(
-    characters: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    characters: Path, base: Path, two_prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--characters", str(characters), "--base", str(base), "--tiny", "--threads", "1", "--saves", "2"]
     command += ["--methods", "lora,textual-inversion", "-o", str(tmp_path)]
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a {} on a red background\na big {}\n")
-    assert (
-        main([*command, "--methods", "lora,textual-inversion", "--verdict-prompts", str(prompts), "-o", str(tmp_path)])
-        == 0
-    )
+    assert main([*command, "--verdict-prompts", str(two_prompts)]) == 0
     report = json.loads((tmp_path / "verdict.json").read_text())
     assert [one["method"] for one in report["lessons"]] == ["lora", "textual-inversion"]
     for one in report["lessons"]:

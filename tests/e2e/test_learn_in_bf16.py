@@ -24,9 +24,7 @@ from sfumato.training.personalise import learn
 from sfumato.training.subject import Samples, read_subject
 
 Run = Callable[..., Any]
-LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--batch-size", 1)
-SHORT = ("--verdict-steps", 2, "--verdict-prompts", "two.txt")
-TWO_PROMPTS = "a {} on a red background\na big {}\n"
+LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 2, "--batch-size", 1, "--verdict-steps", 2)
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
@@ -43,7 +41,7 @@ def config(folder: Path, output: Path, **changes: Any) -> LearnConfig:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_its_file_works_on_the_float32_base(
-    sfumato: Run, base: Path, photos: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    sfumato: Run, base: Path, photos: Path, two_prompts: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[Bundle] = []
 
@@ -53,8 +51,18 @@ def test_every_method_learns_and_its_file_works_on_the_float32_base(
 
     monkeypatch.setattr(operation, "load_bundle", load)
     rank = ("--rank", 2) if METHODS[method].has_rank else ()  # type: ignore[index]
-    Path("two.txt").write_text(TWO_PROMPTS)
-    words = (*LESSON, *SHORT, *rank, "--base", base, "--method", method, "--precision", "bf16")
+    words = (
+        *LESSON,
+        *rank,
+        "--verdict-prompts",
+        two_prompts,
+        "--base",
+        base,
+        "--method",
+        method,
+        "--precision",
+        "bf16",
+    )
     answer = sfumato("learn", photos, *words)
     assert answer.code == 0, answer.err
     (used,) = loaded

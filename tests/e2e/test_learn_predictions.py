@@ -33,11 +33,9 @@ from tiny_pictures import draw_discs
 
 Run = Callable[..., Any]
 BASES: tuple[tuple[Prediction, bool], ...] = (("eps", False), ("x_0", True), ("v", False))
-LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 4, "--save-every", 2, "--batch-size", 1)
+LESSON = ("--as", "<fox>", "--class", "fox", "--steps", 4, "--save-every", 2, "--batch-size", 1, "--verdict-steps", 2)
 DECAYING = OptimConfig(lr=1e-3, weight_decay=0.5, decay_all=True)
 """Of a word alone: the rows of the base's table stay as they are all the same (`base_stays`)."""
-SHORT = ("--verdict-steps", 2, "--verdict-prompts", "two.txt")
-TWO_PROMPTS = "a {} on a red background\na big {}\n"
 
 pytestmark = pytest.mark.usefixtures("base_stays")
 
@@ -183,8 +181,7 @@ def test_a_loss_is_weighted_as_the_prediction_needs(bundle: Bundle, pictures: Pa
 
 def learned_and_judged(sfumato: Run, stored: Path, pictures: Path, *more: object) -> None:
     """Learn through the command line and check what the verdict says."""
-    Path("two.txt").write_text(TWO_PROMPTS)
-    answer = sfumato("learn", pictures, *LESSON, *SHORT, *more, "--base", stored, "--lr", 0.05, "--json")
+    answer = sfumato("learn", pictures, *LESSON, *more, "--base", stored, "--lr", 0.05, "--json")
     assert answer.code == 0, answer.err
     lines = [json.loads(line) for line in answer.out.splitlines()]
     (verdict,) = (line for line in lines if line["event"] == "verdict")
@@ -202,13 +199,17 @@ def drawn(sfumato: Run, stored: Path, concept: str, output: str) -> Path:
     return picture
 
 
-def test_the_verdict_runs_and_the_concept_is_drawn(sfumato: Run, stored: Path, pictures: Path) -> None:
-    learned_and_judged(sfumato, stored, pictures, "--rank", 2, "--weighting", "min_snr")
+def test_the_verdict_runs_and_the_concept_is_drawn(
+    sfumato: Run, stored: Path, pictures: Path, two_prompts: Path
+) -> None:
+    few = ("--verdict-prompts", two_prompts)
+    learned_and_judged(sfumato, stored, pictures, *few, "--rank", 2, "--weighting", "min_snr")
     with_it, without = (drawn(sfumato, stored, f"fox.safetensors:{strength}", f"at-{strength}") for strength in (1, 0))
     assert with_it.read_bytes() != without.read_bytes()
 
 
 @pytest.mark.parametrize("bundle", BASES[:1], indirect=True, ids=["eps"])
-def test_a_word_is_judged_and_drawn(sfumato: Run, stored: Path, pictures: Path) -> None:
-    learned_and_judged(sfumato, stored, pictures, "--method", "textual-inversion", "--weighting", "debiased")
+def test_a_word_is_judged_and_drawn(sfumato: Run, stored: Path, pictures: Path, two_prompts: Path) -> None:
+    few = ("--verdict-prompts", two_prompts)
+    learned_and_judged(sfumato, stored, pictures, *few, "--method", "textual-inversion", "--weighting", "debiased")
     drawn(sfumato, stored, "fox.safetensors", "out")

@@ -116,15 +116,14 @@ def test_a_style_is_judged_as_one(sfumato: Run, base: Path, photos: Path) -> Non
     assert all("{} style" in prompt for prompt in plan["prompts"])
 
 
-def test_several_subjects_are_judged_together(sfumato: Run, base: Path, photos: Path) -> None:
+def test_several_subjects_are_judged_together(sfumato: Run, base: Path, photos: Path, two_prompts: Path) -> None:
     words = {"folder": photos, "placeholder": "<fox>", "class_noun": "fox", "also": (f"{photos}:<robot>:robot",)}
     words |= {"method": "pivotal", "steps": 4, "save_every": 2, "batch_size": 1, "rank": 1, "verdict_steps": 2}
-    Path("two.txt").write_text("a {} on a red background\na big {}\n")
     words |= {
-        "verdict_prompts": Path("two.txt"),
         "base": str(base),
         "early_stop": False,
         "output": Path("both.safetensors"),
+        "verdict_prompts": two_prompts,
     }
     events = list(learn(LearnRequest.model_validate(words)))
     (verdict,) = [event for event in events if isinstance(event, Verdict)]

@@ -118,11 +118,11 @@ def test_alarms_and_notices_name_the_subject(subjects: Subjects, tmp_path: Path)
     assert re.search(r"Copied: \d\.png of <cat> \(\d\), ", fox), "what the fox draws are the pictures of the cat"
     (tmp_path / "one").mkdir()
     (tmp_path / "one/0.png").write_bytes(photos[0].read_bytes())
-    single = subjects.probe("<cat>")
+    single = subjects.probe("<cat>", seeds=3)
     single.folder = tmp_path / "one"
-    events = list(JointProbe([subjects.probe("<fox>"), single]).begin(Painter()))
+    events = list(JointProbe([subjects.probe("<fox>", seeds=3), single]).begin(Painter()))
     said = [event.message for event in events if isinstance(event, Notice)]
-    assert "<cat>: There is one picture of the subject; its fidelity to itself is taken as 1." in said
+    assert said == ["<cat>: There is one picture of the subject; its fidelity to itself is taken as 1."]
 
 
 def test_one_subject_that_leaks_ends_the_run_for_both(subjects: Subjects, tmp_path: Path) -> None:

@@ -8,48 +8,38 @@ from typing import Any
 import pytest
 
 from sfumato.errors import ConfigError
-from sfumato.formats.bundle import Bundle
 from sfumato.operations.learn import lesson_config, verdict_plan
 from sfumato.requests import LearnRequest
 from sfumato.training.learn_config import LearnConfig
 from sfumato.training.words import check_words
-from tiny import tiny_bundle
-from tiny_pictures import draw_discs
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return tiny_bundle()
+def asked(**values: Any) -> LearnRequest:
+    return LearnRequest.model_validate(
+        {"folder": Path("photos"), "placeholder": "<fox>", "class_noun": "fox", **values}
+    )
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    return draw_discs(tmp_path, 2)
+def made(**values: Any) -> LearnConfig:
+    """Return the settings of a lesson on the embedded base; pictures and weights are not read for them."""
+    return lesson_config(asked(**values))
 
 
-def asked(photos: Path, **values: Any) -> LearnRequest:
-    return LearnRequest.model_validate({"folder": photos, "placeholder": "<fox>", "class_noun": "fox", **values})
+def test_prodigy_has_the_steps_that_it_needs_to_find_its_rate() -> None:
+    usual = made().loop.steps
+    assert made(optimizer="prodigy").loop.steps == 2 * usual
+    assert made(overrides=("optim.name=prodigy",)).loop.steps == 2 * usual
+    assert made(optimizer="prodigy", steps=30).loop.steps == 30
+    assert made(optimizer="lion").loop.steps == usual
 
 
-def made(bundle: Bundle, photos: Path, **values: Any) -> LearnConfig:
-    return lesson_config(asked(photos, **values), bundle)
-
-
-def test_prodigy_has_the_steps_that_it_needs_to_find_its_rate(bundle: Bundle, photos: Path) -> None:
-    usual = made(bundle, photos).loop.steps
-    assert made(bundle, photos, optimizer="prodigy").loop.steps == 2 * usual
-    assert made(bundle, photos, overrides=("optim.name=prodigy",)).loop.steps == 2 * usual
-    assert made(bundle, photos, optimizer="prodigy", steps=30).loop.steps == 30
-    assert made(bundle, photos, optimizer="lion").loop.steps == usual
-
-
-def test_times_that_are_chosen_are_not_moved(bundle: Bundle, photos: Path) -> None:
-    usual = made(bundle, photos).objective.shift
+def test_times_that_are_chosen_are_not_moved() -> None:
+    usual = made().objective.shift
     assert usual != 1
-    assert made(bundle, photos, times="uniform").objective.shift == 1
-    assert made(bundle, photos, overrides=("objective.times=logit_normal",)).objective.shift == 1
-    assert made(bundle, photos, objective={"times": "logit_normal"}).objective.shift == 1
-    assert made(bundle, photos, times="logit_normal", overrides=("objective.shift=0.5",)).objective.shift == 0.5
+    assert made(times="uniform").objective.shift == 1
+    assert made(overrides=("objective.times=logit_normal",)).objective.shift == 1
+    assert made(objective={"times": "logit_normal"}).objective.shift == 1
+    assert made(times="logit_normal", overrides=("objective.shift=0.5",)).objective.shift == 0.5
 
 
 @pytest.mark.parametrize(
@@ -61,11 +51,9 @@ def test_times_that_are_chosen_are_not_moved(bundle: Bundle, photos: Path) -> No
         ({"init": "pissa", "overrides": ("optim.weight_decay=0.1",)}, "weight_decay is 0.1 but init is 'pissa'"),
     ],
 )
-def test_values_that_would_spoil_a_lesson_are_refused(
-    bundle: Bundle, photos: Path, values: dict[str, Any], message: str
-) -> None:
+def test_values_that_would_spoil_a_lesson_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        made(bundle, photos, **values)
+        made(**values)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +63,13 @@ def test_values_that_would_spoil_a_lesson_are_refused(
         ("a <fox>", "The word '<fox>' stands in the word 'a <fox>'"),
     ],
 )
-def test_a_word_of_the_users_stands_in_nothing_else(bundle: Bundle, photos: Path, word: str, message: str) -> None:
-    config = made(bundle, photos, method="dreambooth", class_noun="red fox", word=word, output=Path("a.safetensors"))
+def test_a_word_of_the_users_stands_in_nothing_else(word: str, message: str) -> None:
+    config = made(method="dreambooth", class_noun="red fox", word=word, output=Path("a.safetensors"))
     with pytest.raises(ConfigError, match=message) as caught:
         check_words(config)
     assert caught.value.field == "word"
     check_words(config.model_copy(update={"word": "zq"}))
 
 
-def test_more_pictures_of_a_prompt_are_more_of_the_plain_class(photos: Path) -> None:
-    assert [verdict_plan(asked(photos, verdict_seeds=count)).class_seeds for count in (2, 3, 16)] == [3, 3, 16]
+def test_more_pictures_of_a_prompt_are_more_of_the_plain_class() -> None:
+    assert [verdict_plan(asked(verdict_seeds=count)).class_seeds for count in (2, 3, 16)] == [3, 3, 16]

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from painted_lesson import CLASS, COLOURS, PROMPTS, SUBJECT, Grid, Painter, paint, random_eye, write_photos
+from sfumato.data.masks import MaskSource
 from sfumato.errors import CannotResume, CheckpointError
 from sfumato.evaluation.encoders import Encoders, NamedEncoder
 from sfumato.evaluation.features import FeatureExtractor
@@ -151,9 +152,13 @@ def test_scores_of_another_judge_are_not_mixed_with_new_ones(
     with pytest.raises(CannotResume, match="Step 50 was scored by another judge") as caught:
         other.recall(50, tmp_path / "50")
     assert caught.value.field == "judge_pictures"
-    del content["scale"]
+    del content["scale"], content["asked"]["masks"]
     file.write_text(json.dumps(content))
     other.recall(50, tmp_path / "50")  # of a version before
+    content["asked"]["masks"] = "alpha"
+    file.write_text(json.dumps(content))
+    with pytest.raises(CannotResume, match="for now: masks 'alpha', now 'none'"):
+        other.recall(50, tmp_path / "50")
 
 
 def test_what_masks_leave_out_is_not_compared_with(photos: Path, eye: FeatureExtractor, tmp_path: Path) -> None:
@@ -165,12 +170,12 @@ def test_what_masks_leave_out_is_not_compared_with(photos: Path, eye: FeatureExt
         mask = np.zeros((32, 32), np.uint8)
         mask[8:24, 8:24] = 255
         Image.fromarray(mask).save(tmp_path / "masked" / f"{path.stem}.mask.png")
-    grid = NamedEncoder("grid", Grid())
-    encoders = Encoders(grid, None)
+    encoders = Encoders(NamedEncoder("grid", Grid()))
+    choices: tuple[MaskSource, ...] = ("none", "file")
     found = {}
-    for masks in ("none", "file"):
+    for masks in choices:
         plan = VerdictPlan(prompts=PROMPTS)
-        probe = SubjectProbe(plan, tmp_path / "masked", "<fox>", "fox", lambda: (encoders, eye), masks)  # type: ignore[arg-type]
+        probe = SubjectProbe(plan, tmp_path / "masked", "<fox>", "fox", lambda: (encoders, eye), masks)
         list(probe.begin(Painter()))
         (tmp_path / masks).mkdir()
         list(probe.look(50, nullcontext(Painter(1.0)), tmp_path / masks))

@@ -19,6 +19,8 @@ Statistic = Callable[[Rows], float]
 _RESAMPLES = 1000
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)
 """The 97.5 % points of Student's t distribution for 1 to 6 degrees of freedom."""
+_FEW = range(2, len(_T) + 2)
+"""Numbers of values whose mean has an interval of Student's t."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def nested_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> Interva
         groups: The values of each group, such as a subject; at least one group, and none without values.
         seed: Decides the resampling.
     """
-    if 1 < len(groups) <= len(_T) + 1:
+    if len(groups) in _FEW:
         return mean_interval([float(np.mean(group)) for group in groups], seed)
     rng = np.random.default_rng(derive_seed(seed, "bootstrap/nested", len(groups)))
     drawn = rng.integers(len(groups), size=(_RESAMPLES, len(groups)))
@@ -182,7 +184,7 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
         seed: Decides the resampling.
     """
     numbers = np.array(values, dtype=np.float64)
-    if 1 < len(numbers) <= len(_T) + 1:
+    if len(numbers) in _FEW:
         mean, half = float(numbers.mean()), _T[len(numbers) - 2] * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
         return mean - half, mean + half
     return bootstrap(lambda rows: float(numbers[rows].mean()), len(numbers), seed)

@@ -186,7 +186,7 @@ def leaked(class_now: PerPicture, class_before: PerPicture, gained: Sequence[flo
     Returns:
         One answer a picture; None where nothing is shown to have been learned that could leak (`nothing_alarm`).
     """
-    if _has_gained_nothing(gained):
+    if nothing_alarm(gained) is not None:
         return None
     half = float(np.mean(gained)) / 2
     return [moved >= half for moved in (class_now - class_before).tolist()]
@@ -200,9 +200,9 @@ def nothing_alarm(gained: Sequence[float]) -> str | None:
     Args:
         gained: See `leaked`.
     """
-    if not _has_gained_nothing(gained):
-        return None
     low, high = mean_interval(gained)
+    if low > 0:
+        return None
     return (
         "Nothing learned (rule 'beyond chance'): pictures with the learned word are not shown to be nearer to the "
         f"subject than what the base draws for the class (difference of cosines {float(np.mean(gained)):.3f}, 95 % "
@@ -229,11 +229,6 @@ def copy_alarm(nearest: Sequence[Nearest], kin: Kin, names: Sequence[str] = ()) 
         f"Memorised (rule 'closer than kin'): {count} of {len(nearest)} pictures in new settings lie less than half as "
         f"far from a training picture as {than}, in features and in pixels.{_which(copied, names)}"
     )
-
-
-def _has_gained_nothing(gained: Sequence[float]) -> bool:
-    """Say whether chance explains what pictures with the word have gained."""
-    return mean_interval(gained)[0] <= 0
 
 
 def _which(copied: Counter[int], names: Sequence[str]) -> str:

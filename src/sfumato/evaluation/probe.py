@@ -48,6 +48,7 @@ _WORDS = {
     "text_encoder": ("the judge of texts", "judge_texts"),
     "class_noun": ("the class noun", "class_noun"),
     "placeholder": ("the word", "placeholder"),
+    "masks": ("masks", "masks"),
 }
 """What decides a score: its name in words, and the option that sets it."""
 _SAME = 0.02
@@ -105,7 +106,7 @@ class SubjectProbe:
         self.subject = [to_pixels(load_tensor(entry.path, side)) for entry in entries]
         names = (entry.path.relative_to(self.folder).as_posix() for entry in entries)
         self._files = tuple(name.encode(errors="backslashreplace").decode() for name in names)
-        self._bare = [*self.subject] if self._masks == "none" else self._masked([entry.path for entry in entries], side)
+        self._bare = self.subject if self._masks == "none" else self._masked([entry.path for entry in entries], side)
         self.drawn[0] = yield from self._draw(pipeline, None, "the base, for the verdict")
         self.yardstick = self._measured(self.drawn[0])
         hand_back_memory()
@@ -168,8 +169,9 @@ class SubjectProbe:
         """
         try:
             content = json.loads((folder / SCORES).read_text())
-            before, scores = flattened(content["asked"]), StepScores.from_dict(content["scores"])
-            scale = [float(value) for value in content.get("scale", self._scale())]
+            before = {"masks": "none", **flattened(content["asked"])}
+            scores, scale = StepScores.from_dict(content["scores"]), self._scale()
+            was = [float(value) for value in content.get("scale", scale)]
             with PngImageFile(folder / PICTURES) as strip:  # of our own making: of any size
                 pixels = np.asarray(strip.convert("RGB"))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -178,7 +180,7 @@ class SubjectProbe:
                 hint="Remove the run folder and learn again, or resume with --no-verdict.",
             ) from error
         now = flattened(self.asked())
-        differing = [key for key in now if now[key] != before.get(key, now[key]) and not key.startswith("plan.rule.")]
+        differing = [key for key in now if now[key] != before.get(key) and not key.startswith("plan.rule.")]
         if differing:
             words = [_WORDS.get(key, (key, None))[0] for key in differing]
             told = [f"{word} {before.get(key)!r}, now {now[key]!r}" for word, key in zip(words, differing, strict=True)]
@@ -187,7 +189,7 @@ class SubjectProbe:
                 field=_WORDS.get(differing[0], (None, None))[1],
                 hint="Change this back, or resume with --no-verdict.",
             )
-        if len(scale) != len(self._scale()) or not np.allclose(scale, self._scale(), rtol=0, atol=_SAME):
+        if len(was) != len(scale) or not np.allclose(was, scale, rtol=0, atol=_SAME):
             raise CannotResume(
                 f"Step {step} was scored by another judge: the subject's pictures and the base's score otherwise now "
                 "than they did then.",

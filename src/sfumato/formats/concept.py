@@ -28,7 +28,7 @@ from sfumato.adapters.tokens import identifier_of
 from sfumato.errors import CheckpointError, ConfigError, UnknownFormat, WrongBase
 from sfumato.formats.bundle import Bundle
 from sfumato.formats.detect import CONCEPT, detect_header
-from sfumato.formats.safe_io import read_header, read_safetensors, write_safetensors
+from sfumato.formats.safe_io import first_difference, read_header, read_safetensors, write_safetensors
 
 VERSION = 1
 PARTS = ("unet", "text_encoder")
@@ -391,10 +391,9 @@ def _compare(
     found = {f"{part}.{name}": tensor for part, state in read.factors.items() for name, tensor in state.items()}
     wanted |= rows
     found |= _rows(read)
-    for name in sorted(wanted.keys() | found.keys()):
-        same = name in wanted and name in found and torch.equal(wanted[name].to(dtype).float(), found[name])
-        if not same:
-            raise CheckpointError(
-                f"'{path}' was written but does not hold what was learned: '{name}' differs.",
-                hint="Save it again; if this repeats, the disk or the memory is failing.",
-            )
+    name = first_difference(wanted, found, lambda tensor: tensor.to(dtype).float())
+    if name is not None:
+        raise CheckpointError(
+            f"'{path}' was written but does not hold what was learned: '{name}' differs.",
+            hint="Save it again; if this repeats, the disk or the memory is failing.",
+        )

@@ -21,7 +21,7 @@ from sfumato.adapters.config import LoRAConfig
 from sfumato.errors import AdapterError, CheckpointError, ConfigError
 from sfumato.formats.concept import Concept, LearnedWord, file_header
 from sfumato.formats.network_weights import for_storage
-from sfumato.formats.safe_io import read_safetensors, write_safetensors
+from sfumato.formats.safe_io import first_difference, read_safetensors, write_safetensors
 from sfumato.runtime.file_stem import file_stem
 
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
@@ -44,9 +44,8 @@ def save_kohya(concept: Concept, path: Path, dtype: torch.dtype = torch.float16)
     Raises:
         ConfigError: See `kohya_files`.
         AdapterError: A kind of factors that these programs read as something else, or not at all.
-        CheckpointError: A number is too large for the precision.
+        CheckpointError: A number is too large for the precision, or a file does not hold what was written into it.
         StorageError: A file could not be written.
-        CheckpointError: A file does not hold what was written into it.
     """
     files, names, tensors = kohya_files(concept, path), word_names(concept, path), kohya_tensors(concept)
     for word in concept.words:
@@ -154,16 +153,11 @@ def trigger_phrase(word: LearnedWord, names: Mapping[str, str]) -> str:
 
 def _write_proven(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write a file, read it back and compare it bit for bit."""
-    write_safetensors(path, dict(tensors), header)
-    found = read_safetensors(path)
-    differing = sorted(
-        name
-        for name in tensors.keys() | found.keys()
-        if name not in tensors or name not in found or not torch.equal(tensors[name], found[name])
-    )
-    if differing:
+    write_safetensors(path, tensors, header)
+    differing = first_difference(tensors, read_safetensors(path))
+    if differing is not None:
         raise CheckpointError(
-            f"'{path}' was written but does not hold what was to be exported: '{differing[0]}' differs.",
+            f"'{path}' was written but does not hold what was to be exported: '{differing}' differs.",
             hint="Export it again; if this repeats, the disk or the memory is failing.",
         )
 
@@ -220,15 +214,14 @@ def _header(concept: Concept, names: Mapping[str, str]) -> dict[str, str]:
         "ss_network_module": _MODULES[config.kind],
         "ss_network_dim": str(config.rank),
         "ss_network_alpha": f"{config.scale * config.rank:g}",
-        "ss_network_args": json.dumps(_arguments(concept)),
+        "ss_network_args": json.dumps(_arguments(concept, config)),
         "ss_v2": str(concept.base_architecture.startswith("stable-diffusion-v2")),
         **({} if version is None else {"ss_base_model_version": version}),
     }
 
 
-def _arguments(concept: Concept) -> dict[str, str]:
+def _arguments(concept: Concept, config: LoRAConfig) -> dict[str, str]:
     """Return what kohya's trainer would have been told beside rank and alpha; values are texts there."""
-    config = next(iter(concept.configs.values()))
     if config.kind != "lora":
         return {"algo": config.kind}
     down = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +167,27 @@ def read_header(path: Path) -> Header:
     if data_bytes > expected:
         raise _corrupt(path, f"{data_bytes - expected:,} bytes follow the last tensor")
     return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+
+
+def first_difference(
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    stored: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> str | None:
+    """Compare tensors with those that were read back, bit for bit.
+
+    Args:
+        wanted: What was written.
+        found: What was read.
+        stored: Turns a tensor of `wanted` into what its file gives back, where that is rounded.
+
+    Returns:
+        The first name, in order, of a tensor that differs or is in one of them alone; None where there is none.
+    """
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in wanted or name not in found or not torch.equal(stored(wanted[name]), found[name]):
+            return name
+    return None
 
 
 def read_safetensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:

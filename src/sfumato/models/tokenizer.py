@@ -25,8 +25,8 @@ from sfumato.models.tokenizer_files import (
     WORD_END,
     Merges,
     clip_backend,
+    length_of,
     read_added,
-    read_length,
     read_pieces,
     special_token,
     write_json,
@@ -160,13 +160,14 @@ class Tokenizer:
         folder = Path(folder)
         with naming(folder):
             vocab, merges = read_pieces(folder)
-            config = read_json(folder / "tokenizer_config.json", {})
+            file = folder / "tokenizer_config.json"
+            config = read_json(file, {})
             specials = read_json(folder / "special_tokens_map.json", {})
             pad = specials.get("pad_token") or config.get("pad_token") or EOS
             return cls(
                 vocab,
                 merges,
-                read_length(folder),
+                length_of(config, file),
                 pad=pad["content"] if isinstance(pad, dict) else pad,
                 added={text: index for text, index in read_added(folder).items() if text not in vocab},
             )

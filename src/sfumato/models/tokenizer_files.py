@@ -154,21 +154,21 @@ def read_added(folder: Path) -> dict[str, int]:
     return added | read_json(folder / "added_tokens.json", {})
 
 
-def read_length(folder: Path) -> int:
-    """Read how long an encoded text is.
+def length_of(config: dict[str, Any], file: Path) -> int:
+    """Return how long an encoded text is.
 
     Args:
-        folder: A tokenizer folder.
+        config: Content of `tokenizer_config.json`.
+        file: Where it lies, for messages.
 
     Returns:
-        Tokens, start and end included; 77 where the folder does not say it or, as the transformers library writes it,
+        Tokens, start and end included; 77 where the file does not say it or, as the transformers library writes it,
         names no limit.
 
     Raises:
         CheckpointError: It is no number.
     """
-    file = folder / "tokenizer_config.json"
-    length = read_json(file, {}).get("model_max_length", _USUAL_LENGTH)
+    length = config.get("model_max_length", _USUAL_LENGTH)
     if not isinstance(length, int | float) or isinstance(length, bool):
         raise CheckpointError(
             f"'{file}' has 'model_max_length' = {length!r}; a number of tokens is needed.",

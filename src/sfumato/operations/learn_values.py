@@ -8,7 +8,7 @@ from typing import Any
 from sfumato.adapters.config import LINEAR
 from sfumato.errors import ConfigError
 from sfumato.models.unet_config import UNetConfig
-from sfumato.operations.overrides import key_and_value
+from sfumato.operations.overrides import key_and_value, overridden_keys
 from sfumato.requests import LearnRequest, flag_of
 from sfumato.training.factors import is_of_text
 from sfumato.training.in_use import check_in_use
@@ -87,8 +87,8 @@ def with_settings(config: LearnConfig, request: LearnRequest, unet: UNetConfig) 
 
 def times_are_chosen(request: LearnRequest) -> bool:
     """Say whether a request names the distribution of times, by flag, file or `--set`; it is not moved then."""
-    chosen = (request.model_fields_set, request.objective, dict(key_and_value(text) for text in request.overrides))
-    return any(key in where for key, where in zip(("times", "times", "objective.times"), chosen, strict=True))
+    given = request.model_fields_set | request.objective.keys()
+    return "times" in given or "objective.times" in overridden_keys(request.overrides)
 
 
 def _check_prodigy(config: LearnConfig) -> None:
