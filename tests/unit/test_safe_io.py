@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import sfumato.formats.safe_io as safe_io
 from sfumato.errors import CheckpointError, StorageError, UnsafeFile
-from sfumato.formats.atomic import atomic_folder, atomic_write_bytes, remove_folder
+from sfumato.formats.atomic import _exchange, atomic_folder, atomic_write_bytes, remove_folder
 from sfumato.formats.safe_io import (
     content_hash,
     read_header,
@@ -214,7 +214,10 @@ def test_error_inside_a_folder_keeps_the_old_folder(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
+    if not can_exchange:
+        monkeypatch.setattr("sfumato.formats.atomic._exchange", lambda one, other: False)
     for name in ("old", "new"):
         with atomic_folder(tmp_path / "out") as stage:
             (stage / "sub").mkdir()
@@ -223,9 +226,28 @@ def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not _exchange(tmp_path / "one", tmp_path / "other"):
+        assert (tmp_path / "one" / "one").exists() and (tmp_path / "other" / "other").exists()
+        pytest.skip("this disk cannot exchange two names")
+    assert (tmp_path / "one" / "other").exists() and (tmp_path / "other" / "one").exists()
+
+    def killed(self: Path, target: Any) -> Path:
+        raise AssertionError("between two renames there is no folder")
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with atomic_folder(tmp_path / "one") as stage:
+        (stage / "new").touch()
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["new"]
+
+
 def test_old_folder_comes_back_when_the_swap_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with atomic_folder(tmp_path / "out") as stage:
         (stage / "a").write_text("old")
+    monkeypatch.setattr("sfumato.formats.atomic._exchange", lambda one, other: False)
     rename = Path.rename
 
     def fail_for_stage(self: Path, target: Any) -> Path:

@@ -6,6 +6,7 @@ a crash it holds either all of the old or all of the new bytes.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import filecmp
 import os
@@ -22,6 +23,8 @@ from sfumato.errors import StorageError
 _NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 """What file systems say that cannot flush a list of files, such as shared folders."""
 _STALE_SECONDS = 3600.0
+_HERE, _EXCHANGE = -100, 2
+"""`AT_FDCWD`, and `RENAME_EXCHANGE` of Linux, which is `RENAME_SWAP` of macOS."""
 
 
 def atomic_write_bytes(
@@ -256,12 +259,15 @@ def _remove_stale(path: Path) -> None:
 
 
 def _swap_folder(stage: Path, path: Path) -> None:
-    """Put a finished folder in place of an old one; put the old one back if that fails."""
+    """Put a finished folder in place of an old one; put the old one back if that fails.
+
+    Where the system can exchange two names at once there is no moment without a folder; the old one is then `stage`.
+    """
     if not path.exists():
         stage.rename(path)
     elif not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(path))
-    else:
+    elif not _exchange(stage, path):
         old = _stage_name(path)
         path.rename(old)
         try:
@@ -271,6 +277,19 @@ def _swap_folder(stage: Path, path: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
     _fsync_folder(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where system or disk cannot, and then nothing has changed."""
+    if os.name != "posix":
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):  # Linux
+        return bool(library.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
+    if hasattr(library, "renamex_np"):  # macOS
+        return bool(library.renamex_np(*names, _EXCHANGE) == 0)
+    return False
 
 
 def _fsync_file(path: Path) -> None:
