@@ -283,3 +283,24 @@ def test_weights_made_for_drawing_alone_go_the_usual_way() -> None:
 def test_a_norm_of_single_numbers_is_computed() -> None:
     norm, x = nn.GroupNorm(8, 8), torch.randn(1, 8, 1, 1)
     torch.testing.assert_close(norm_silu(norm, x), torch.zeros_like(x), atol=1e-3, rtol=0)
+
+
+def test_a_network_keeps_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = nn.Sequential(*(Linear(400, 400, bias=False) for _ in range(3)))
+    monkeypatch.setattr("sfumato.nn.packed._MOST_BYTES_OF_NETWORK", 2 * 400 * 400 * 4)
+    monkeypatch.setattr("sfumato.nn.packed._gives", lambda way, wanted: way() is not None)
+    monkeypatch.setattr("sfumato.nn.packed._seen_alike", {})
+    keep_packed(layers, wanted=True)
+    x = torch.randn(2, 8, 400)
+    with torch.inference_mode():
+        found = layers(x), layers(x)
+    assert [has_packed(layer) for layer in layers] == [True, True, False], "first come, first served"
+    first, _, last = layers
+    assert first.packing is not None
+    first.packing.forget()
+    with torch.inference_mode():
+        last(x)
+    assert has_packed(last), "what is forgotten makes room"
+    keep_packed(layers, wanted=False)
+    with torch.inference_mode():
+        assert all(torch.allclose(one, layers(x), atol=1e-5) for one in found)
