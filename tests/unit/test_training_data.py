@@ -20,7 +20,7 @@ from sfumato.data.folder import FolderSampler
 from sfumato.data.shapes import ShapeSampler
 from sfumato.errors import CaptionMissing, ConfigError, DataError
 from sfumato.events import Notice
-from sfumato.training.latents import LatentPool, LatentPoolConfig
+from sfumato.training.latents import LatentPool, LatentPoolConfig, check_pool, fitted
 from sfumato.training.pictures import (
     DataConfig,
     PictureBatch,
@@ -247,6 +247,20 @@ def pool(folder: Path, calls: list[int] | None = None, **config: Any) -> LatentP
 
     values = {"shard_size": 4, "window": 2, "encode_batch": 2, **config}
     return LatentPool(LatentPoolConfig(**values), folder, {"data": 1}, Prefetched(make, workers=0), encode, seed=0)
+
+
+def test_a_pool_holds_every_picture_of_a_folder_and_few_not_hundreds_of_times() -> None:
+    config = LatentPoolConfig(shard_size=64, window=4, encode_batch=16)
+    for pictures, size, window in ((5, 64, 2), (1, 16, 1), (3, 48, 1), (200, 64, 4), (None, 64, 4)):
+        check_pool(config, pictures)
+        found = fitted(config, pictures)
+        assert (found.shard_size, found.window) == (size, window), pictures
+        assert found.shard_size % found.encode_batch == 0
+    with pytest.raises(ConfigError, match=r"holds 256 pictures .* but there are 257 to learn from") as refused:
+        check_pool(config, 257)
+    assert "latents.window=5" in str(refused.value.hint)
+    check_pool(config.model_copy(update={"window": 5}), 257)
+    check_pool(config.model_copy(update={"rotate_every": 1}), 257)
 
 
 def test_each_round_shows_every_picture_once_in_a_new_order(tmp_path: Path) -> None:

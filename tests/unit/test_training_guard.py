@@ -132,6 +132,22 @@ def test_a_broken_weight_is_named_before_its_output() -> None:
     assert text.startswith("the loss was inf; weight 'net.head.weight' is itself not finite")
 
 
+def test_a_layer_of_a_compiled_module_is_named() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        net[0].bias.fill_(1e3)
+        net[1].weight.fill_(3e38)
+    net.compile(backend="eager")
+
+    def loss() -> LossReport:
+        return LossReport(net(torch.ones(2, 2)).sum(), {}, ("a", "b"))
+
+    report = loss()
+    assert not torch.isfinite(report.loss)
+    text = locate({"net": net}, loss, report, "the loss was inf")
+    assert "the first non-finite output is that of layer 'net.1'" in text
+
+
 def test_a_bad_second_phase_leaves_the_first_one_done_and_the_average_alone(tmp_path: Path) -> None:
     task = tiny_task(second=True)
     critic = task.phases[1]

@@ -126,6 +126,7 @@ class _Seen:
 
     images: Images
     fake: Images
+    ids: tuple[str, ...]
 
 
 class AutoencoderTrainer:
@@ -198,21 +199,22 @@ class AutoencoderTrainer:
             weight = adaptive_weight(wanted.mean(), adversarial, self.autoencoder.last_layer)
             loss = loss + self.recipe.objective.adversarial_weight * weight * adversarial
             metrics |= {"adversarial": adversarial.detach(), "adaptive_weight": weight}
-        self._keep(draw, _Seen(images, done.images.detach()))
+        self._keep(draw, _Seen(images, done.images.detach(), batch.ids))
         return LossReport(loss, metrics, batch.ids, per_sample.detach(), len(images))
 
     def discriminator_loss(self, draw: int) -> LossReport:
         """Compute the discriminator's loss on the same pictures and their reconstructions."""
         assert self.discriminator is not None
         if draw not in self._seen:
-            images = self._images(self.pictures.get(draw))
+            batch = self.pictures.get(draw)
+            images = self._images(batch)
             with torch.no_grad(), self._computing():
-                self._keep(draw, _Seen(images, self._reconstruct(images, draw).images))
+                self._keep(draw, _Seen(images, self._reconstruct(images, draw).images, batch.ids))
         seen = self._seen[draw]
         with self._computing():
             real, fake = (self.discriminator(side).float() for side in (seen.images, seen.fake))
         loss = discriminator_loss(real, fake, self.recipe.objective.gan_loss)
-        return LossReport(loss, {"real": real.detach().mean(), "fake": fake.detach().mean()})
+        return LossReport(loss, {"real": real.detach().mean(), "fake": fake.detach().mean()}, seen.ids)
 
     def _keep(self, draw: int, seen: _Seen) -> None:
         """Keep a batch for the discriminator, where there is one, with the others of its step."""

@@ -28,14 +28,13 @@ from sfumato.tensors import Context, Images, Latents, PerRow, Times
 from sfumato.training.alignment import Aligner, build_projector
 from sfumato.training.autoencoder import train_autoencoder, without_shift
 from sfumato.training.denoiser_checks import check_fit, check_recipe
-from sfumato.training.denoiser_start import check_latents, check_start
+from sfumato.training.denoiser_start import beginning, check_latents
 from sfumato.training.ema import Ema
-from sfumato.training.in_use import said_of_tables
-from sfumato.training.latents import LatentPool, Shard
+from sfumato.training.latents import LatentPool, Shard, fitted
 from sfumato.training.loop import MAY_CHANGE, train
 from sfumato.training.objectives import bucket_means, denoising_loss, draw_eps, draw_times, noised
 from sfumato.training.parts import encoder_hash, load_autoencoder, load_weights, seeded, start_weights
-from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, check_pictures, fingerprint
+from sfumato.training.pictures import DataConfig, PictureBatch, PictureBatches, fingerprint, number_to_learn
 from sfumato.training.recipe_file import AutoencoderRecipe, DenoiserRecipe, defaults_of, load_recipe, settings_of
 from sfumato.training.samples import sample_images
 from sfumato.training.sheets import save_sheet
@@ -75,10 +74,10 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
     if first is None:
         autoencoder = load_autoencoder(place)
         check_fit(recipe, autoencoder.config)
-        yield from _beginning(recipe, run_dir)
+        yield from beginning(recipe, run_dir)
     else:
         check_fit(recipe, first.autoencoder)
-        yield from _beginning(recipe, run_dir)
+        yield from beginning(recipe, run_dir)
         is_stopped = yield from _first_stage(first, place, recipe.data)
         if is_stopped or not (place / "autoencoder").is_dir():
             return
@@ -91,18 +90,6 @@ def train_denoiser(recipe: DenoiserRecipe, run_dir: Path, resume: bool = False) 
     trainer = DenoiserTrainer(recipe, run_dir, autoencoder, tokenizer)
     settings, defaults = trainer.settings, defaults_of(recipe)
     yield from train(trainer.task(), recipe.loop, run_dir, settings=settings, defaults=defaults, resume=resume)
-
-
-def _beginning(recipe: DenoiserRecipe, run_dir: Path) -> Iterator[Event]:
-    """Check the weights to start from, and for a run that has saved nothing, nor its first stage, the pictures."""
-    difference = check_start(recipe)
-    if has_checkpoints(run_dir):
-        return
-    if difference is not None:
-        yield Notice(0, difference)
-    yield from said_of_tables(recipe)
-    if not has_checkpoints(run_dir / "autoencoder"):
-        yield from check_pictures(recipe.data, are_captions_read=recipe.text_encoder is not None)
 
 
 def _first_stage(recipe: AutoencoderRecipe, run_dir: Path, read: DataConfig) -> Generator[Event, None, bool]:
@@ -181,7 +168,8 @@ class DenoiserTrainer:
         batches = PictureBatches(recipe.data, recipe.latents.encode_batch)
         self._pictures = Prefetched(batches, recipe.data.workers)
         folder = recipe.latents.folder or run_dir / "latents"
-        self.pool = LatentPool(recipe.latents, folder, identity, self._pictures, self._encode, recipe.seed)
+        config = fitted(recipe.latents, number_to_learn(recipe.data))
+        self.pool = LatentPool(config, folder, identity, self._pictures, self._encode, recipe.seed)
         self.settings = settings_of(recipe, **facts, tokenizer=tokenizer and tokenizer_hash(run_dir / "tokenizer"))
         self._told_readers = False
         if recipe.compile:

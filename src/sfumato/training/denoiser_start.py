@@ -1,4 +1,4 @@
-"""Compare the weights that a denoiser starts from with what its recipe makes of them."""
+"""What a denoiser starts from, its weights and its pictures, beside what its recipe makes of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,46 @@ from pydantic import TypeAdapter
 from sfumato.diffusion.parameterization import Prediction
 from sfumato.diffusion.schedules import Schedule, ScheduleConfig
 from sfumato.errors import CheckpointError, ConfigError
+from sfumato.events import Event, Notice
 from sfumato.formats.diffusers_config import read_scheduler
 from sfumato.models.autoencoder import Autoencoder
 from sfumato.runtime.json_file import naming, read_json
 from sfumato.training.autoencoder import without_shift
+from sfumato.training.in_use import said_of_tables
+from sfumato.training.latents import check_pool
 from sfumato.training.parts import encoder_hash, load_autoencoder, start_weights
+from sfumato.training.pictures import check_pictures, number_to_learn
 from sfumato.training.recipe_file import DenoiserRecipe
-from sfumato.training.state import CHECKPOINTS, latest, read_state
+from sfumato.training.state import CHECKPOINTS, has_checkpoints, latest, read_state
 
 _AS_IT_WAS = "A U-Net that does not change must be used as it was trained."
+
+
+def beginning(recipe: DenoiserRecipe, run_dir: Path) -> Iterator[Event]:
+    """Check the weights to start from, and for a run that has saved nothing, nor its first stage, the pictures.
+
+    Args:
+        recipe: The recipe.
+        run_dir: Folder of the run.
+
+    Yields:
+        What the user should know before anything is learned; `Progress` in pictures of a folder.
+
+    Raises:
+        ConfigError: See `check_start`; or the pool would never hold some of the pictures.
+        SfumatoError: See `check_pictures`.
+    """
+    difference = check_start(recipe)
+    if has_checkpoints(run_dir):
+        return
+    if difference is not None:
+        yield Notice(0, difference)
+    yield from said_of_tables(recipe)
+    if recipe.text_encoder is None:
+        yield Notice(0, "A denoiser without text ends with samples in previews/ and no bundle: nothing draws with it.")
+    if not has_checkpoints(run_dir / "autoencoder"):
+        yield from check_pictures(recipe.data, are_captions_read=recipe.text_encoder is not None)
+    check_pool(recipe.latents, number_to_learn(recipe.data))
 
 
 def check_start(recipe: DenoiserRecipe) -> str | None:

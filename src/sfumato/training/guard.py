@@ -10,7 +10,8 @@ disk, so that a run that was interrupted goes back to the same state as one that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,7 +220,8 @@ def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], kno
     ]
     weights = [(f"{k}.{n}", w) for k, m in modules.items() for n, w in m.named_parameters()]
     try:
-        report = loss()
+        with _as_layers(modules.values()):
+            report = loss()
         if trace.output is None and report.loss.requires_grad:
             report.loss.backward()
     finally:
@@ -229,6 +231,14 @@ def locate(modules: Mapping[str, nn.Module], loss: Callable[[], LossReport], kno
     named = _named(known, rows)
     alone = named if set(named) < set(known.sample_ids) else []
     return Cause(f"{found}; {_place(trace, weights)}; {_samples(known, rows)}", alone)
+
+
+def _as_layers(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
+    """Let compiled modules run layer by layer meanwhile: a compiled one does not know hooks that came later."""
+    compiled = (getattr(layer, "_compiled_call_impl", None) for module in modules for layer in module.modules())
+    if all(call is None for call in compiled):
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _place(trace: _Trace, weights: list[tuple[str, nn.Parameter]]) -> str:

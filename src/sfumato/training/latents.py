@@ -30,6 +30,9 @@ from sfumato.training.pictures import PictureBatch
 from sfumato.training.section import Section
 from sfumato.training.stream import Prefetched
 
+_TIMES_HELD = 16
+"""How often a pool holds each of a few pictures: often enough that all are shown alike, mirrored and not."""
+
 
 class LatentPoolConfig(Section):
     """Size and turnover of the pool.
@@ -98,6 +101,42 @@ class LatentBatch:
     features: Float[Tensor, "b _d _i _j"] | None
     captions: tuple[str, ...]
     ids: tuple[str, ...]
+
+
+def check_pool(config: LatentPoolConfig, pictures: int | None) -> None:
+    """Refuse a pool that never holds some of the pictures.
+
+    Args:
+        config: Size and turnover.
+        pictures: How many there are to learn from; None where they do not end.
+
+    Raises:
+        ConfigError: There are more than the pool holds, and it is never renewed.
+    """
+    held = config.window * config.shard_size
+    if pictures is None or config.rotate_every or pictures <= held:
+        return
+    raise ConfigError(
+        f"The pool holds {held:,} pictures (latents.window × latents.shard_size) and is never renewed, but there are "
+        f"{pictures:,} to learn from; the others would never be seen.",
+        field="latents.window",
+        hint=f"Set latents.window={-(-pictures // config.shard_size)}, or a number of steps as latents.rotate_every.",
+    )
+
+
+def fitted(config: LatentPoolConfig, pictures: int | None) -> LatentPoolConfig:
+    """Return the pool that few pictures need: each in it some 16 times, mirrored or not, and not some hundred times.
+
+    Args:
+        config: Size and turnover as asked for.
+        pictures: How many there are to learn from; None where they do not end.
+    """
+    wanted = config.window * config.shard_size if pictures is None else _TIMES_HELD * max(1, pictures)
+    if wanted >= config.window * config.shard_size:
+        return config
+    whole = -(-wanted // config.encode_batch) * config.encode_batch
+    size = min(config.shard_size, whole)
+    return config.model_copy(update={"shard_size": size, "window": min(config.window, -(-wanted // size))})
 
 
 Encode = Callable[[PictureBatch], Mapping[str, Tensor]]

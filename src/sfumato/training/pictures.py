@@ -143,6 +143,19 @@ def open_source(config: DataConfig, purpose: str = "") -> Source:
     return SceneSampler(Primer.open(config.folder), seed, config.split, config.scenes)
 
 
+def number_to_learn(config: DataConfig) -> int | None:
+    """Return how many pictures of a folder are learned from; None where pictures do not end.
+
+    Args:
+        config: Which pictures.
+
+    Raises:
+        SfumatoError: See `open_source`; or the folder cannot be opened.
+    """
+    source = open_source(config) if config.kind == "folder" else None
+    return len(source.files) if isinstance(source, FolderSampler) else None
+
+
 def check_pictures(config: DataConfig, *, are_captions_read: bool) -> Iterator[Event]:
     """Open the pictures, and read all of a folder with their captions: a broken one would end the run in its midst.
 

@@ -204,7 +204,7 @@ def render_options(drawings: Sequence[OptionSet], packages_dir: Path) -> list[st
         )
     lines = "".join(json.dumps({"style": d.style, "options": d.options}) + "\n" for d in drawings)
     run = subprocess.run(
-        [node, str(_DRAWER), str(packages_dir)], input=lines, capture_output=True, text=True, check=False
+        [node, str(_DRAWER), str(packages_dir)], input=lines, capture_output=True, encoding="utf-8", check=False
     )
     answers = run.stdout.splitlines()
     if run.returncode != 0 or len(answers) != len(drawings):

@@ -119,7 +119,14 @@ def require_node(environment: Mapping[str, str] | None = None) -> str:
         DataError: Node is missing, or older than 20.
     """
     node = _program("node", "the characters are drawn with it", environment)
-    run = subprocess.run([node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [node, "--version"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     answer = run.stdout.strip()
     match = re.match(r"v?(\d+)\.", answer)
     if match is None or int(match.group(1)) < NODE_MAJOR:
@@ -176,7 +183,15 @@ def _install(home: Path, npm: str) -> None:
     command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     shown = f"npm {' '.join(command[1:])}"
     try:
-        run = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S)
+        run = subprocess.run(
+            command,
+            cwd=home,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=INSTALL_TIMEOUT_S,
+        )
     except subprocess.TimeoutExpired as error:
         raise DataError(
             f"'{shown}' in {home} did not finish within {INSTALL_TIMEOUT_S:.0f} s.",
