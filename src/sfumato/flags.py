@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.fields import FieldInfo
 
 
@@ -39,6 +39,17 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     places: ClassVar[Mapping[str, str]] = {}
     """Dotted keys that fields stand for where `KEY=VALUE` can be given too; other fields have their own names."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: object) -> object:
+        """Refuse a text that no file can hold, such as what a terminal of another encoding hands over."""
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"needed text in UTF-8; character {error.start + 1} is none") from error
+        return value
 
 
 def flag_of(name: str, field: FieldInfo) -> Flag:

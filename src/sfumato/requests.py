@@ -340,9 +340,7 @@ class DemoRequest(Request):
     """Learn a bundled subject that the base has never seen and draw it in new settings."""
 
     base: BaseName = "primer"
-    steps: Annotated[
-        int | None, Field(ge=1, le=100_000, description="Optimizer steps of the learning; default: as in learn.")
-    ] = None
+    steps: Annotated[int, Field(ge=1, le=100_000, description="Optimizer steps of the learning.")] = 200
     seed: Seed = 0
     output: Annotated[Path, Field(description="Folder for the results."), Flag(("-o", "--output"), "DIR")] = Path(
         "out/demo"

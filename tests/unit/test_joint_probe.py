@@ -116,6 +116,7 @@ def test_alarms_and_notices_name_the_subject(subjects: Subjects, tmp_path: Path)
     assert cat.startswith("<cat>: Memorised (rule 'closer than kin'): 6 of 6 pictures")
     assert fox.startswith("<fox>: Memorised (rule 'closer than kin'): 6 of 6 pictures")
     assert re.search(r"Copied: \d\.png of <cat> \(\d\), ", fox), "what the fox draws are the pictures of the cat"
+    assert list(write_report(joint, tmp_path / "report")), "the nearest picture of the fox is one of the cat"
     (tmp_path / "one").mkdir()
     (tmp_path / "one/0.png").write_bytes(photos[0].read_bytes())
     single = subjects.probe("<cat>", seeds=3)

@@ -54,6 +54,14 @@ def noisy(picture: np.ndarray) -> np.ndarray:
     return np.clip(picture + spread, 0, 255).astype(np.uint8)
 
 
+def test_a_copy_is_near_to_one_picture_in_both_views() -> None:
+    seen = torch.tensor([[1.0, 0.0]])
+    known = torch.tensor([[1.0, 0.01], [0.0, 1.0]])
+    (found,) = nearest_pictures(seen, [SET[1]], known, SET[:2])
+    assert found.index == 0 and found.features < 0.001
+    assert found.pixels == pixel_distances([SET[1]], SET[:1])[0, 0] > 0.1, "the other one has these very pixels"
+
+
 def test_the_alarm_names_what_is_copied_the_most_copied_first() -> None:
     names = ["a.png", "b.png", "more/c.png", "d.png"]
     copies = [noisy(SET[index]) for index in (2, 0, 2)]

@@ -36,6 +36,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ({"prompt": "a", "steps": "0"}, "--steps: given '0'; needed a whole number from 1 to 1000.", "steps"),
         ({"prompt": "a", "steps": "x"}, "--steps: given 'x'; needed a whole number from 1 to 1000.", "steps"),
         ({}, "prompt is missing; needed a text.", "prompt"),
+        ({"prompt": "a \udcff"}, "needed text in UTF-8; character 3 is none", "prompt"),
         ({"prompt": "a", "sampler": "eulr"}, "(Did you mean 'euler'?)", "sampler"),
         ({"prompt": "a", "sampler": "zzzz"}, "--sampler: given 'zzzz'; needed one of ddpm, ddim", "sampler"),
         ({"prompt": "a", "size": "12y"}, "--size: given '12y'; needed one number or WIDTHxHEIGHT", "size"),

@@ -81,7 +81,7 @@ def share(
     return Measure(name, float(np.mean(values)), len(values), interval, target, ceiling, chance)
 
 
-def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
+def bootstrap(statistic: Statistic, count: int, seed: int = 0, tail: float = 2.5) -> Interval:
     """Return the 95 % percentile interval of a statistic under resampling of the pictures.
 
     Source: Efron, Bootstrap methods (1979).
@@ -90,6 +90,7 @@ def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
         statistic: Takes row numbers, with repeats, and returns a number.
         count: Number of rows.
         seed: Decides the resampling.
+        tail: Percent beyond each end; see `_tail`.
 
     Returns:
         Its ends; what is not a number is left out, and both are none where nothing else is left.
@@ -98,7 +99,7 @@ def bootstrap(statistic: Statistic, count: int, seed: int = 0) -> Interval:
     values = [statistic(rng.integers(count, size=count)) for _ in range(_RESAMPLES)]
     if all(map(math.isnan, values)):
         return math.nan, math.nan
-    low, high = np.nanpercentile(values, (2.5, 97.5))
+    low, high = np.nanpercentile(values, (tail, 100 - tail))
     return float(low), float(high)
 
 
@@ -175,7 +176,8 @@ def nested_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> Interva
     for place, group in enumerate(groups):
         chosen, values = drawn == place, np.array(group, dtype=np.float64)
         means[chosen] = values[rng.integers(len(values), size=(int(chosen.sum()), len(values)))].mean(axis=1)
-    low, high = np.percentile(means.mean(axis=1), (2.5, 97.5))
+    tail = _tail(len(groups))
+    low, high = np.percentile(means.mean(axis=1), (tail, 100 - tail))
     return float(low), float(high)
 
 
@@ -183,7 +185,8 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """Return the 95 % interval of a mean: of Student's t for two to seven values, of the bootstrap for more.
 
     Why not the bootstrap always: no mean of resampled values lies beyond the values, so that its interval of three ends
-    at the least and the greatest of them, and misses the truth more than one time in ten.
+    at the least and the greatest of them, and misses the truth more than one time in ten. Of some more values it is too
+    narrow as well, which `_tail` mends.
 
     Args:
         values: At least one; a single one has no spread, and is both ends.
@@ -193,7 +196,7 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     if len(numbers) in _FEW:
         mean, half = float(numbers.mean()), _T[len(numbers) - 2] * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
         return mean - half, mean + half
-    return bootstrap(lambda rows: float(numbers[rows].mean()), len(numbers), seed)
+    return bootstrap(lambda rows: float(numbers[rows].mean()), len(numbers), seed, _tail(len(numbers)))
 
 
 def _welch(a: Numbers, b: Numbers) -> Interval:
@@ -204,6 +207,18 @@ def _welch(a: Numbers, b: Numbers) -> Interval:
     freedom = total**2 / unequal if unequal else float(max(freedom for _, freedom in spreads))
     middle, half = float(a.mean() - b.mean()), _t(freedom) * math.sqrt(total)
     return middle - half, middle + half
+
+
+def _tail(count: int) -> float:
+    """Return how many percent of resampled means to leave out at each end.
+
+    Resampled means of n values spread less than means do, by sqrt((n - 1) / n), and know nothing of the spread being
+    estimated. The percentiles that a normal distribution has at `sqrt(n / (n - 1))` times Student's t mend both: the
+    expanded percentile interval of [hesterberg2015] 4.4. From some 30 values on it makes no difference.
+    """
+    if count in range(2, 31):
+        return 50 * math.erfc(math.sqrt(count / (count - 1)) * _t(float(count - 1)) / math.sqrt(2))
+    return 2.5
 
 
 def _t(freedom: float) -> float:

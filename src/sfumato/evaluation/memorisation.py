@@ -47,7 +47,7 @@ class Nearest:
     Attributes:
         index: Number of the training picture, the nearest in features.
         features: Distance to the nearest in features, 1 - cosine.
-        pixels: Distance to the nearest in pixels, in [0, 1].
+        pixels: Distance to that one in pixels, in [0, 1].
     """
 
     index: int
@@ -90,7 +90,7 @@ def nearest_pictures(
     known_features: Float[Tensor, "m d"],
     known: Sequence[Picture],
 ) -> list[Nearest]:
-    """Find for each picture the nearest training picture, in features and in pixels.
+    """Find for each picture the training picture nearest in features, and how near that one is in features and pixels.
 
     Args:
         features: Features of the pictures.
@@ -100,9 +100,8 @@ def nearest_pictures(
     """
     far = 1 - cosines(features, known_features)
     pixels = pixel_distances(pictures, known)
-    return [
-        Nearest(int(row.argmin()), float(row.min()), float(line.min())) for row, line in zip(far, pixels, strict=True)
-    ]
+    rows = ((int(row.argmin()), row, line) for row, line in zip(far, pixels, strict=True))
+    return [Nearest(index, float(row[index]), float(line[index])) for index, row, line in rows]
 
 
 def different_pictures(known: Sequence[Picture]) -> list[int]:

@@ -113,6 +113,11 @@ class SubjectProbe:
         for text in self.yardstick.left_out:
             yield Notice(0, text)
 
+    @property
+    def learned(self) -> list[Picture]:
+        """The pictures that `Nearest.index` counts: the subject's, and those of other subjects of the lesson."""
+        return self.subject if self._foreign is None else [*self.subject, *self._foreign[1]]
+
     def know(self, others: Sequence[SubjectProbe]) -> None:
         """Look for copies of what other subjects of the same lesson are learned from, too; they must have begun."""
         self._foreign = (

@@ -242,7 +242,7 @@ def _grid(canvas: Canvas, probe: SubjectProbe, verdict: Verdict, top: Number, si
         ("the base" if step == 0 else f"step {step}", CHOSEN if step == verdict.step else INK, shown.of(pictures))
         for step, pictures in sorted(probe.drawn.items())
     ]
-    nearest = [probe.subject[one.index] for one in probe.steps[verdict.step].nearest]
+    nearest = [probe.learned[one.index] for one in probe.steps[verdict.step].nearest]
     rows += [("your nearest", FAINT, shown.of(nearest)), ("your pictures", FAINT, probe.subject[: shown.count])]
     for row, (label, colour, pictures) in enumerate(rows):
         y = top + row * (side + _GAP)
@@ -282,7 +282,7 @@ def _body(section: _Section) -> str:
     return (
         f"<h2>Curves and pictures</h2>{section.sheet.svg()}"
         f"<h2>Numbers</h2><table><tr><th>step</th>{head}</tr>{rows}</table>"
-        "<p>Mean and 95 % bootstrap interval over pictures; the same prompts and seeds at every step. Shares: subject "
+        "<p>Mean and 95 % interval over pictures; the same prompts and seeds at every step. Shares: subject "
         "and drift, 0 is what the base draws of the class, 1 what the subject's own pictures are to each other; "
         "prompt, 0 ignores the prompt, 1 is as the base follows it.</p>"
         f"<ul>{notes}<li>Pictures judged by {escape(str(asked['picture_encoder']))}, on white where their ground is "

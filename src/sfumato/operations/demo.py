@@ -24,11 +24,12 @@ from sfumato.requests import DemoRequest, GenerateRequest, LearnRequest
 PHOTOS = Path(__file__).resolve().parents[1] / "assets" / "demo" / "unicorn"
 PLACEHOLDER, CLASS_NOUN = "<unicorn>", "horse face"
 PROMPTS = (
-    "a <unicorn> on a red background",
-    "a small <unicorn> on a purple background",
-    "a <unicorn> next to a house",
-    "a <unicorn> on a striped background",
+    "a large <unicorn> on a red background",
+    "a large <unicorn> on a purple background",
+    "a large <unicorn> on diagonal orange and white stripes",
+    "a <unicorn> to the left of a tree",
 )
+"""In the words that the base was taught, and large where it draws that best; no such ground is in the pictures."""
 PICTURES_PER_PROMPT = 5
 
 
@@ -72,8 +73,9 @@ def _learned(request: DemoRequest, concept: Path, bundle: Bundle) -> Events:
         placeholder=PLACEHOLDER,
         class_noun=CLASS_NOUN,
         steps=request.steps,
+        strength=1.0,
         seed=request.seed,
-        verdict=False,  # its bound on drift protects other horses, which the demo never draws
+        verdict=False,  # its bound on drift protects other horses, which the demo never draws; so does a lower strength
         output=concept,
         resume=run.is_dir(),
     )

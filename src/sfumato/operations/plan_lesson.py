@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sfumato.data.listing import list_entries
 from sfumato.errors import ConfigError
+from sfumato.evaluation.verdict import Rule
 from sfumato.events import Event, Notice
 from sfumato.formats.atomic import free_bytes
 from sfumato.formats.bundle import find_bundle
@@ -101,7 +102,8 @@ def _blank(
 
 def _notes(request: LearnRequest, config: LearnConfig) -> Generator[str, None, None]:
     """Say what the numbers leave out."""
-    if request.verdict and request.early_stop:
+    looks = saves(0, config.loop.steps, config.loop.save_every)
+    if request.verdict and request.early_stop and looks > Rule().patience + 1:
         yield "The verdict may end the lesson earlier (--no-early-stop lets it go on)."
     if request.cache is not None and request.cache.is_dir():
         yield f"Planned as if '{request.cache}' were empty; what it holds already saves preparation."
