@@ -238,7 +238,8 @@ def _as_layers(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
     compiled = (getattr(layer, "_compiled_call_impl", None) for module in modules for layer in module.modules())
     if all(call is None for call in compiled):
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    eagerly: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eagerly
 
 
 def _place(trace: _Trace, weights: list[tuple[str, nn.Parameter]]) -> str:
