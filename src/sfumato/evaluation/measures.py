@@ -7,21 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Int
 
 from sfumato.runtime.seeding import derive_seed
 
 Interval = tuple[float, float]
 Rows = Int[np.ndarray, "_n"]
 Truths = Bool[np.ndarray, "_n"]
-Numbers = Float64[np.ndarray, "_n"]
 Statistic = Callable[[Rows], float]
 
 _RESAMPLES = 1000
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)
 """The 97.5 % points of Student's t distribution for 1 to 6 degrees of freedom."""
 _FEW = range(2, len(_T) + 2)
-"""Numbers of values whose mean, or difference from another, has an interval of Student's t."""
+"""Numbers of values whose mean has an interval of Student's t."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +135,17 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
 
 
 def unpaired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
-    """Return the 95 % interval of mean(a) - mean(b), where no row of one belongs to a row of the other.
-
-    Where either has two to seven values it is Welch's (of Student's t, with the degrees of freedom that both spreads
-    give), of the bootstrap otherwise, for the reason that `mean_interval` tells.
+    """Return the 95 % bootstrap interval of mean(a) - mean(b), where no row of one belongs to a row of the other.
 
     Args:
         a: Values of one group; a single one has no spread, so that the interval is that of the other group alone.
         b: Values of the other.
         seed: Decides the resampling.
     """
-    groups = [np.array(values, dtype=np.float64) for values in (a, b)]
-    if any(len(numbers) in _FEW for numbers in groups):
-        return _welch(*groups)
     means = []
-    for name, numbers in zip("ab", groups, strict=True):
-        rng = np.random.default_rng(derive_seed(seed, f"bootstrap/unpaired/{name}", len(numbers)))
+    for name, values in (("a", a), ("b", b)):
+        rng = np.random.default_rng(derive_seed(seed, f"bootstrap/unpaired/{name}", len(values)))
+        numbers = np.array(values, dtype=np.float64)
         means.append(numbers[rng.integers(len(numbers), size=(_RESAMPLES, len(numbers)))].mean(axis=1))
     low, high = np.percentile(means[0] - means[1], (2.5, 97.5))
     return float(low), float(high)
@@ -197,16 +191,6 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
         mean, half = float(numbers.mean()), _T[len(numbers) - 2] * float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
         return mean - half, mean + half
     return bootstrap(lambda rows: float(numbers[rows].mean()), len(numbers), seed, _tail(len(numbers)))
-
-
-def _welch(a: Numbers, b: Numbers) -> Interval:
-    """Return Welch's 95 % interval of mean(a) - mean(b); at least one group has several values."""
-    spreads = [(float(one.var(ddof=1)) / len(one), len(one) - 1) for one in (a, b) if len(one) > 1]
-    total = sum(spread for spread, _ in spreads)
-    unequal = sum(spread**2 / freedom for spread, freedom in spreads)
-    freedom = total**2 / unequal if unequal else float(max(freedom for _, freedom in spreads))
-    middle, half = float(a.mean() - b.mean()), _t(freedom) * math.sqrt(total)
-    return middle - half, middle + half
 
 
 def _tail(count: int) -> float:
