@@ -228,6 +228,12 @@ def test_a_lesson_killed_while_it_clears_up_resumes_to_the_same_bytes(
     assert Path("fox.safetensors").read_bytes() == written
 
 
+@pytest.fixture(autouse=True)
+def short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the demo asks for, in few enough of the tiny base's tokens."""
+    monkeypatch.setattr("sfumato.operations.demo.PROMPTS", tuple(f"a <unicorn> {n}" for n in range(4)))
+
+
 def test_demo(sfumato: Run, base: Path) -> None:
     answer = sfumato("demo", "--base", base, "--steps", 2)
     assert answer.code == 0, answer.err
